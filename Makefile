@@ -1,0 +1,62 @@
+# The commands of this project; `make` lists them. Everything is installed into .venv here and .asv by asv.
+
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+BASE   ?= HEAD~1
+HEAD   ?= HEAD
+BENCH  ?= .
+# How this machine is called in results/; by default after its GPU or CPU.
+MACHINE ?=
+
+PY  = .venv/bin/python
+ASV = $(PY) -m asv
+NAME = "$$($(PY) -m asv_plugin.machine --name "$(MACHINE)")"
+
+.DEFAULT_GOAL := help
+.PHONY: help bench test compare publish preview table lint setup clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+
+bench: setup ## benchmark the current commit (BENCH=regex for some cells), publish, print the table
+	@$(PY) -m asv_plugin.preflight
+	@status=0; name=$(NAME); \
+	$(ASV) run --machine "$$name" --bench "$(BENCH)" 'HEAD^!' || status=$$?; \
+	$(ASV) publish || status=$$?; \
+	$(PY) -m asv_plugin.report --machine "$$name" || status=$$?; \
+	exit $$status
+
+table: setup ## print the table of the newest results again
+	@$(PY) -m asv_plugin.report --machine $(NAME)
+
+compare: setup ## compare two commits that were benchmarked: make compare BASE=main~1 HEAD=main
+	@$(ASV) compare --machine $(NAME) $(BASE) $(HEAD)
+
+publish: setup ## write the dashboard to html/
+	@$(ASV) publish
+
+preview: publish ## serve the dashboard on a local port
+	@$(ASV) preview
+
+test: setup ## run all tests
+	@$(PY) -m pytest
+
+lint: setup .venv/lint ## check style (ruff) and types (mypy)
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, \
+	and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+.venv/lint: .venv/ready
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[lint]'
+	@touch $@
+
+clean: ## remove what was installed and generated; results/ stays
+	rm -rf .venv .asv build html/* *.egg-info

@@ -1,0 +1,8 @@
+"""What asv lacks for this suite. Loaded by asv through ``plugins`` in asv.conf.json."""
+
+from asv_plugin import notes
+
+
+def setup() -> None:
+    """Called once by asv when it has loaded its configuration."""
+    notes.install()

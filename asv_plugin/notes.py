@@ -1,0 +1,96 @@
+"""Keep why a cell has no value, and what was measured how, beside asv's results.
+
+asv prints a skipped cell's reason once and stores it nowhere. Here it goes to
+``results/<machine>/<commit>-<environment>.notes``: JSON, but not called so, because asv takes every
+``*.json`` in that folder for a result. One entry a benchmark and combination of parameters.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from asv.results import Results
+
+MEASURED = "virnucpro-cell "  # benchmarks/_cells.py prints it in front of a measured cell's notes
+SKIPPED = re.compile(r"asv: skipped: NotImplementedError\((['\"])(.*)\1\)")
+PARAMETERS = re.compile(r"^For parameters: (.*)$", re.MULTILINE)
+EXCEPTION = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Failed|Exception|Interrupt)): (.*)$", re.MULTILINE)
+
+Notes = dict[str, dict[str, Any]]
+"""``benchmark(parameters)`` to its notes: ``skipped`` or ``failed`` with the reason, or what was measured."""
+
+
+def install() -> None:
+    """Make asv keep notes whenever it keeps a result."""
+    add_result, save = Results.add_result, Results.save
+
+    # add_result is the one place that sees each benchmark's output, skipped ones included.
+    @wraps(add_result)
+    def add_result_and_notes(self: Results, benchmark: dict[str, Any], result: Any, *args: Any, **kw: Any) -> None:
+        add_result(self, benchmark, result, *args, **kw)
+        self.__dict__.setdefault("notes", {}).update(notes_of(benchmark, result))
+
+    # save knows the file's name; asv calls it once for a commit and environment.
+    @wraps(save)
+    def save_with_notes(self: Results, result_dir: str) -> None:
+        save(self, result_dir)
+        path = notes_path(Path(result_dir) / self._filename)
+        kept = read(path) | self.__dict__.get("notes", {})
+        unfinished = path.with_suffix(".notes-unfinished")
+        unfinished.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+        unfinished.replace(path)
+
+    Results.add_result, Results.save = add_result_and_notes, save_with_notes
+
+
+def notes_path(result_path: Path) -> Path:
+    """Where the notes of an asv result file are."""
+    return result_path.with_suffix(".notes")
+
+
+def read(path: Path) -> Notes:
+    """The notes in a file; none where it does not exist or cannot be read."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def key(benchmark: str, parameters: tuple[str, ...]) -> str:
+    """How a cell is called in a notes file."""
+    return f"{benchmark}({', '.join(parameters)})"
+
+
+def notes_of(benchmark: dict[str, Any], result: Any) -> Notes:
+    """Notes from the output of one benchmark, which asv has joined over its parameters."""
+    found: Notes = {}
+    for parameters, output in split(result.stderr or ""):
+        found[key(benchmark["name"], parameters)] = read_output(output)
+    if result.errcode and not found:  # a commit that was not built has no output by parameters
+        reason = (result.stderr or "").strip() or "this commit could not be built or installed"
+        found[benchmark["name"]] = {"failed": reason.splitlines()[-1]}
+    return found
+
+
+def split(output: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """asv's joined output as (parameters, output) of each cell."""
+    parts = PARAMETERS.split(output)
+    for names, text in zip(parts[1::2], parts[2::2], strict=True):
+        yield tuple(name.strip().strip("'") for name in names.split(",")), text
+
+
+def read_output(output: str) -> dict[str, Any]:
+    """What one cell's output says about it."""
+    skipped = SKIPPED.search(output)
+    if skipped:
+        return {"skipped": skipped[2].replace("\\'", "'")}
+    for line in output.splitlines():
+        if line.startswith(MEASURED):
+            return json.loads(line.removeprefix(MEASURED))
+    if "asv: benchmark timed out" in output:
+        return {"failed": "it took longer than asv's timeout"}
+    raised = EXCEPTION.findall(output)
+    return {"failed": f"{raised[-1][0]}: {raised[-1][1]}"} if raised else {"output": output.strip()[-500:]}

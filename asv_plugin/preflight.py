@@ -1,0 +1,60 @@
+"""Check, before an hour is spent, that a benchmark of the current commit can mean something.
+
+    python -m asv_plugin.preflight
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks._workloads import FASTA_VARIABLE, read_fasta
+
+
+def git(*arguments: str) -> str | None:
+    """What git prints, or None where it fails."""
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.rstrip("\n") if done.returncode == 0 else None
+
+
+def problem() -> str | None:
+    """What makes benchmarking HEAD impossible, and the remedy; None where nothing does."""
+    top = git("rev-parse", "--show-toplevel")
+    if top is None or Path(top) != Path.cwd().resolve():
+        return "this folder is not a git repository, and asv benchmarks commits: clone the project with git"
+    if git("rev-parse", "--verify", "HEAD") is None:
+        return "this repository has no commit yet, and asv benchmarks commits: commit first"
+    fasta = os.environ.get(FASTA_VARIABLE)
+    if fasta:
+        try:
+            read_fasta(Path(fasta))
+        except ValueError as error:
+            return str(error)
+    return None
+
+
+def uncommitted() -> list[str]:
+    """Files of the measured program that differ from HEAD."""
+    changed = git("status", "--porcelain", "--", "virnucpro", "pyproject.toml") or ""
+    return [line[3:] for line in changed.splitlines()]
+
+
+def main() -> None:
+    """Command line: warn, or end with exit code 1 and the reason."""
+    if len(sys.argv) > 1:
+        print(__doc__)
+        return
+    reason = problem()
+    if reason:
+        sys.exit(f"error: {reason}")
+    changed = uncommitted()
+    if changed:
+        print(
+            f"warning: uncommitted changes in {', '.join(changed)} are not measured: "
+            "the benchmark builds the commit HEAD",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    main()

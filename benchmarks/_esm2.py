@@ -1,0 +1,81 @@
+"""The measured program: ESM-2 of the benchmarked commit, reached through the names that are stable."""
+
+import inspect
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ._hardware import Hardware
+from ._protocol import TIMERS, in_fresh_process, peak_memory, reset_peak_memory
+from ._workloads import Protein, copies_in_a_pass, token_batches, tokens_in
+
+WEIGHTS = os.environ.get("VIRNUCPRO_BENCH_WEIGHTS", "random")
+"""``random`` (the speed does not depend on the weights' values), ``pretrained``, or a fair-esm ``.pt``."""
+
+
+def contract() -> tuple[Any, Any]:
+    """``load_esm2_model`` and ``AsyncInferenceRunner`` of the installed commit.
+
+    Raises NotImplementedError, which asv takes as n/a, for a commit that does not have them yet.
+    """
+    try:
+        from virnucpro.models.esm2_flash import load_esm2_model
+        from virnucpro.pipeline.async_inference import AsyncInferenceRunner
+    except ImportError as error:
+        if not (error.name or "").startswith("virnucpro"):
+            raise
+        raise NotImplementedError(f"this commit's virnucpro lacks what is benchmarked: {error}") from error
+    missing = {"precision", "weights"} - set(inspect.signature(load_esm2_model).parameters)
+    if missing:
+        raise NotImplementedError(f"this commit's load_esm2_model takes no {' and '.join(sorted(missing))}")
+    return load_esm2_model, AsyncInferenceRunner
+
+
+class Embedder:
+    """ESM-2 loaded in one precision, and a workload as token batches."""
+
+    def __init__(self, model: str, precision: str, entries: Sequence[Protein], hardware: Hardware):
+        load_esm2_model, runner = contract()
+        self.device = hardware.device
+        esm2, converter = load_esm2_model(model, self.device, precision=precision, weights=WEIGHTS)
+        self.runner = runner(esm2)
+        self.batches = token_batches(entries, converter, self.device)
+        self.copies = copies_in_a_pass(entries, self.device)
+        self.sequences = self.copies * len(entries)
+        self.tokens = self.copies * tokens_in(entries)
+        self.timer = TIMERS[self.device]
+
+    def run(self, passes: int) -> None:
+        """Embed the workload that many times, from token batches on the CPU to embeddings on the CPU."""
+        for _ in self.runner.run(itertools.chain.from_iterable(itertools.repeat(self.batches, passes))):
+            pass
+
+    def embeddings(self) -> dict[str, Any]:
+        """Each protein's embedding ``[D]`` by its label."""
+        results = self.runner.run(self.batches)
+        return {label: row for r in results for label, row in zip(r.sequence_ids, r.embeddings, strict=True)}
+
+
+def peak_memory_alone(model: str, precision: str, entries: Sequence[Protein], hardware: Hardware) -> float:
+    """Peak bytes of embedding the workload with one model loaded, in a process of its own."""
+
+    def measure() -> float:
+        embedder = Embedder(model, precision, entries, hardware)
+        embedder.run(1)
+        reset_peak_memory(hardware.device)
+        embedder.run(1)
+        return float(peak_memory(hardware.device))
+
+    return in_fresh_process(measure)
+
+
+def notes(hardware: Hardware, entries: Sequence[Protein]) -> dict[str, Any]:
+    """What a reader of a number wants to know about it."""
+    return {
+        "device": hardware.name,
+        "versions": hardware.versions,
+        "weights": WEIGHTS,
+        "proteins": len(entries),
+        "residues": tokens_in(entries) - 2 * len(entries),
+    }

@@ -1,0 +1,93 @@
+"""What a measurement runs on, and which cells can run there."""
+
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from ._workloads import FASTA_VARIABLE
+
+GIB = 1024**3
+
+PARAMETERS = {"esm2_t6_8M_UR50D": 7.4e6, "esm2_t33_650M_UR50D": 650e6, "esm2_t36_3B_UR50D": 2.84e9}
+"""The benchmarked models and how many parameters their encoders have."""
+
+BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
+"""The benchmarked precisions and the bytes of one parameter."""
+
+CPU_MODEL = "esm2_t6_8M_UR50D"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The device that cells run on. `memory` in bytes; `capability` is CUDA's, (0, 0) on a CPU."""
+
+    device: str
+    name: str
+    memory: int
+    capability: tuple[int, int]
+    versions: dict[str, str]
+
+
+def probe() -> Hardware:
+    """Look at this machine. Initialises CUDA where there is a GPU: call it in a process that measures nothing."""
+    import torch
+
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "fair-esm": version("fair-esm")}
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(0)
+        versions |= {"cuda": str(torch.version.cuda), "driver": driver_version()}
+        return Hardware("cuda", gpu.name, gpu.total_memory, (gpu.major, gpu.minor), versions)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Hardware("cpu", f"{cpu_name()}, {os.cpu_count()} cores", memory, (0, 0), versions)
+
+
+def cpu_name() -> str:
+    """The processor's name as its vendor writes it, without trademark signs."""
+    if sys.platform == "darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        name = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    else:
+        info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+        names = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
+        name = names[0] if names else ""
+    for noise in ("(R)", "(TM)", " CPU", " Processor"):
+        name = name.replace(noise, "")
+    return " ".join(name.split()) or platform.processor() or platform.machine()
+
+
+def driver_version() -> str:
+    """The NVIDIA driver's version, or ``unknown`` where nvidia-smi does not tell."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return said[0] if said else "unknown"
+
+
+def why_not(hardware: Hardware, model: str, precisions: tuple[str, ...], workload: str) -> str | None:
+    """Why this machine cannot run a cell as labelled, for a user to read; None where it can.
+
+    `precisions` are those loaded at the same time.
+    """
+    if workload == "fasta" and not os.environ.get(FASTA_VARIABLE):
+        return f"set {FASTA_VARIABLE} to a FASTA file of your own proteins to run this workload"
+    if hardware.device == "cpu":
+        if "tf32" in precisions:
+            return "TF32 is a mode of NVIDIA GPUs, and this machine has none that PyTorch can use"
+        if model != CPU_MODEL:
+            return f"{model} is benchmarked on GPUs only, and this machine has none that PyTorch can use"
+    elif {"tf32", "bf16"} & set(precisions) and hardware.capability < (8, 0):
+        return f"TF32 and BF16 need compute capability 8.0; {hardware.name} has {hardware.capability}"
+    # Beside the weights: activations, the CUDA libraries' workspaces, and on a CPU Python and PyTorch.
+    needed = 1.1 * PARAMETERS[model] * sum(BYTES[precision] for precision in precisions) + GIB
+    if needed > hardware.memory:
+        return (
+            f"{model} in {' and '.join(precisions)} needs about {needed / GIB:.1f} GiB; "
+            f"{hardware.name} has {hardware.memory / GIB:.1f} GiB"
+        )
+    return None

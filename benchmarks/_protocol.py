@@ -1,0 +1,185 @@
+"""How a number is measured: warm-up until it settles, blocks, peak memory, fresh processes.
+
+Nothing here knows ESM-2. `VERSION` is asv's ``version`` of every benchmark: raise it when a change of the
+protocol or of the workloads makes new numbers incomparable with old ones.
+"""
+
+import functools
+import math
+import multiprocessing
+import multiprocessing.connection
+import resource
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+VERSION = "1"
+
+Run = Callable[[int], None]
+"""Runs that many passes over the workload, and returns when their results are on the CPU."""
+
+Timer = Callable[[Callable[[], None]], float]
+"""Seconds that one call takes."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The constants of a measurement."""
+
+    window: int = 3  # blocks
+    settled: float = 0.02  # relative difference of two consecutive windows' medians
+    warm_up_seconds: float = 4.0  # no new window begins after this
+    blocks: int = 7
+    block_seconds: float = 0.25
+
+
+PROTOCOL = Protocol()
+
+
+@dataclass(frozen=True)
+class Timing:
+    """`samples`: seconds a pass takes, one for each block of `passes` passes; `settled`: warm-up converged."""
+
+    samples: list[float]
+    passes: int
+    settled: bool
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Where a warm-up ended: passes in a block, and whether two windows agreed."""
+
+    passes: int
+    settled: bool
+
+
+def warm_up(run: Run, timer: Timer, protocol: Protocol = PROTOCOL) -> WarmUp:
+    """Run until two consecutive windows' medians agree, or the time for it is over."""
+    passes, spent, previous = 1, 0.0, math.inf
+    while True:
+        window = [timer(functools.partial(run, passes)) for _ in range(protocol.window)]
+        median = statistics.median(window) / passes
+        agreed = abs(median - previous) < protocol.settled * median
+        passes = max(1, math.ceil(protocol.block_seconds / median))
+        spent += sum(window)
+        if agreed or spent >= protocol.warm_up_seconds:
+            return WarmUp(passes, agreed)
+        previous = median
+
+
+def measure(
+    run: Run, timer: Timer, protocol: Protocol = PROTOCOL, after_warm_up: Callable[[], None] = lambda: None
+) -> Timing:
+    """Seconds of a pass: warm up, then time `protocol.blocks` blocks of at least `protocol.block_seconds`."""
+    warm = warm_up(run, timer, protocol)
+    after_warm_up()
+    block = functools.partial(run, warm.passes)
+    samples = [timer(block) / warm.passes for _ in range(protocol.blocks)]
+    return Timing(samples, warm.passes, warm.settled)
+
+
+@dataclass(frozen=True)
+class Alternation:
+    """`ratios`: how often faster `run` was than `reference`, one for each pair of neighbouring blocks."""
+
+    ratios: list[float]
+    settled: bool
+
+
+def alternate(reference: Run, run: Run, timer: Timer, protocol: Protocol = PROTOCOL) -> Alternation:
+    """Compare two runs in one process, block by block and each first in turn, so that drift cancels."""
+    runs = (reference, run)
+    warm = [warm_up(each, timer, protocol) for each in runs]
+    ratios = []
+    for pair in range(protocol.blocks):
+        seconds = [0.0, 0.0]
+        for index in (0, 1) if pair % 2 == 0 else (1, 0):
+            block = functools.partial(runs[index], warm[index].passes)
+            seconds[index] = timer(block) / warm[index].passes
+        ratios.append(seconds[0] / seconds[1])
+    return Alternation(ratios, all(each.settled for each in warm))
+
+
+def cpu_timer(call: Callable[[], None]) -> float:
+    """Wall-clock seconds."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def cuda_timer(call: Callable[[], None]) -> float:
+    """Seconds between two CUDA events around the call, the device idle before the first."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+TIMERS: dict[str, Timer] = {"cpu": cpu_timer, "cuda": cuda_timer}
+
+
+def reset_peak_memory(device: str) -> None:
+    """Begin a new peak: on CUDA of allocated memory, on Linux of this process's resident set."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
+
+
+def peak_memory(device: str) -> int:
+    """Bytes at the peak since the reset: allocated on CUDA, else resident (Python and PyTorch included).
+
+    Only Linux can reset the resident set's peak; elsewhere it is that of the whole process, loading included.
+    """
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+@dataclass(frozen=True)
+class Child:
+    """What a fresh process sent back."""
+
+    value: float | None = None
+    error: str = "it died without a word (killed, or out of memory?)"
+
+
+def in_fresh_process(call: Callable[[], float]) -> float:
+    """Run `call` in a process of its own, forked from this one, which must not have touched CUDA yet.
+
+    Raises RuntimeError with the process's own traceback where it failed.
+    """
+    if torch.cuda.is_initialized():
+        raise RuntimeError("CUDA is initialised in this process: a fork of it could not use the GPU")
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, call))
+    process.start()
+    sender.close()
+    try:
+        child = receiver.recv()
+    except EOFError:
+        child = Child()
+    process.join()
+    if child.value is None:
+        raise RuntimeError(f"a process forked to measure failed (exit code {process.exitcode}): {child.error}")
+    return child.value
+
+
+def _send(sender: multiprocessing.connection.Connection, call: Callable[[], float]) -> None:
+    try:
+        sender.send(Child(value=call()))
+    except Exception:
+        sender.send(Child(error=traceback.format_exc()))

@@ -1,0 +1,128 @@
+"""The proteins that are embedded: seeded sets, the same on every machine, and the user's own FASTA."""
+
+import itertools
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+Protein = tuple[str, str]
+"""A label and its residues."""
+
+AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
+LETTERS = AMINO_ACIDS + "XBUZO.-"  # what ESM-2's alphabet has
+
+LENGTHS = {
+    "short": [50] * 12,
+    "medium": [150] * 4,
+    "long": [300] * 2,
+    "mixed": [44, 91, 139, 186, 234, 281, 329, 376],  # the middles of eight equal parts of 20 to 400
+    "full": [1022],  # the most residues that ESM-2 saw in training
+}
+"""Residues of each protein of the seeded workloads: few, so that a pass takes about a second or less on two
+CPU cores in the slowest precision; a GPU is filled by joining passes (`JOINED_TOKENS`)."""
+
+WORKLOADS = (*LENGTHS, "fasta")
+
+FASTA_VARIABLE = "VIRNUCPRO_BENCH_FASTA"
+LONGEST = 10_000
+"""A protein with more residues is refused: attention grows with the square, and one would outweigh the set."""
+
+FASTA_RESIDUES = {"cpu": 2_000, "cuda": 200_000}
+"""About how many residues of the user's file are used."""
+
+BATCH_TOKENS = {"cpu": 1_024, "cuda": 16_384}
+"""The most padded tokens in a batch, unless one protein alone has more."""
+
+JOINED_TOKENS = {"cpu": 1, "cuda": 16_384}
+"""Copies of the set are joined until a pass has this many tokens."""
+
+
+def proteins(workload: str, device: str) -> list[Protein]:
+    """The proteins of a workload; `device` (``cpu`` or ``cuda``) only sets how much of a FASTA is used."""
+    if workload == "fasta":
+        return sample(read_fasta(Path(os.environ[FASTA_VARIABLE])), FASTA_RESIDUES[device])
+    rng = random.Random(f"virnucpro {workload}")
+    return [
+        (f"{workload}{index}", "".join(AMINO_ACIDS[int(20 * rng.random())] for _ in range(length)))
+        for index, length in enumerate(LENGTHS[workload])
+    ]
+
+
+def sample(everything: Sequence[Protein], residues: int) -> list[Protein]:
+    """A seeded sample: proteins drawn without replacement until they have `residues` residues together."""
+    shuffled = random.Random("virnucpro fasta").sample(everything, len(everything))
+    before = itertools.accumulate((len(protein) for _, protein in shuffled), initial=0)
+    return [entry for entry, so_far in zip(shuffled, before, strict=False) if so_far < residues]
+
+
+def read_fasta(path: Path) -> list[Protein]:
+    """All proteins of a FASTA file, upper-cased, ``*`` at the end removed.
+
+    Raises ValueError naming the file and the sequence, with the remedy, for a file that cannot be read or
+    holds no protein, a letter that is no amino acid, or a protein that is empty or longer than `LONGEST`.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file; unpack it if it is compressed"
+        raise ValueError(f"{FASTA_VARIABLE}: cannot read {path}: {reason}") from error
+    found: list[tuple[str, list[str]]] = []
+    for number, line in enumerate((line.strip() for line in lines), start=1):
+        if line.startswith(">"):
+            found.append((line[1:].split(maxsplit=1)[0] if line[1:].strip() else f"line{number}", []))
+        elif line and not found:
+            raise ValueError(f"{FASTA_VARIABLE}: {path} is not a FASTA file: line {number} comes before any '>'")
+        elif line:
+            found[-1][1].append(line)
+    if not found:
+        raise ValueError(f"{FASTA_VARIABLE}: {path} holds no protein: a FASTA record starts with '>name'")
+    entries = [(label, "".join(parts).upper().removesuffix("*")) for label, parts in found]
+    for label, protein in entries:
+        check(label, protein, path)
+    return entries
+
+
+def check(label: str, protein: str, path: Path) -> None:
+    """Raise ValueError for a protein that cannot be benchmarked."""
+    wrong = sorted(set(protein) - set(LETTERS))
+    if wrong:
+        what, remedy = f"has {' '.join(map(repr, wrong))}, no amino acids", "replace them by X"
+    elif not protein:
+        what, remedy = "is empty", "remove it"
+    elif len(protein) > LONGEST:
+        what, remedy = f"has {len(protein):,} residues, more than {LONGEST:,}", "remove or cut it"
+    else:
+        return
+    raise ValueError(f"{FASTA_VARIABLE}: {path}: sequence {label!r} {what}; {remedy}")
+
+
+def tokens_in(entries: Sequence[Protein]) -> int:
+    """Logical tokens: residues, BOS and EOS. Padding is never counted."""
+    return sum(len(protein) + 2 for _, protein in entries)
+
+
+def copies_in_a_pass(entries: Sequence[Protein], device: str) -> int:
+    """How often the set is repeated in one timed pass, so that it fills the device."""
+    return -(-JOINED_TOKENS[device] // tokens_in(entries))
+
+
+def token_batches(
+    entries: Sequence[Protein], convert: Callable[[list[Protein]], Any], device: str
+) -> list[Any]:
+    """One pass over the set as token batches on the CPU: copies joined, sorted by length, cut to a budget."""
+    joined = sorted(list(entries) * copies_in_a_pass(entries, device), key=lambda entry: len(entry[1]))
+    return [convert(chunk) for chunk in chunks(joined, BATCH_TOKENS[device])]
+
+
+def chunks(ordered: Sequence[Protein], budget: int) -> Iterator[list[Protein]]:
+    """Cut proteins, sorted by length, into batches of at most `budget` padded tokens; one alone may exceed it."""
+    chunk: list[Protein] = []
+    for entry in ordered:
+        if chunk and (len(chunk) + 1) * (len(entry[1]) + 2) > budget:
+            yield chunk
+            chunk = []
+        chunk.append(entry)
+    if chunk:
+        yield chunk

@@ -1,0 +1,48 @@
+"""Fixtures that several test folders share."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import esm
+import pytest
+import torch
+
+MODEL = "esm2_t6_8M_UR50D"
+
+# 1 residue, long, rare letters, mask tokens, and lengths that make padding ragged
+RAGGED = [
+    ("one", "M"),
+    ("two", "MK"),
+    ("rare", "MXBUZOACDEFGHIKLMNPQRSTVWY"),
+    ("gaps", "MK.LV--AC"),
+    ("masked", "MKT<mask>AY<mask><mask>IAK"),
+    ("middle", "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQ" * 2),
+    ("long", "ACDEFGHIKLMNPQRSTVWY" * 40),
+]
+
+
+@pytest.fixture(scope="session")
+def fair_esm_model() -> esm.ESM2:
+    """fair-esm's own 8M model with random weights, the FP32 reference."""
+    torch.manual_seed(20260101)
+    model = esm.ESM2(num_layers=6, embed_dim=320, attention_heads=20).eval()
+    for parameter in model.parameters():  # fair-esm starts biases at 0 and norms at 1, which would hide mistakes
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, mean=float(parameter.mean() > 0.5), std=0.1)
+    return model
+
+
+@pytest.fixture(scope="session")
+def checkpoint(fair_esm_model: esm.ESM2, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reference's weights as a file in fair-esm's format."""
+    path = tmp_path_factory.mktemp("checkpoint") / f"{MODEL}.pt"
+    config = Namespace(
+        encoder_layers=6, encoder_embed_dim=320, encoder_attention_heads=20, token_dropout=True
+    )
+    state = {}
+    for name, value in fair_esm_model.state_dict().items():
+        prefix = "encoder." if name.startswith("lm_head") else "encoder.sentence_encoder."
+        if not name.startswith("contact_head"):
+            state[prefix + name] = value.clone()
+    torch.save({"cfg": {"model": config}, "model": state}, path)
+    return path

@@ -1,0 +1,1 @@
+"""From protein strings to tokens."""

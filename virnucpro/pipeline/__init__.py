@@ -1,0 +1,1 @@
+"""From token batches to embeddings."""
