@@ -4,6 +4,7 @@
 """
 
 import argparse
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from asv.results import Results, iter_results_for_machine
 from tabulate import tabulate
 
 from asv_plugin import notes
+from asv_plugin.notes import Notes
 from asv_plugin.preflight import git
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -47,7 +49,7 @@ class Report:
     machine: str
     commit: str
     values: dict[str, dict[tuple[str, ...], Value]] = field(default_factory=dict)
-    notes: notes.Notes = field(default_factory=dict)
+    notes: Notes = field(default_factory=dict)
 
     def note(self, model: str, precision: str, workload: str) -> dict[str, object]:
         """What is known about a throughput cell besides its numbers."""
@@ -84,8 +86,6 @@ def read_values(result: Results, benchmark: str) -> Iterator[tuple[tuple[str, ..
 
 def product(params: list[list[str]]) -> Iterator[tuple[str, ...]]:
     """All combinations of parameters as plain names; asv keeps their Python form, with quotes."""
-    import itertools
-
     yield from itertools.product(*([name.strip("'") for name in names] for names in params))
 
 

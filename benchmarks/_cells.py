@@ -86,7 +86,8 @@ class Cell:
 
     def record(self, samples: Samples, notes: dict[str, Any]) -> None:
         """Leave the measurement for the other processes, and print its notes for asv_plugin."""
-        write_atomically(self._outcome, {"samples": samples})
+        rounded = {metric: [float(f"{value:.6g}") for value in values] for metric, values in samples.items()}
+        write_atomically(self._outcome, {"samples": rounded})  # asv prints all the digits it is given
         print(NOTES + json.dumps({"params": self.parameters, **notes}))
 
     def result(self, metric: str) -> dict[str, Any]:

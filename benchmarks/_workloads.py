@@ -14,14 +14,14 @@ AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 LETTERS = AMINO_ACIDS + "XBUZO.-"  # what ESM-2's alphabet has
 
 LENGTHS = {
-    "short": [50] * 12,
-    "medium": [150] * 4,
+    "short": [50] * 8,
+    "medium": [150] * 3,
     "long": [300] * 2,
-    "mixed": [44, 91, 139, 186, 234, 281, 329, 376],  # the middles of eight equal parts of 20 to 400
+    "mixed": [58, 134, 210, 286, 362],  # the middles of five equal parts of 20 to 400
     "full": [1022],  # the most residues that ESM-2 saw in training
 }
-"""Residues of each protein of the seeded workloads: few, so that a pass takes about a second or less on two
-CPU cores in the slowest precision; a GPU is filled by joining passes (`JOINED_TOKENS`)."""
+"""Residues of each protein of the seeded workloads: so few that a pass takes about a second or less on two CPU
+cores in the slowest precision. A GPU is filled by joining copies of the set (`JOINED_TOKENS`)."""
 
 WORKLOADS = (*LENGTHS, "fasta")
 

@@ -1,0 +1,66 @@
+"""Which cells a machine can run, and what it says of the others."""
+
+import pytest
+
+from benchmarks._hardware import BYTES, GIB, PARAMETERS, Hardware, cpu_name, probe, why_not
+from benchmarks._workloads import FASTA_VARIABLE
+
+M8, M650, M3B = PARAMETERS
+CPU = Hardware("cpu", "a CPU", 24 * GIB, (0, 0), {})
+H100 = Hardware("cuda", "NVIDIA H100", 79 * GIB, (9, 0), {})
+SMALL = Hardware("cuda", "a small GPU", 8 * GIB, (8, 6), {})
+OLD = Hardware("cuda", "a V100", 32 * GIB, (7, 0), {})
+
+
+@pytest.mark.parametrize(
+    "hardware, model, precisions, said",
+    [
+        (CPU, M8, ("tf32",), "TF32 is a mode of NVIDIA GPUs"),
+        (CPU, M3B, ("fp32",), "esm2_t36_3B_UR50D is benchmarked on GPUs only"),
+        (CPU, M650, ("fp16",), "esm2_t33_650M_UR50D is benchmarked on GPUs only"),
+        (SMALL, M3B, ("fp32",), "needs about 12.6 GiB; a small GPU has 8.0 GiB"),
+        (SMALL, M3B, ("fp32", "fp16"), "in fp32 and fp16 needs about 18.5 GiB"),
+        (OLD, M650, ("bf16",), "compute capability 8.0"),
+        (OLD, M650, ("fp32", "tf32"), "compute capability 8.0"),
+    ],
+)
+def test_what_a_machine_cannot_run_has_a_reason(hardware, model, precisions, said):
+    assert said in why_not(hardware, model, precisions, "mixed")
+
+
+def test_the_h100_runs_everything():
+    for model in PARAMETERS:
+        for precision in BYTES:
+            assert why_not(H100, model, ("fp32", precision), "mixed") is None
+
+
+def test_a_cpu_runs_8m_in_fp32_bf16_and_fp16():
+    for precision in ("fp32", "bf16", "fp16"):
+        assert why_not(CPU, M8, (precision,), "mixed") is None
+
+
+def test_too_little_memory_on_a_cpu_is_said():
+    tiny = Hardware("cpu", "a tiny machine", GIB // 2, (0, 0), {})
+    assert "a tiny machine has 0.5 GiB" in why_not(tiny, M8, ("fp32",), "mixed")
+
+
+def test_the_fasta_workload_without_a_file_hints_at_the_variable(monkeypatch):
+    monkeypatch.delenv(FASTA_VARIABLE, raising=False)
+    assert FASTA_VARIABLE in why_not(H100, M8, ("fp32",), "fasta")
+    monkeypatch.setenv(FASTA_VARIABLE, "mine.fasta")
+    assert why_not(H100, M8, ("fp32",), "fasta") is None
+
+
+def test_the_parameter_counts_are_those_of_the_models():
+    from virnucpro.models.esm2 import SHAPES
+
+    for model, count in PARAMETERS.items():
+        assert SHAPES[model].parameters == pytest.approx(count, rel=0.01)
+
+
+def test_probing_finds_this_machine():
+    found = probe()
+    assert found.device in ("cpu", "cuda")
+    assert found.memory > GIB // 4
+    assert {"python", "torch", "fair-esm"} <= set(found.versions)
+    assert "(R)" not in cpu_name()

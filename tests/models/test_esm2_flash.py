@@ -1,0 +1,244 @@
+"""load_esm2_model against fair-esm, and what it says when it cannot load."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import esm
+import pytest
+import torch
+
+from tests.conftest import MODEL, RAGGED
+from virnucpro.models.esm2 import ESM2, SHAPES, Layer, rotary_tables, rotate
+from virnucpro.models.esm2_flash import CheckpointError, load_esm2_model
+
+
+def residues_only(representations: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    return representations[tokens.ne(1)]
+
+
+@pytest.mark.parametrize("layer", [0, 1, 5, 6])
+def test_fp32_equals_fair_esm_on_a_ragged_batch(fair_esm_model, checkpoint, layer):
+    model, converter = load_esm2_model(MODEL, "cpu", precision="fp32", weights=checkpoint)
+    _, _, tokens = converter(RAGGED)
+    with torch.inference_mode():
+        expected = fair_esm_model(tokens, repr_layers=[layer])["representations"][layer]
+        found = model(tokens, repr_layers=[layer])["representations"][layer]
+    difference = residues_only(found, tokens) - residues_only(expected, tokens)
+    assert found.dtype == torch.float32
+    assert difference.abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("precision, smallest_cosine", [("bf16", 0.999), ("fp16", 0.9999)])
+def test_half_precision_stays_close_to_fair_esm(fair_esm_model, checkpoint, precision, smallest_cosine):
+    model, converter = load_esm2_model(MODEL, "cpu", precision=precision, weights=checkpoint)
+    _, _, tokens = converter(RAGGED[:5])
+    with torch.inference_mode():
+        expected = fair_esm_model(tokens, repr_layers=[6])["representations"][6]
+        found = model(tokens)["representations"][6]
+    cosine = torch.cosine_similarity(
+        residues_only(found, tokens).float(), residues_only(expected, tokens), dim=-1
+    )
+    assert found.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert {p.dtype for p in model.parameters()} == {found.dtype}
+    assert cosine.min() >= smallest_cosine
+
+
+def test_a_protein_does_not_depend_on_what_it_is_batched_with(checkpoint):
+    model, converter = load_esm2_model(MODEL, "cpu", precision="fp32", weights=checkpoint)
+    together = model(converter(RAGGED)[2])["representations"][6][0, :3]
+    alone = model(converter(RAGGED[:1])[2])["representations"][6][0, :3]
+    assert (together - alone).abs().max() <= 1e-5
+
+
+def test_an_empty_batch_has_empty_representations(checkpoint):
+    model, converter = load_esm2_model(MODEL, "cpu", precision="fp32", weights=checkpoint)
+    labels, proteins, tokens = converter([])
+    assert (labels, proteins) == ([], [])
+    assert model(tokens)["representations"][6].shape == (0, 2, 320)
+
+
+def test_token_dropout_scales_the_input_by_088_without_masks(checkpoint):
+    model, converter = load_esm2_model(MODEL, "cpu", precision="fp32", weights=checkpoint)
+    _, _, tokens = converter([("a", "MK")])
+    embedded = model(tokens, repr_layers=[0])["representations"][0]
+    torch.testing.assert_close(embedded, model.embed_tokens(tokens) * 0.88)
+
+
+def test_gelu_is_the_exact_erf_form():
+    layer = Layer(SHAPES[MODEL])
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+        layer.fc1.bias[0] = 1.0  # gelu(1): 0.841345 by erf, 0.841192 by tanh
+        layer.fc2.weight[0, 0] = 1.0
+        out = layer(torch.zeros(1, 1, 320), *rotary_tables(1, 16, torch.device("cpu")), None)
+    assert out[0, 0, 0].item() == pytest.approx(0.8413447, abs=1e-6)
+
+
+def test_rotary_angles_are_fp32_in_half_precision():
+    cos, sin = rotary_tables(1022, 16, torch.device("cpu"))
+    assert cos.dtype == sin.dtype == torch.float32
+    x = torch.randn(1, 1022, 1, 16, generator=torch.Generator().manual_seed(0)).half()
+    exact = rotate(x.double().float(), cos, sin)
+    rounded_once = rotate(x, cos, sin)
+    assert torch.equal(rounded_once, exact.half())
+
+
+def test_fp32_turns_tf32_off_for_its_own_forward_pass_only(checkpoint):
+    model, converter = load_esm2_model(MODEL, "cpu", precision="fp32", weights=checkpoint)
+    seen = []
+
+    def stop(*_: object) -> None:
+        seen.append(torch.backends.cuda.matmul.fp32_precision)
+        raise RuntimeError("stopped in the middle")
+
+    model.layers[0].register_forward_pre_hook(stop)
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        with pytest.raises(RuntimeError, match="stopped in the middle"):
+            model(converter(RAGGED)[2])
+        assert (seen, torch.backends.cuda.matmul.fp32_precision) == (["ieee"], "tf32")
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
+def test_a_layer_that_does_not_exist_is_refused(checkpoint):
+    model, converter = load_esm2_model(MODEL, "cpu", precision="fp32", weights=checkpoint)
+    with pytest.raises(ValueError, match="layers 0 to 6"):
+        model(converter(RAGGED)[2], repr_layers=[7])
+
+
+def test_random_weights_are_seeded_and_the_same_in_every_precision():
+    fp32, _ = load_esm2_model(MODEL, "cpu", precision="fp32", weights="random")
+    again, _ = load_esm2_model(MODEL, "cpu", precision="fp32", weights="random")
+    other, _ = load_esm2_model(MODEL, "cpu", precision="fp32", weights="random", seed=1)
+    fp16, _ = load_esm2_model(MODEL, "cpu", precision="fp16", weights="random")
+    for (name, value), same, half in zip(
+        fp32.named_parameters(), again.parameters(), fp16.parameters(), strict=True
+    ):
+        assert torch.equal(value, same), name
+        assert torch.equal(value.half(), half), name
+    assert not torch.equal(fp32.embed_tokens.weight, other.embed_tokens.weight)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_size_has_fair_esms_architecture(name):
+    shape = SHAPES[name]
+    with torch.device("meta"):
+        reference = esm.ESM2(shape.layers, shape.dim, shape.heads)
+        model = ESM2(shape)
+    encoder = {
+        key: value.shape
+        for key, value in reference.named_parameters()
+        if not key.startswith(("lm_head", "contact_head"))
+    }
+    assert {key: value.shape for key, value in model.named_parameters()} == encoder
+    assert shape.parameters == sum(size.numel() for size in encoder.values())
+
+
+@pytest.mark.parametrize(
+    "arguments, disabled, expected",
+    [
+        ({}, "", torch.float16),
+        ({}, "1", torch.float32),
+        ({"enable_fp16": False}, "", torch.float32),
+        ({"precision": "bf16"}, "1", torch.bfloat16),
+    ],
+)
+def test_precision_wins_over_enable_fp16_and_the_environment(arguments, disabled, expected, monkeypatch):
+    monkeypatch.setenv("VIRNUCPRO_DISABLE_FP16", disabled)
+    model, _ = load_esm2_model(MODEL, "cpu", weights="random", **arguments)
+    assert model.embed_tokens.weight.dtype == expected
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ({"model_name": "esm2_t7_9M"}, "unknown model 'esm2_t7_9M'.*esm2_t6_8M_UR50D"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'.*fp32, tf32, bf16, fp16"),
+        ({"device": "tpu"}, "unknown device 'tpu'.*cpu, cuda"),
+        ({"device": "mps"}, "unknown device 'mps'.*cpu, cuda"),
+        ({"precision": "tf32"}, "tf32.*NVIDIA GPUs.*fp32, bf16 or fp16"),
+    ],
+)
+def test_what_does_not_exist_is_named_with_what_does(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        load_esm2_model(**{"model_name": MODEL, "device": "cpu", "weights": "random"} | arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_said():
+    with pytest.raises(ValueError, match=r"device 'cuda': .*device='cpu'"):
+        load_esm2_model(MODEL, "cuda", weights="random")
+
+
+def test_a_missing_checkpoint_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*gone\.pt.*weights='random'"):
+        load_esm2_model(MODEL, "cpu", weights=tmp_path / "gone.pt")
+
+
+def test_a_truncated_checkpoint_is_named(checkpoint, tmp_path):
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(checkpoint.read_bytes()[:100_000])
+    with pytest.raises(CheckpointError, match=r"cannot read the checkpoint .*broken\.pt"):
+        load_esm2_model(MODEL, "cpu", weights=broken)
+
+
+def test_a_checkpoint_of_another_size_is_refused(checkpoint):
+    with pytest.raises(CheckpointError, match="another model than esm2_t12_35M_UR50D"):
+        load_esm2_model("esm2_t12_35M_UR50D", "cpu", weights=checkpoint)
+
+
+def test_a_checkpoint_without_a_parameter_is_refused(checkpoint, tmp_path):
+    data = torch.load(checkpoint, weights_only=False)
+    del data["model"]["encoder.sentence_encoder.layers.3.fc1.bias"]
+    torch.save(data, tmp_path / "partial.pt")
+    with pytest.raises(CheckpointError, match=r"lacks 1 of .* first layers\.3\.fc1\.bias"):
+        load_esm2_model(MODEL, "cpu", weights=tmp_path / "partial.pt")
+
+
+def test_a_file_that_is_no_esm2_checkpoint_is_refused(tmp_path):
+    torch.save({"args": Namespace(arch="roberta_large")}, tmp_path / "esm1.pt")
+    with pytest.raises(CheckpointError, match=r"esm1\.pt is not an ESM-2 checkpoint"):
+        load_esm2_model(MODEL, "cpu", weights=tmp_path / "esm1.pt")
+
+
+def test_pretrained_weights_come_through_fair_esms_loader_and_cache(checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / f"{MODEL}.pt").symlink_to(checkpoint)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    model, _ = load_esm2_model(MODEL, "cpu", precision="fp32")
+    stored = torch.load(checkpoint, weights_only=False)["model"]
+    assert torch.equal(model.layers[2].fc1.weight, stored["encoder.sentence_encoder.layers.2.fc1.weight"])
+
+
+def test_a_download_that_fails_says_where_to_put_the_file(tmp_path, monkeypatch):
+    def unreachable(*args: object, **kw: object) -> None:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
+    with pytest.raises(CheckpointError, match=rf"checkpoints/{MODEL}\.pt.*Network is unreachable.*by hand"):
+        load_esm2_model(MODEL, "cpu")
+
+
+@pytest.mark.parametrize("letter", ["J", "m", "*", " ", "1"])
+def test_a_letter_that_esm2_does_not_know_is_named_with_its_sequence(letter):
+    _, converter = load_esm2_model(MODEL, "cpu", weights="random")
+    with pytest.raises(ValueError, match=rf"sequence 'bad' has '\{letter}'.*replace other letters by X"):
+        converter([("good", "MK"), ("bad", "M" + letter + "K")])
+
+
+def test_the_converter_makes_fair_esms_tokens(checkpoint):
+    _, converter = load_esm2_model(MODEL, "cpu", weights="random")
+    expected = esm.Alphabet.from_architecture("ESM-1b").get_batch_converter()(RAGGED)
+    found = converter(RAGGED)
+    assert found[:2] == expected[:2]
+    assert torch.equal(found[2], expected[2])
+
+
+def test_a_local_checkpoint_takes_a_path_object_or_a_string(checkpoint):
+    for weights in (checkpoint, str(checkpoint), Path(checkpoint)):
+        model, _ = load_esm2_model(MODEL, "cpu", precision="fp32", weights=weights)
+        assert not model.training
