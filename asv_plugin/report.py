@@ -6,7 +6,6 @@
 import argparse
 import itertools
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,7 +142,7 @@ def table(report: Report, model: str, workload: str, shown: list[str]) -> str:
             rows.append([metric, *[""] * ("fp32" in shown), *(as_text + blank if fidelity else blank + as_text)])
     headers = ["Metric", *map(str.upper, shown), *(f"{p.upper()} improvement" for p in others)]
     note = next((n for p in shown if (n := report.note(model, p, workload))), {})
-    size = f": {note['proteins']} proteins, {note['residues']:,} residues" if note else ""
+    size = f" (proteins: {note['proteins']}, residues: {note['residues']:,})" if note else ""
     body = tabulate(rows, headers, tablefmt="simple", disable_numparse=True, stralign="right", colalign=("left",))
     return f"{model}, {workload}{size}\n{body}"
 
@@ -194,9 +193,7 @@ def missing(report: Report) -> list[str]:
 
 def summary(cells: set[str]) -> str:
     """A few cells by name, many by number."""
-    names = sorted(cells)
-    counted = Counter(name.partition(",")[0] for name in names)
-    return "; ".join(names) if len(names) <= 3 else f"{len(names)} cells of {', '.join(sorted(counted))}"
+    return "; ".join(sorted(cells)) if len(cells) <= 3 else f"{len(cells)} cells"
 
 
 def main() -> None:

@@ -62,7 +62,6 @@ def peak_memory_alone(model: str, precision: str, entries: Sequence[Protein], ha
 
     def measure() -> float:
         embedder = Embedder(model, precision, entries, hardware)
-        embedder.run(1)
         reset_peak_memory(hardware.device)
         embedder.run(1)
         return float(peak_memory(hardware.device))

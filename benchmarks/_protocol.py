@@ -66,11 +66,16 @@ def warm_up(run: Run, timer: Timer, protocol: Protocol = PROTOCOL) -> WarmUp:
         window = [timer(functools.partial(run, passes)) for _ in range(protocol.window)]
         median = statistics.median(window) / passes
         agreed = abs(median - previous) < protocol.settled * median
-        passes = max(1, math.ceil(protocol.block_seconds / median))
+        passes = passes_in_a_block(median, protocol)
         spent += sum(window)
         if agreed or spent >= protocol.warm_up_seconds:
             return WarmUp(passes, agreed)
         previous = median
+
+
+def passes_in_a_block(seconds_of_a_pass: float, protocol: Protocol) -> int:
+    """How many passes last at least a block's time."""
+    return max(1, math.ceil(protocol.block_seconds / seconds_of_a_pass))
 
 
 def measure(
@@ -84,26 +89,23 @@ def measure(
     return Timing(samples, warm.passes, warm.settled)
 
 
-@dataclass(frozen=True)
-class Alternation:
-    """`ratios`: how often faster `run` was than `reference`, one for each pair of neighbouring blocks."""
+def alternate(reference: Run, run: Run, timer: Timer, protocol: Protocol = PROTOCOL) -> list[float]:
+    """How many times faster `run` is than `reference`: a ratio for each pair of neighbouring blocks.
 
-    ratios: list[float]
-    settled: bool
-
-
-def alternate(reference: Run, run: Run, timer: Timer, protocol: Protocol = PROTOCOL) -> Alternation:
-    """Compare two runs in one process, block by block and each first in turn, so that drift cancels."""
+    Block by block in one process and each first in turn, so that drift cancels; so there is no waiting until
+    speeds settle, only one pass each before the one that tells how many passes fill a block.
+    """
     runs = (reference, run)
-    warm = [warm_up(each, timer, protocol) for each in runs]
+    for each in runs:
+        each(1)
+    passes = [passes_in_a_block(timer(functools.partial(each, 1)), protocol) for each in runs]
     ratios = []
     for pair in range(protocol.blocks):
         seconds = [0.0, 0.0]
         for index in (0, 1) if pair % 2 == 0 else (1, 0):
-            block = functools.partial(runs[index], warm[index].passes)
-            seconds[index] = timer(block) / warm[index].passes
+            seconds[index] = timer(functools.partial(runs[index], passes[index])) / passes[index]
         ratios.append(seconds[0] / seconds[1])
-    return Alternation(ratios, all(each.settled for each in warm))
+    return ratios
 
 
 def cpu_timer(call: Callable[[], None]) -> float:
@@ -157,8 +159,10 @@ class Child:
 
 
 def in_fresh_process(call: Callable[[], float]) -> float:
-    """Run `call` in a process of its own, forked from this one, which must not have touched CUDA yet.
+    """Run `call` in a process of its own, forked from this one.
 
+    This one must not have computed anything with PyTorch yet: neither CUDA nor a pool of OpenMP threads
+    survives a fork. Importing PyTorch, which takes seconds, is shared.
     Raises RuntimeError with the process's own traceback where it failed.
     """
     if torch.cuda.is_initialized():

@@ -1,5 +1,6 @@
 """load_esm2_model against fair-esm, and what it says when it cannot load."""
 
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -226,7 +227,7 @@ def test_a_download_that_fails_says_where_to_put_the_file(tmp_path, monkeypatch)
 @pytest.mark.parametrize("letter", ["J", "m", "*", " ", "1"])
 def test_a_letter_that_esm2_does_not_know_is_named_with_its_sequence(letter):
     _, converter = load_esm2_model(MODEL, "cpu", weights="random")
-    with pytest.raises(ValueError, match=rf"sequence 'bad' has '\{letter}'.*replace other letters by X"):
+    with pytest.raises(ValueError, match=rf"sequence 'bad' has '{re.escape(letter)}'.*replace other letters by X"):
         converter([("good", "MK"), ("bad", "M" + letter + "K")])
 
 
