@@ -1,8 +1,9 @@
 """What asv lacks for this suite. Loaded by asv through ``plugins`` in asv.conf.json."""
 
-from asv_plugin import notes
+from asv_plugin import notes, progress
 
 
 def setup() -> None:
     """Called once by asv when it has loaded its configuration."""
     notes.install()
+    progress.install()

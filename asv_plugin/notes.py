@@ -5,6 +5,7 @@ asv prints a skipped cell's reason once and stores it nowhere. Here it goes to
 ``*.json`` in that folder for a result. One entry a benchmark and combination of parameters.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -66,13 +67,24 @@ def key(benchmark: str, parameters: tuple[str, ...]) -> str:
 
 def notes_of(benchmark: dict[str, Any], result: Any) -> Notes:
     """Notes from the output of one benchmark, which asv has joined over its parameters."""
-    found: Notes = {}
+    if not result.stderr and result.errcode == 1 and all(value is None for value in result.result):
+        return {benchmark["name"]: {"failed": "this commit could not be built or installed"}}
+    cells = product(benchmark["params"])
+    # asv keeps no output of a process that said nothing: one that was killed
+    silent = {"failed": "its process died without a word (killed, or out of memory?)"}
+    found = {
+        key(benchmark["name"], cell): silent
+        for cell, value in zip(cells, result.result, strict=True)
+        if value is None
+    }
     for parameters, output in split(result.stderr or ""):
         found[key(benchmark["name"], parameters)] = read_output(output)
-    if result.errcode and not found:  # a commit that was not built has no output by parameters
-        reason = (result.stderr or "").strip() or "this commit could not be built or installed"
-        found[benchmark["name"]] = {"failed": reason.splitlines()[-1]}
     return found
+
+
+def product(params: list[list[str]]) -> Iterator[tuple[str, ...]]:
+    """All combinations of parameters as plain names; asv keeps their Python form, with quotes."""
+    return itertools.product(*([name.strip("'") for name in names] for names in params))
 
 
 def split(output: str) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -4,7 +4,6 @@
 """
 
 import argparse
-import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -77,15 +76,10 @@ def read_values(result: Results, benchmark: str) -> Iterator[tuple[tuple[str, ..
     params = result.get_result_params(benchmark)
     values = result.get_result_value(benchmark, params)
     statistics = result.get_result_stats(benchmark, params)
-    for parameters, value, stats in zip(product(params), values, statistics, strict=True):
+    for parameters, value, stats in zip(notes.product(params), values, statistics, strict=True):
         if value is not None and value == value:
             several = stats and stats.get("repeat", 1) > 1
             yield parameters, Value(value, (stats["q_75"] - stats["q_25"]) / 2 if several else None)
-
-
-def product(params: list[list[str]]) -> Iterator[tuple[str, ...]]:
-    """All combinations of parameters as plain names; asv keeps their Python form, with quotes."""
-    yield from itertools.product(*([name.strip("'") for name in names] for names in params))
 
 
 def render(report: Report) -> str:

@@ -34,7 +34,7 @@ class Protocol:
 
     window: int = 3  # blocks
     settled: float = 0.02  # relative difference of two consecutive windows' medians
-    warm_up_seconds: float = 2.0  # no new window begins after this
+    warm_up_seconds: float = 1.5  # no new window begins after this
     blocks: int = 7
     block_seconds: float = 0.25
 

@@ -1,0 +1,192 @@
+"""The suite in the real asv: a temporary git repository whose commits work, are killed, lack the API, or fail."""
+
+import json
+import math
+import os
+import re
+import shutil
+import site
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from asv_plugin import notes, report
+
+ROOT = Path(__file__).parent.parent
+MODEL, CELLS = "esm2_t6_8M_UR50D", r"Throughput.*8M.*(fp32|tf32|bf16).*short"
+METRICS = list(report.THROUGHPUT.values())
+
+KILL = """
+def load_esm2_model(*args, _load=load_esm2_model, **kw):
+    import os
+    if kw.get("precision") == "bf16":
+        with open({count!r}, "a") as file:
+            file.write("loaded\\n")
+        os.kill(os.getpid(), 9)
+    return _load(*args, **kw)
+load_esm2_model.__signature__ = __import__("inspect").signature(load_esm2_model.__kwdefaults__["_load"])
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def asv(tmp_path_factory):
+    """A repository, and what `asv run` over its commits left."""
+    folder = tmp_path_factory.mktemp("asv")
+    project = folder / "project"
+    for part in ("virnucpro", "benchmarks", "asv_plugin"):
+        shutil.copytree(ROOT / part, project / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / part, project)
+    # This environment's PyTorch serves asv's too, through a .pth file: installing it again takes a minute
+    packages = folder / "packages"
+    packages.mkdir()
+    for package in Path(site.getsitepackages()[0]).iterdir():
+        if not package.name.startswith(("virnucpro", "__editable__", "pip", "setuptools", "__pycache__")):
+            (packages / package.name).symlink_to(package)
+    conf = json.loads(re.sub(r"^ *//.*$", "", (ROOT / "asv.conf.json").read_text(), flags=re.MULTILINE))
+    link = f"import pathlib, site; pathlib.Path(site.getsitepackages()[0], 'x.pth').write_text('{packages}')"
+    conf["matrix"] = {}
+    conf["install_command"] = [f'python -c "{link}"', *conf["install_command"]]
+    (project / "asv.conf.json").write_text(json.dumps(conf))
+    (project / ".gitignore").write_text(".asv\nresults\nhtml\n__pycache__\nbuild\n*.egg-info\n")
+
+    env = os.environ | {"HOME": str(folder), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    env.pop("VIRNUCPRO_BENCH_FASTA", None)
+
+    def run(*command: str, code: int | None = 0) -> str:
+        done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=300)
+        assert code is None or done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def commit(name: str) -> str:
+        run("git", "add", "-A")
+        run("git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", name)
+        return run("git", "rev-parse", "HEAD").strip()
+
+    loader, counts = project / "virnucpro/models/esm2_flash.py", folder / "loads"
+    good, built_by = loader.read_text(), (project / "pyproject.toml").read_text()
+    run("git", "init", "-qb", "main")
+    commits = {"before": commit("before")}
+    loader.unlink()
+    commits["no api"] = commit("no api")
+    (project / "pyproject.toml").write_text(built_by.replace('name = "virnucpro"', 'name = "not a name!"'))
+    commits["no build"] = commit("no build")
+    (project / "pyproject.toml").write_text(built_by)
+    loader.write_text(good + KILL.format(count=str(counts)))
+    commits["killed"] = commit("killed")
+    loader.write_text(good)
+    commits["good"] = commit("good")
+
+    run(sys.executable, "-m", "asv_plugin.machine", "--name", "here")
+    said = run(sys.executable, "-m", "asv", "run", "--machine", "here", "--bench", CELLS, "main~4..main", code=2)
+
+    def values(name: str, metric: str) -> dict[str, float | None]:
+        (path,) = (project / "results/here").glob(f"{commits[name][:8]}-*.json")
+        found = json.loads(path.read_text())
+        entry = dict(zip(found["result_columns"], found["results"][metric], strict=False))
+        cells = notes.product(entry["params"])
+        every = entry["result"] or [None] * math.prod(map(len, entry["params"]))
+        return {cell[1]: value for cell, value in zip(cells, every, strict=True) if cell[::2] == (MODEL, "short")}
+
+    def noted(name: str) -> notes.Notes:
+        (path,) = (project / "results/here").glob(f"{commits[name][:8]}-*.notes")
+        return notes.read(path)
+
+    return SimpleNamespace(
+        run=run, said=said, project=project, commits=commits, values=values, noted=noted, counts=counts
+    )
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_good_commit_has_every_metric_of_every_cell(asv, metric):
+    found = asv.values("good", metric)
+    assert found["fp32"] > 0
+    assert found["bf16"] > 0
+    assert math.isnan(found["tf32"]) or found["tf32"] > 0
+
+
+def test_the_metrics_of_a_cell_describe_one_measurement(asv):
+    tokens, sequences, seconds = (asv.values("good", metric)["fp32"] for metric in METRICS[:3])
+    assert tokens / sequences == pytest.approx(52, rel=1e-4)
+    assert sequences * seconds == pytest.approx(8, rel=0.05)  # medians of rates and of times
+
+
+def test_a_killed_cell_is_paid_for_once_and_leaves_the_others_alone(asv):
+    assert asv.counts.read_text().splitlines() == ["loaded"]
+    for metric in METRICS:
+        found = asv.values("killed", metric)
+        assert found["bf16"] is None
+        assert found["fp32"] > 0
+    said = asv.noted("killed")[notes.key(min(METRICS), (MODEL, "bf16", "short"))]["failed"]
+    assert "killed, or out of memory?" in said
+
+
+def test_a_commit_without_the_api_is_skipped_with_the_reason(asv):
+    for metric in METRICS:
+        assert all(math.isnan(value) for value in asv.values("no api", metric).values())
+    said = asv.noted("no api")[notes.key(METRICS[0], (MODEL, "fp32", "short"))]["skipped"]
+    assert said.startswith("this commit's virnucpro lacks what is benchmarked: No module named")
+
+
+def test_a_commit_that_does_not_build_fails_and_the_others_still_run(asv):
+    for metric in METRICS:
+        assert set(asv.values("no build", metric).values()) == {None}
+    assert asv.noted("no build")[METRICS[0]] == {"failed": "this commit could not be built or installed"}
+
+
+def test_notes_say_what_was_measured_how(asv):
+    measured = asv.noted("good")[notes.key(min(METRICS), (MODEL, "fp32", "short"))]
+    assert measured["weights"] == "random"
+    assert (measured["proteins"], measured["residues"]) == (8, 400)
+    assert {"torch", "fair-esm", "python"} <= set(measured["versions"])
+
+
+def test_directions_and_units_reach_asvs_record(asv):
+    known = json.loads((asv.project / "results/benchmarks.json").read_text())
+    better = {name for name, entry in known.items() if name != "version" and entry.get("higher_is_better")}
+    assert better == {METRICS[0], METRICS[1]} | set(report.AGAINST_FP32.values())
+    assert [known[metric]["unit"] for metric in METRICS] == ["tokens/s", "sequences/s", "seconds", "bytes"]
+    assert {known[metric]["version"] for metric in METRICS} == {"1"}
+
+
+def test_compare_prints_a_row_for_every_measured_cell(asv):
+    said = asv.run(sys.executable, "-m", "asv", "compare", asv.commits["killed"], asv.commits["good"])
+    for metric in METRICS:
+        for precision in ("fp32", "bf16"):
+            assert f"{metric}('{MODEL}', '{precision}', 'short')" in said
+
+
+def test_publish_writes_the_dashboard_with_the_commits(asv):
+    asv.run(sys.executable, "-m", "asv", "publish")
+    index = json.loads((asv.project / "html/index.json").read_text())
+    published = set(index["revision_to_hash"].values())
+    assert {asv.commits["good"], asv.commits["killed"], asv.commits["no api"]} <= published
+    assert (asv.project / "html/index.html").exists()
+
+
+def test_show_and_check_work(asv):
+    assert asv.commits["good"][:8] in asv.run(sys.executable, "-m", "asv", "show", "--machine", "here")
+    assert "No problems found" in asv.run(sys.executable, "-m", "asv", "check")
+
+
+def test_the_table_shows_values_and_names_what_failed(asv):
+    table = [sys.executable, "-m", "asv_plugin.report", "--commit"]
+    good = asv.run(*table, asv.commits["good"])
+    assert f"{MODEL}, short (proteins: 8, residues: 400)" in good
+    assert "BF16 improvement" in good
+    assert "FAILED" not in good
+    assert "FAILED:\n  its process died without a word" in asv.run(*table, asv.commits["killed"])
+    nothing = asv.run(*table, asv.commits["no build"], code=1)
+    assert "this commit could not be built or installed" in nothing
+    assert "has a value" in nothing
+
+
+def test_the_recorded_machine_has_its_cpu_and_memory(asv):
+    machine = json.loads((asv.project / "results/here/machine.json").read_text())
+    assert {"cpu", "ram", "os", "num_cpu", "arch"} <= set(machine)
+    assert machine["machine"] == "here"
