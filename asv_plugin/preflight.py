@@ -1,6 +1,6 @@
 """Check, before an hour is spent, that a benchmark of the current commit can mean something.
 
-    python -m asv_plugin.preflight
+python -m asv_plugin.preflight
 """
 
 import os

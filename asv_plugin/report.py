@@ -1,6 +1,6 @@
 """Print what was measured: FP32 beside the other precisions, for each model and workload.
 
-    python -m asv_plugin.report [--machine NAME] [--commit HEAD] [--results results]
+python -m asv_plugin.report [--machine NAME] [--commit HEAD] [--results results]
 """
 
 import argparse
@@ -121,10 +121,7 @@ def table(report: Report, model: str, workload: str, shown: list[str]) -> str:
         values = {p: report.values[metric].get((model, p, workload)) for p in shown}
         rows.append(
             [metric]
-            + [
-                text(metric, values[p], bool(report.note(model, p, workload).get("settled", True)))
-                for p in shown
-            ]
+            + [text(metric, values[p], bool(report.note(model, p, workload).get("settled", True))) for p in shown]
             + [improvement(metric, values.get("fp32"), values[p]) for p in others]
         )
     for metric in AGAINST_FP32:
@@ -202,7 +199,7 @@ def main() -> None:
         sys.exit(f"error: git knows no commit {arguments.commit!r}")
     machines = sorted(path.parent.name for path in arguments.results.glob("*/machine.json"))
     machine = arguments.machine or (machines[0] if len(machines) == 1 else None)
-    if machine not in machines:
+    if machine is None or machine not in machines:
         sys.exit(f"error: --machine: choose one of {', '.join(machines) or '(no results yet: run make bench)'}")
     report = load(arguments.results, machine, commit)
     print(render(report))

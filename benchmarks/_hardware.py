@@ -36,7 +36,11 @@ def probe() -> Hardware:
     """Look at this machine. Initialises CUDA where there is a GPU: call it in a process that measures nothing."""
     import torch
 
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "fair-esm": version("fair-esm")}
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "fair-esm": version("fair-esm"),
+    }
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)
         versions |= {"cuda": str(torch.version.cuda), "driver": driver_version()}

@@ -108,9 +108,7 @@ def copies_in_a_pass(entries: Sequence[Protein], device: str) -> int:
     return -(-JOINED_TOKENS[device] // tokens_in(entries))
 
 
-def token_batches(
-    entries: Sequence[Protein], convert: Callable[[list[Protein]], Any], device: str
-) -> list[Any]:
+def token_batches(entries: Sequence[Protein], convert: Callable[[list[Protein]], Any], device: str) -> list[Any]:
     """One pass over the set as token batches on the CPU: copies joined, sorted by length, cut to a budget."""
     joined = sorted(list(entries) * copies_in_a_pass(entries, device), key=lambda entry: len(entry[1]))
     return [convert(chunk) for chunk in chunks(joined, BATCH_TOKENS[device])]

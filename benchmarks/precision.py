@@ -31,7 +31,7 @@ class Precision:
         store.require(model, ("fp32", precision), workload)
         contract()
         self.cell = Cell(store, model, precision, workload)
-        self.embedders = None
+        self.embedders: tuple[Embedder, Embedder] | None = None
         if self.cell.claim():
             with self.cell.recording_failure():
                 self.entries = entries = proteins(workload, store.hardware.device)
@@ -43,7 +43,10 @@ class Precision:
                     )
 
                 self.memory_saving = peak("fp32") / peak(precision)
-                self.embedders = [Embedder(model, p, entries, store.hardware) for p in ("fp32", precision)]
+                self.embedders = (
+                    Embedder(model, "fp32", entries, store.hardware),
+                    Embedder(model, precision, entries, store.hardware),
+                )
 
     def track_speedup_over_fp32(self, store: Store, *parameters: str) -> dict[str, Any]:
         """How many times FP32's tokens/s."""

@@ -67,9 +67,7 @@ class Throughput:
     def measure(self, embedder: Embedder, store: Store) -> None:
         """Measure and record all metrics."""
         device = embedder.device
-        timing = measure(
-            embedder.run, embedder.timer, after_warm_up=lambda: reset_peak_memory(device)
-        )
+        timing = measure(embedder.run, embedder.timer, after_warm_up=lambda: reset_peak_memory(device))
         self.cell.record(
             {
                 "tokens per second": [embedder.tokens / seconds for seconds in timing.samples],

@@ -36,9 +36,7 @@ def fair_esm_model() -> esm.ESM2:
 def checkpoint(fair_esm_model: esm.ESM2, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reference's weights as a file in fair-esm's format."""
     path = tmp_path_factory.mktemp("checkpoint") / f"{MODEL}.pt"
-    config = Namespace(
-        encoder_layers=6, encoder_embed_dim=320, encoder_attention_heads=20, token_dropout=True
-    )
+    config = Namespace(encoder_layers=6, encoder_embed_dim=320, encoder_attention_heads=20, token_dropout=True)
     state = {}
     for name, value in fair_esm_model.state_dict().items():
         prefix = "encoder." if name.startswith("lm_head") else "encoder.sentence_encoder."

@@ -34,15 +34,16 @@ def test_each_cell_of_a_benchmark_gets_its_note():
     found = notes_of(BENCHMARK, result([1.0, math.nan, None], OUTPUT, errcode=1))
     assert found[cell("tf32")] == {"skipped": "TF32 is a mode of NVIDIA GPUs"}
     assert found[cell("fp32")]["weights"] == "random"
-    assert found[cell("fp16")] == {
-        "failed": "CellFailed: measured once, and it failed: ValueError: no such file"
-    }
+    assert found[cell("fp16")] == {"failed": "CellFailed: measured once, and it failed: ValueError: no such file"}
 
 
 @pytest.mark.parametrize(
     "output, said",
     [
-        ("asv: skipped: NotImplementedError(\"this commit's virnucpro lacks it\") ", "this commit's virnucpro"),
+        (
+            'asv: skipped: NotImplementedError("this commit\'s virnucpro lacks it") ',
+            "this commit's virnucpro",
+        ),
         ("asv: skipped: NotImplementedError('a \"quoted\" reason') ", 'a "quoted" reason'),
     ],
 )

@@ -80,9 +80,7 @@ def test_the_peak_is_reset_between_warm_up_and_blocks():
 def test_samples_are_seconds_of_a_pass_and_keep_their_spread():
     steady = [0.3] * 6
     machine = FakeMachine(itertools.chain(steady, [0.3, 0.31, 0.32, 0.33, 0.34, 0.35, 0.36]))
-    assert measure(machine.run, machine.timer).samples == pytest.approx(
-        [0.3, 0.31, 0.32, 0.33, 0.34, 0.35, 0.36]
-    )
+    assert measure(machine.run, machine.timer).samples == pytest.approx([0.3, 0.31, 0.32, 0.33, 0.34, 0.35, 0.36])
 
 
 def test_alternating_cancels_a_machine_that_slows_down():

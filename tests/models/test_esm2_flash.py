@@ -36,9 +36,7 @@ def test_half_precision_stays_close_to_fair_esm(fair_esm_model, checkpoint, prec
     with torch.inference_mode():
         expected = fair_esm_model(tokens, repr_layers=[6])["representations"][6]
         found = model(tokens)["representations"][6]
-    cosine = torch.cosine_similarity(
-        residues_only(found, tokens).float(), residues_only(expected, tokens), dim=-1
-    )
+    cosine = torch.cosine_similarity(residues_only(found, tokens).float(), residues_only(expected, tokens), dim=-1)
     assert found.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     assert {p.dtype for p in model.parameters()} == {found.dtype}
     assert cosine.min() >= smallest_cosine

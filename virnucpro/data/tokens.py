@@ -25,6 +25,7 @@ class BatchConverter(esm.BatchConverter):
         super().__init__(ALPHABET, truncation_seq_length)
 
     def __call__(self, raw_batch: Sequence[tuple[str, str]]) -> tuple[list[str], list[str], Tensor]:
+        """Tokens of `raw_batch`; see the class."""
         if not raw_batch:
             return [], [], torch.empty((0, 2), dtype=torch.int64)
         for label, protein in raw_batch:

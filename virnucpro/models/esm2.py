@@ -63,9 +63,7 @@ class ESM2(nn.Module):
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
         self.emb_layer_norm_after = nn.LayerNorm(shape.dim)
 
-    def forward(
-        self, tokens: Tensor, repr_layers: Sequence[int] | None = None
-    ) -> dict[str, dict[int, Tensor]]:
+    def forward(self, tokens: Tensor, repr_layers: Sequence[int] | None = None) -> dict[str, dict[int, Tensor]]:
         """Representations of padded proteins, as fair-esm's ESM2 returns them.
 
         `tokens`: int64 ``[B, T]``, each row BOS, residues, EOS, padding. `repr_layers`: which layers to
@@ -162,7 +160,7 @@ def float32_arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     if precision not in ("fp32", "tf32"):
         yield
         return
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
     plain = precision == "fp32" and device.type == "cuda"
     try:

@@ -37,6 +37,7 @@ class AsyncInferenceRunner:
 
     def __init__(self, model: nn.Module, device: str | torch.device | None = None):
         self.model = model
+        self.last_layer, self.embed_dim = int(model.num_layers), int(model.embed_dim)  # type: ignore[arg-type]
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
         if self.device.type == "cuda":
             self.copy_in = torch.cuda.Stream(self.device)
@@ -62,7 +63,7 @@ class AsyncInferenceRunner:
         """Start one batch; the function returned waits for its result."""
         check_batch(labels, tokens)
         if not labels:
-            return lambda: InferenceResult([], torch.empty((0, self.model.embed_dim)))
+            return lambda: InferenceResult([], torch.empty((0, self.embed_dim)))
         if self.device.type == "cpu":
             embeddings = self._embed(tokens)
             return lambda: finite(labels, embeddings)
@@ -90,8 +91,8 @@ class AsyncInferenceRunner:
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """Tokens ``[B, T]`` to embeddings ``[B, D]`` float32, both on the device."""
-        last = self.model.num_layers
-        return mean_over_residues(self.model(tokens, repr_layers=[last])["representations"][last], tokens)
+        representations = self.model(tokens, repr_layers=[self.last_layer])["representations"]
+        return mean_over_residues(representations[self.last_layer], tokens)
 
 
 def mean_over_residues(representations: Tensor, tokens: Tensor) -> Tensor:
