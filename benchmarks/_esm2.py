@@ -8,10 +8,10 @@ from typing import Any
 
 from ._hardware import Hardware
 from ._protocol import TIMERS, in_fresh_process, peak_memory, reset_peak_memory
-from ._workloads import Protein, copies_in_a_pass, token_batches, tokens_in
+from ._workloads import Protein, copies_in_a_pass, from_project, token_batches, tokens_in
 
 WEIGHTS = os.environ.get("VIRNUCPRO_BENCH_WEIGHTS", "random")
-"""``random`` (the speed does not depend on the weights' values), ``pretrained``, or a fair-esm ``.pt``."""
+"""``random`` (the speed does not depend on the weights' values), ``pretrained``, or a folder of fair-esm ``.pt``."""
 
 
 def contract() -> tuple[Any, Any]:
@@ -38,7 +38,7 @@ class Embedder:
     def __init__(self, model: str, precision: str, entries: Sequence[Protein], hardware: Hardware):
         load_esm2_model, runner = contract()
         self.device = hardware.device
-        esm2, converter = load_esm2_model(model, self.device, precision=precision, weights=WEIGHTS)
+        esm2, converter = load_esm2_model(model, self.device, precision=precision, weights=weights_of(model))
         self.runner = runner(esm2)
         self.batches = token_batches(entries, converter, self.device)
         self.copies = copies_in_a_pass(entries, self.device)
@@ -55,6 +55,11 @@ class Embedder:
         """Each protein's embedding ``[D]`` by its label."""
         results = self.runner.run(self.batches)
         return {label: row for r in results for label, row in zip(r.sequence_ids, r.embeddings, strict=True)}
+
+
+def weights_of(model: str) -> str:
+    """The `weights` argument for a model."""
+    return WEIGHTS if WEIGHTS in ("random", "pretrained") else str(from_project(WEIGHTS) / f"{model}.pt")
 
 
 def peak_memory_alone(model: str, precision: str, entries: Sequence[Protein], hardware: Hardware) -> float:

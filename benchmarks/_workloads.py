@@ -42,12 +42,17 @@ JOINED_TOKENS = {"cpu": 1, "cuda": 16_384}
 def proteins(workload: str, device: str) -> list[Protein]:
     """The proteins of a workload; `device` (``cpu`` or ``cuda``) only sets how much of a FASTA is used."""
     if workload == "fasta":
-        return sample(read_fasta(Path(os.environ[FASTA_VARIABLE])), FASTA_RESIDUES[device])
+        return sample(read_fasta(from_project(os.environ[FASTA_VARIABLE])), FASTA_RESIDUES[device])
     rng = random.Random(f"virnucpro {workload}")
     return [
         (f"{workload}{index}", "".join(AMINO_ACIDS[int(20 * rng.random())] for _ in range(length)))
         for index, length in enumerate(LENGTHS[workload])
     ]
+
+
+def from_project(path: str) -> Path:
+    """A path as the user wrote it beside asv.conf.json; asv runs each cell in a folder of its own."""
+    return Path(os.environ.get("ASV_CONF_DIR", ""), path)
 
 
 def sample(everything: Sequence[Protein], residues: int) -> list[Protein]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from tabulate import tabulate
 
-from benchmarks._esm2 import WEIGHTS
+from benchmarks._esm2 import WEIGHTS, weights_of
 from benchmarks._protocol import TIMERS, measure, peak_memory, reset_peak_memory
 from benchmarks._workloads import AMINO_ACIDS, BATCH_TOKENS, chunks, tokens_in
 from virnucpro.models.esm2_flash import load_esm2_model
@@ -40,7 +40,7 @@ def empty_gpu():
 
 def embed_200_proteins(enable_fp16: bool) -> dict[str, float]:
     """Load, warm up, measure: tokens/s, sequences/s, seconds, and bytes at the peak."""
-    model, converter = load_esm2_model(MODEL, "cuda", enable_fp16=enable_fp16, weights=WEIGHTS)
+    model, converter = load_esm2_model(MODEL, "cuda", enable_fp16=enable_fp16, weights=weights_of(MODEL))
     runner, proteins = AsyncInferenceRunner(model), seeded_proteins()
     batches = [converter(chunk) for chunk in chunks(proteins, BATCH_TOKENS["cuda"])]
 
@@ -62,7 +62,7 @@ def embed_200_proteins(enable_fp16: bool) -> dict[str, float]:
 def loaded_bytes(enable_fp16: bool) -> int:
     """Bytes that a loaded model takes on the GPU; it is freed again."""
     before = torch.cuda.memory_allocated()
-    model, _ = load_esm2_model(MODEL, "cuda", enable_fp16=enable_fp16, weights=WEIGHTS)
+    model, _ = load_esm2_model(MODEL, "cuda", enable_fp16=enable_fp16, weights=weights_of(MODEL))
     taken = torch.cuda.memory_allocated() - before
     del model
     return taken

@@ -146,3 +146,10 @@ def test_the_letters_are_those_of_esm2s_alphabet():
     from virnucpro.data.tokens import RESIDUES
 
     assert set(_workloads.LETTERS) == set(RESIDUES)
+
+
+def test_a_relative_path_is_taken_from_the_projects_folder(tmp_path, monkeypatch):
+    fasta(tmp_path, ">one\nMKT\n")
+    monkeypatch.setenv("ASV_CONF_DIR", str(tmp_path))
+    monkeypatch.setenv(FASTA_VARIABLE, "proteins.fasta")
+    assert proteins("fasta", "cpu") == [("one", "MKT")]
