@@ -11,7 +11,7 @@ from ._protocol import TIMERS, in_fresh_process, peak_memory, reset_peak_memory
 from ._workloads import Protein, copies_in_a_pass, from_project, token_batches, tokens_in
 
 WEIGHTS = os.environ.get("VIRNUCPRO_BENCH_WEIGHTS", "random")
-"""``random`` (the speed does not depend on the weights' values), ``pretrained``, or a folder of fair-esm ``.pt``."""
+"""``random`` (the speed does not depend on the weights' values), ``pretrained``, or a folder of ``.pt``."""
 
 
 def contract() -> tuple[Any, Any]:

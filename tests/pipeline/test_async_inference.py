@@ -124,11 +124,14 @@ def test_labels_and_tokens_must_match():
         list(AsyncInferenceRunner(Stub()).run([(["only"], [""], torch.zeros((2, 4), dtype=torch.long))]))
 
 
-def test_no_gradients_are_kept(loaded):
+def test_embeddings_have_no_gradient_and_can_train_a_classifier(loaded):
     model, converter = loaded
     (result,) = AsyncInferenceRunner(model).run([converter(RAGGED[:1])])
     assert isinstance(result, InferenceResult)
     assert not result.embeddings.requires_grad
+    weight = torch.ones(320, requires_grad=True)
+    (result.embeddings @ weight).sum().backward()
+    assert torch.equal(weight.grad, result.embeddings[0])
 
 
 @pytest.mark.gpu

@@ -78,7 +78,9 @@ class ESM2(nn.Module):
         with float32_arithmetic(self.precision, tokens.device):
             padding = tokens.eq(PAD)
             x = self.embed(tokens, padding)
-            keys = ~padding[:, None, None, :] if padding.any() else None  # [B, 1, 1, T], True is attended to
+            # Asking a GPU whether there is any padding would make the host wait for it.
+            masked = tokens.device.type == "cuda" or bool(padding.any())
+            keys = ~padding[:, None, None, :] if masked else None  # [B, 1, 1, T], True is attended to
             cos, sin = rotary_tables(tokens.shape[1], self.shape.dim // self.shape.heads, tokens.device)
             if 0 in wanted:
                 representations[0] = x

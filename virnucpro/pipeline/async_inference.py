@@ -124,7 +124,8 @@ def finite(labels: list[str], embeddings: Tensor) -> InferenceResult:
             f"NaN or Inf in the embedding of {some(names)}: the precision may be too narrow for these "
             "weights (try bf16 or fp32), or the checkpoint is damaged"
         )
-    return InferenceResult(labels, embeddings)
+    # A plain tensor: neither pinned memory nor one that autograd refuses
+    return InferenceResult(labels, embeddings.clone())
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
