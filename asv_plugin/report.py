@@ -49,10 +49,10 @@ class Report:
     values: dict[str, dict[tuple[str, ...], Value]] = field(default_factory=dict)
     notes: Notes = field(default_factory=dict)
 
-    def note(self, model: str, precision: str, workload: str) -> dict[str, object]:
-        """What is known about a throughput cell besides its numbers."""
+    def note(self, *cell: str) -> dict[str, object]:
+        """What is known about a throughput cell (model, precision, workload) besides its numbers."""
         for benchmark in THROUGHPUT.values():
-            note = self.notes.get(notes.key(benchmark, (model, precision, workload)), {})
+            note = self.notes.get(notes.key(benchmark, cell), {})
             if "device" in note:
                 return note
         return {}
@@ -121,7 +121,7 @@ def table(report: Report, model: str, workload: str, shown: list[str]) -> str:
         values = {p: report.values[metric].get((model, p, workload)) for p in shown}
         rows.append(
             [metric]
-            + [text(metric, values[p], bool(report.note(model, p, workload).get("settled", True))) for p in shown]
+            + [text(metric, values[p], metric != "tokens/s" or settled(report, model, p, workload)) for p in shown]
             + [improvement(metric, values.get("fp32"), values[p]) for p in others]
         )
     for metric in AGAINST_FP32:
@@ -138,12 +138,17 @@ def table(report: Report, model: str, workload: str, shown: list[str]) -> str:
     return f"{model}, {workload}{size}\n{body}"
 
 
-def text(metric: str, value: Value | None, settled: bool = True) -> str:
+def settled(report: Report, *cell: str) -> bool:
+    """Whether the warm-up of a throughput cell converged."""
+    return bool(report.note(*cell).get("settled", True))
+
+
+def text(metric: str, value: Value | None, steady: bool = True) -> str:
     """A value with its unit and spread."""
     if value is None:
         return "n/a"
     spread = f" ±{100 * value.spread / value.median:.0f}%" if value.spread is not None else ""
-    return f"{quantity(metric, value.median)}{spread}{'' if settled else ' ~'}"
+    return f"{quantity(metric, value.median)}{spread}{'' if steady else ' ~'}"
 
 
 def quantity(metric: str, value: float) -> str:
