@@ -13,7 +13,7 @@ ASV = $(PY) -m asv
 NAME = "$$($(PY) -m asv_plugin.machine --name "$(MACHINE)")"
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test compare publish preview table lint setup clean
+.PHONY: help bench test compare precision publish preview lint setup clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -23,11 +23,11 @@ bench: setup ## benchmark the current commit (BENCH=regex for some cells), publi
 	@status=0; name=$(NAME); \
 	$(ASV) run --machine "$$name" --bench "$(BENCH)" 'HEAD^!' || status=$$?; \
 	$(ASV) publish || status=$$?; \
-	$(PY) -m asv_plugin.report --machine "$$name" || status=$$?; \
+	$(PY) -m asv_plugin.terminal --machine "$$name" --commit HEAD || status=$$?; \
 	exit $$status
 
-table: setup ## print the table of the newest results again
-	@$(PY) -m asv_plugin.report --machine $(NAME)
+precision: setup ## print which precision to use, and the newest numbers (FORMAT=--markdown for a pull request)
+	@$(PY) -m asv_plugin.terminal --machine $(NAME) $(FORMAT)
 
 compare: setup ## compare two commits that were benchmarked: make compare BASE=main~1 HEAD=main
 	@$(ASV) compare --machine $(NAME) $(BASE) $(HEAD)

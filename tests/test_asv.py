@@ -13,11 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from asv_plugin import notes, report
+from asv_plugin import notes, recorded
 
 ROOT = Path(__file__).parent.parent
 MODEL, CELLS = "esm2_t6_8M_UR50D", r"Throughput.*8M.*(fp32|tf32|bf16).*short"
-METRICS = list(report.THROUGHPUT.values())
+METRICS = list(recorded.THROUGHPUT.values())
 
 KILL = """
 def load_esm2_model(*args, _load=load_esm2_model, **kw):
@@ -149,7 +149,7 @@ def test_notes_say_what_was_measured_how(asv):
 def test_directions_and_units_reach_asvs_record(asv):
     known = json.loads((asv.project / "results/benchmarks.json").read_text())
     better = {name for name, entry in known.items() if name != "version" and entry.get("higher_is_better")}
-    assert better == {METRICS[0], METRICS[1]} | set(report.AGAINST_FP32.values())
+    assert better == {METRICS[0], METRICS[1]} | set(recorded.AGAINST_FP32.values())
     assert [known[metric]["unit"] for metric in METRICS] == ["tokens/s", "sequences/s", "seconds", "bytes"]
     assert {known[metric]["version"] for metric in METRICS} == {"1"}
 
@@ -175,12 +175,12 @@ def test_show_and_check_work(asv):
 
 
 def test_the_table_shows_values_and_names_what_failed(asv):
-    table = [sys.executable, "-m", "asv_plugin.report", "--commit"]
+    table = [sys.executable, "-m", "asv_plugin.terminal", "--commit"]
     good = asv.run(*table, asv.commits["good"])
     assert f"{MODEL}, short (proteins: 8, residues: 400)" in good
     assert "BF16 improvement" in good
     assert "FAILED" not in good
-    assert "FAILED:\n  its process died without a word" in asv.run(*table, asv.commits["killed"])
+    assert "FAILED:\n- its process died without a word" in asv.run(*table, asv.commits["killed"])
     nothing = asv.run(*table, asv.commits["no build"], code=1)
     assert "this commit could not be built or installed" in nothing
     assert "has a value" in nothing

@@ -1,0 +1,95 @@
+"""Publish the Precision page: html/precision.html, one self-contained file that opens from disk.
+
+asv runs every `OutputPublisher` that it finds when it publishes. The page embeds the answers for all machines
+and commits as JSON; its script only shows the ones that are chosen.
+"""
+
+import base64
+import datetime
+import json
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from asv.config import Config
+from asv.publishing import OutputPublisher
+
+from asv_plugin import site
+from asv_plugin.answer import LEGEND, Answer, answer
+from asv_plugin.recorded import BENCHMARKS, Record, machines, records
+
+PAGE = "precision.html"
+
+COMPRESS_ABOVE = 1_000_000
+"""Bytes of data above which the page holds it compressed; below, the tracked file's diffs stay readable."""
+
+
+class PrecisionPage(OutputPublisher):
+    """asv's hook for a page."""
+
+    name = "precision"
+    button_label = "Precision"
+    description = "Which precision to run ESM-2 in, for each machine"
+    order = 4
+
+    @classmethod
+    def publish(cls, conf: Config, repo: Any, benchmarks: Any, graphs: Any, revisions: Any) -> None:
+        """Write the page into html/, and fit asv's own front page to it."""
+        found = collect(Path(conf.results_dir))
+        Path(conf.html_dir, PAGE).write_text(render(conf.project, found), encoding="utf-8")
+        index = Path(conf.html_dir, "index.html")
+        site.add_links(index, PAGE, {each["machine"]: each["commits"][0]["date"] for each in found})
+        site.use_local_libraries(index)
+
+
+def render(project: str, found: list[dict[str, Any]]) -> str:
+    """The page for what `collect` found; the same results give the same bytes."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    data = json.dumps(found, separators=(",", ":"), sort_keys=True)
+    packed = len(data) > COMPRESS_ABOVE
+    if packed:
+        data = base64.b64encode(zlib.compress(data.encode(), 9)).decode()
+    return environment.get_template("precision.html.j2").render(
+        project=project,
+        packed=packed,
+        # "<" cannot end the script element that way, and JSON reads it the same
+        data=data.replace("<", "\\u003c"),
+        legend=LEGEND,
+    )
+
+
+def collect(results_dir: Path) -> list[dict[str, Any]]:
+    """Each machine's answers, newest commit first, as the page's script reads them."""
+    links = {metric: f"index.html#{quote(benchmark)}" for metric, benchmark in BENCHMARKS.items()}
+    found = []
+    for machine, about in machines(results_dir).items():
+        answers = [(record, answer(record)) for record in records(results_dir, machine)]
+        if answers:
+            found.append(
+                {
+                    "machine": machine,
+                    "about": describe(about),
+                    "links": links,
+                    "commits": [as_data(record, each) for record, each in answers],
+                }
+            )
+    return found
+
+
+def describe(about: dict[str, Any]) -> str:
+    """asv's record of a machine, in a few words."""
+    ram = str(about.get("ram", ""))
+    memory = f"{int(ram) / 2**30:.0f} GiB of memory" if ram.isdigit() else ram
+    return ", ".join(str(part) for part in (about.get("cpu"), memory, about.get("os")) if part)
+
+
+def as_data(record: Record, found: Answer) -> dict[str, Any]:
+    """An answer with its commit's date, without what every commit of a machine repeats."""
+    date = datetime.datetime.fromtimestamp(record.date / 1000, datetime.timezone.utc)
+    data = asdict(found)
+    del data["machine"]
+    return data | {"date": f"{date:%Y-%m-%d}"}

@@ -1,0 +1,95 @@
+"""Read what asv recorded: the numbers of a commit on a machine, and why others are missing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from asv import util
+from asv.console import log
+from asv.results import Results, iter_results_for_machine
+
+from asv_plugin import notes
+from asv_plugin.notes import Notes
+
+THROUGHPUT = {
+    "tokens/s": "throughput.Throughput.track_tokens_per_second",
+    "sequences/s": "throughput.Throughput.track_sequences_per_second",
+    "total runtime": "throughput.Throughput.track_runtime",
+    "peak memory": "throughput.Throughput.track_peak_memory",
+}
+AGAINST_FP32 = {
+    "speed-up, same process": "precision.Precision.track_speedup_over_fp32",
+    "memory saving, alone": "precision.Precision.track_memory_saving",
+    "min cosine to FP32": "precision.Precision.track_min_cosine_to_fp32",
+}
+BENCHMARKS = THROUGHPUT | AGAINST_FP32
+"""Metric, as people read it, to the asv benchmark that records it."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number with the spread of its samples: half the distance of the quartiles, None with one sample."""
+
+    median: float
+    spread: float | None = None
+    samples: int = 1
+
+
+@dataclass
+class Record:
+    """One commit on one machine: ``values[metric][model, precision, workload]``; `date` in milliseconds."""
+
+    machine: str
+    commit: str
+    date: int = 0
+    values: dict[str, dict[tuple[str, ...], Value]] = field(default_factory=dict)
+    notes: Notes = field(default_factory=dict)
+
+    def value(self, metric: str, *cell: str) -> Value | None:
+        """The number of a cell (model, precision, workload), if it has one."""
+        return self.values.get(metric, {}).get(cell)
+
+    def note(self, *cell: str) -> dict[str, Any]:
+        """What is known about a throughput cell besides its numbers."""
+        for benchmark in THROUGHPUT.values():
+            note = self.notes.get(notes.key(benchmark, cell), {})
+            if "device" in note:
+                return note
+        return {}
+
+
+def machines(results_dir: Path) -> dict[str, dict[str, Any]]:
+    """Name to asv's record of each machine in results/; a broken machine.json is named and skipped."""
+    found = {}
+    for path in sorted(results_dir.glob("*/machine.json")):
+        try:
+            found[path.parent.name] = util.load_json(str(path))
+        except (util.UserError, OSError, ValueError) as error:
+            log.warning(f"{path} is skipped: {error}")
+    return found
+
+
+def records(results_dir: Path, machine: str) -> list[Record]:
+    """All commits recorded on a machine, the newest commit first; asv names and skips broken files."""
+    found: dict[str, Record] = {}
+    for result in iter_results_for_machine(str(results_dir), machine):
+        record = found.setdefault(result.commit_hash, Record(machine, result.commit_hash, result.date))
+        record.notes |= notes.read(notes.notes_path(results_dir / result._filename))
+        for metric, benchmark in BENCHMARKS.items():
+            record.values.setdefault(metric, {}).update(read_values(result, benchmark))
+    return sorted(found.values(), key=lambda record: (record.date, record.commit), reverse=True)
+
+
+def read_values(result: Results, benchmark: str) -> Iterator[tuple[tuple[str, ...], Value]]:
+    """The cells of a benchmark that have a value."""
+    if benchmark not in result.get_all_result_keys():
+        return
+    params = result.get_result_params(benchmark)
+    values = result.get_result_value(benchmark, params)
+    statistics = result.get_result_stats(benchmark, params)
+    for cell, value, stats in zip(notes.product(params), values, statistics, strict=True):
+        if value is not None and value == value:
+            samples = (stats or {}).get("repeat") or 1
+            spread = (stats["q_75"] - stats["q_25"]) / 2 if samples > 1 else None
+            yield cell, Value(value, spread, samples)

@@ -1,0 +1,127 @@
+"""Make asv's own site link to the Precision page, name the machines, and load nothing from elsewhere."""
+
+import base64
+import hashlib
+import html
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from asv import machine, util
+from asv.commands import compare, publish, show
+from asv.console import log
+
+WEB = Path(__file__).parent / "web"
+"""package.json and package-lock.json of the libraries; npm installs them beside these."""
+
+LIBRARIES = {
+    "jquery-3.3.1.min.js": "jquery/dist/jquery.min.js",
+    # npm's flot is not minified, so asv's integrity attributes, of another host's minified files, do not apply.
+    "jquery.flot.min.js": "flot/jquery.flot.js",
+    "jquery.flot.time.min.js": "flot/jquery.flot.time.js",
+    "jquery.flot.selection.min.js": "flot/jquery.flot.selection.js",
+    "jquery.flot.categories.min.js": "flot/jquery.flot.categories.js",
+    "jquery.flot.orderBars.js": "flot-orderbars/js/jquery.flot.orderBars.js",
+    # asv names 1.0.1, which is not on npm; 1.1.3 is the only one there.
+    "stupidtable.min.js": "stupid-table-plugin/stupidtable.min.js",
+    "md5.min.js": "blueimp-md5/js/md5.min.js",
+    "bootstrap.min.js": "bootstrap/dist/js/bootstrap.min.js",
+    "bootstrap.min.css": "bootstrap/dist/css/bootstrap.min.css",
+}
+"""The file that asv's index.html names to the same library's file in node_modules."""
+
+UNCHECKED = {name for name in LIBRARIES if ".flot." in name and "orderBars" not in name} | {"stupidtable.min.js"}
+"""Files that cannot be checked against asv's integrity attributes, for the reasons above."""
+
+ELSEWHERE = re.compile(r'<(?P<tag>script|link)\b[^>]*\b(?:src|href)="(?P<url>https://[^"]+)"[^>]*>(?P<end></script>)?')
+INTEGRITY = re.compile(r'integrity="(sha\d+)-([^"]+)"')
+
+
+def install() -> None:
+    """Keep a broken machine.json from stopping asv; result files asv names and skips itself."""
+    for command in (compare, publish, show):  # each has imported the function by its name
+        command.iter_machine_files = good_machine_files
+
+
+def good_machine_files(results_dir: str) -> Iterator[str]:
+    """asv's machine files, without those that cannot be read: named, and skipped."""
+    for path in machine.iter_machine_files(results_dir):
+        try:
+            if not isinstance(util.load_json(path).get("machine"), str):
+                raise util.UserError(f"{path} names no machine")
+        except (util.UserError, OSError, ValueError) as error:
+            log.warning(f"Skipping {path}: {str(error).strip()}")
+        else:
+            yield path
+
+
+def add_links(index: Path, page: str, last_runs: Mapping[str, str]) -> None:
+    """Put the Precision page into asv's navigation, and the machines with their last run onto its front page."""
+    text = index.read_text(encoding="utf-8")
+    entry = f'<li id="nav-li-precision"><a href="{page}">Precision</a></li>\n\t'
+    runs = "; ".join(f"{html.escape(name)} ({date})" for name, date in last_runs.items()) or "nothing yet"
+    front = (
+        f'<p style="padding: 10px 20px 0">Which precision should I run ESM-2 in? <a href="{page}">The answer</a>. '
+        f"Recorded machines, with their newest commit's date: {runs}.</p>\n"
+    )
+    text = insert(text, '<li id="nav-li-summarylist">', entry, before=True)
+    text = insert(text, 'id="summarygrid-display" style="position: absolute; left: 0; top: 55px; width: 100%; '
+                  'height: 100%">\n', front, before=False)  # fmt: skip
+    index.write_text(text, encoding="utf-8")
+
+
+def insert(text: str, anchor: str, new: str, before: bool) -> str:
+    """`text` with `new` beside `anchor`; UserError where this asv's page is another one than expected."""
+    if text.count(anchor) != 1:
+        raise util.UserError(f"asv's index.html has no {anchor!r}: asv_plugin is written for asv 0.6.6")
+    return text.replace(anchor, new + anchor if before else anchor + new)
+
+
+def use_local_libraries(index: Path) -> None:
+    """Copy the libraries that asv's page names into html/vendor and point the page there.
+
+    They come from npm, in the versions of package-lock.json. Without npm, the page stays as asv made it.
+    """
+    if not shutil.which("npm"):
+        log.warning("npm was not found: the dashboard's plots will load their libraries from the internet")
+        return
+    modules = WEB / "node_modules"
+    if not (modules / ".package-lock.json").exists():
+        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
+        done = subprocess.run(command, cwd=WEB, capture_output=True, text=True, check=False)
+        if done.returncode:
+            why = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no reason given"]
+            log.warning(f"npm could not install the dashboard's libraries, which stay on the internet: {why[0]}")
+            return
+
+    def localise(tag: re.Match[str]) -> str:
+        name = tag["url"].rsplit("/", 1)[-1]
+        if name not in LIBRARIES:
+            raise util.UserError(f"asv's index.html names {tag['url']}, which asv_plugin/site.py does not know")
+        source = modules / LIBRARIES[name]
+        if name not in UNCHECKED:
+            check_integrity(source, tag[0])
+        target = index.parent / "vendor" / LIBRARIES[name]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+        path = target.relative_to(index.parent).as_posix()
+        if tag["tag"] == "link":
+            return f'<link rel="stylesheet" href="{path}">'
+        return f'<script src="{path}" onerror="js_load_failure()"></script>'
+
+    index.write_text(ELSEWHERE.sub(localise, index.read_text(encoding="utf-8")), encoding="utf-8")
+    # Bootstrap's stylesheet names its fonts beside its folder
+    fonts = modules / "bootstrap/dist/fonts"
+    shutil.copytree(fonts, index.parent / "vendor/bootstrap/dist/fonts", dirs_exist_ok=True)
+
+
+def check_integrity(path: Path, tag: str) -> None:
+    """UserError unless the file is the one whose hash asv's tag holds."""
+    expected = INTEGRITY.search(tag)
+    if expected is None:
+        return
+    found = base64.b64encode(hashlib.new(expected[1], path.read_bytes()).digest()).decode()
+    if found != expected[2]:
+        raise util.UserError(f"{path} is not the file that asv names ({expected[1]} {found}): remove {WEB}/node_modules")

@@ -1,0 +1,277 @@
+"""The published site in a real browser, with the network blocked."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from asv_plugin.page import collect, render
+from tests.made_up import M8, M650, ROOT, benchmarks, cells, machine, record
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+WITH_CHROMIUM = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs Chromium: install the chromium package, or set CHROMIUM to its path"
+)
+WITH_NPM = pytest.mark.skipif(
+    shutil.which("npm") is None, reason="needs npm, from which the dashboard's libraries come"
+)
+# Without --disable-background-networking Chromium itself asks for hosts outside
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def known():
+    return benchmarks()
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory, known):
+    """A repository with two machines' results, one of them with a broken file, published by the real asv."""
+    project = tmp_path_factory.mktemp("site")
+    for part in ("asv_plugin", "benchmarks"):
+        shutil.copytree(ROOT / part, project / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "asv.conf.json", project)
+
+    def run(*command: str) -> str:
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    run("git", "init", "-qb", "main")
+    commits = []
+    for number in range(3):
+        (project / "number").write_text(str(number))
+        run("git", "add", "number")
+        run("git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", str(number))
+        commits.append(run("git", "rev-parse", "HEAD").strip())
+    results, day = project / "results", 86_400_000
+    machine(results, "a-cpu", known)
+    machine(results, "an-NVIDIA-H100", known, gpu="NVIDIA H100")
+    for number, commit in enumerate(commits):
+        slow = cells(M8, "mixed", {"fp32": 5_000, "bf16": 2_500, "fp16": 900}, {"bf16": 0.99999, "fp16": 1.0})
+        record(results, "a-cpu", commit, (20_000 + number) * day, slow, known, "a CPU, 2 cores")
+        fast = cells(
+            M650,
+            "mixed",
+            {"fp32": 25_200, "tf32": 60_000, "bf16": 99_000, "fp16": 84_400 + 10_000 * number},
+            {"tf32": 0.99999, "bf16": 0.9, "fp16": 0.99995},
+        )
+        fast |= cells(M8, "short", {"fp32": 900_000, "fp16": 1_234_567}, {"fp16": 0.99999})
+        record(results, "an-NVIDIA-H100", commit, (20_000 + number) * day, fast, known, "NVIDIA H100")
+    (results / "a-cpu" / f"{commits[0][:8]}-broken.json").write_text('{"version": 2, "commit')
+    (results / "broken-machine").mkdir()
+    (results / "broken-machine" / "machine.json").write_text("{ not json")
+    (results / "broken-machine" / "0000-x.json").write_text("{}")
+    said = run(sys.executable, "-m", "asv", "publish")
+    return SimpleNamespace(project=project, html=project / "html", commits=commits, said=said, results=results)
+
+
+@pytest.fixture(scope="module")
+def served(published):
+    """`asv preview` on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "asv", "preview", "--port", str(port)]
+    server = subprocess.Popen(
+        command, cwd=published.project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}"
+    server.terminate()
+    server.wait(10)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium):
+    """Open a page at a width; complain at the end about errors, failed requests, and any from outside."""
+    wrong: list[str] = []
+    contexts = []
+
+    def open_page(url: str, width: int = 1280, **options):
+        context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
+        contexts.append(context)
+
+        def only_local(route):
+            if re.match(r"(http://127\.0\.0\.1[:/]|file:|data:)", route.request.url):
+                route.continue_()
+            else:
+                wrong.append(f"asked for {route.request.url}")
+                route.abort()
+
+        context.route("**/*", only_local)
+        page = context.new_page()
+        page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+        page.on("response", lambda answer: answer.status >= 400 and wrong.append(f"{answer.status} {answer.url}"))
+        page.goto(url)
+        page.wait_for_load_state("networkidle")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+GRAPH = "#throughput.Throughput.track_tokens_per_second"
+
+
+@WITH_CHROMIUM
+@WITH_NPM
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    "page, selector",
+    [
+        ("#/", ".benchmark-container .benchmark-text"),
+        ("#/summarylist", "#summarylist-body table tbody tr"),
+        (GRAPH, "#main-graph canvas"),
+        ("#/regressions", "#regressions-body"),
+    ],
+)
+def test_asvs_pages_render_without_the_internet(served, visit, page, selector, width):
+    shown = visit(f"{served}/index.html{page}", width)
+    shown.wait_for_selector(selector, state="attached", timeout=10_000)
+
+
+@WITH_CHROMIUM
+@WITH_NPM
+def test_the_front_page_names_the_project_the_machines_and_the_answer(served, visit):
+    shown = visit(f"{served}/index.html")
+    assert shown.inner_text("#project-name") == "VirNucPro"
+    front = shown.inner_text("#summarygrid-display")
+    assert "a-cpu (2024-10-06)" in front
+    assert "an-NVIDIA-H100 (2024-10-06)" in front
+    shown.click("#nav-li-precision a")
+    shown.wait_for_selector("text=Which precision should I run ESM-2 in?")
+
+
+@WITH_CHROMIUM
+def test_the_precision_page_opens_from_disk_with_the_numbers_of_the_result_files(published, visit):
+    shown = visit(published.html.joinpath("precision.html").as_uri())
+    shown.select_option("#machine", label="an-NVIDIA-H100, 2024-10-06")
+    text = shown.inner_text("main")
+    assert "Use FP16: 4.1 times FP32's speed" in text
+    assert "Not faithful enough: BF16 (smallest cosine 0.9000); 0.999 is needed." in text
+    table = shown.locator("section", has_text=f"{M650}, mixed")
+    assert table.locator("tbody tr").first.inner_text().split("\t")[1].startswith("25.2k ±2%")
+    assert "104k" in table.inner_text()
+    assert "2.73 GiB" in table.inner_text()
+    assert shown.locator("th.best").first.inner_text().split("\n")[0] == "FP16"
+
+
+@WITH_CHROMIUM
+def test_older_commits_models_and_workloads_can_be_chosen_by_keyboard(published, visit):
+    shown = visit(published.html.joinpath("precision.html").as_uri())
+    shown.select_option("#machine", label="an-NVIDIA-H100, 2024-10-06")
+    shown.focus("#commit")
+    shown.keyboard.press("ArrowDown")
+    shown.keyboard.press("ArrowDown")
+    assert published.commits[0][:8] in shown.inner_text("#what")
+    assert "84.4k" in shown.inner_text("main")
+    shown.select_option("#model", M8)
+    assert shown.locator("main section h2").all_inner_texts()[0].startswith(f"{M8}, short")
+    assert M650 not in shown.inner_text("main")
+
+
+@WITH_CHROMIUM
+def test_each_metric_links_to_its_asv_graph(published, served, visit):
+    shown = visit(f"{served}/precision.html")
+    assert shown.locator("tbody th a").first.get_attribute("href") == f"index.html{GRAPH}"
+
+
+@WITH_CHROMIUM
+def test_the_trend_has_a_text_alternative(published, visit):
+    shown = visit(published.html.joinpath("precision.html").as_uri())
+    label = shown.locator("svg").first.get_attribute("aria-label")
+    assert label == "Speed over FP32 by commit: BF16 from 0.5 to 0.5 times FP32; FP16 from 0.18 to 0.18 times FP32"
+
+
+@WITH_CHROMIUM
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_precision_page_fits_its_width(published, visit, width, scheme):
+    shown = visit(published.html.joinpath("precision.html").as_uri(), width, color_scheme=scheme)
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    folder = os.environ.get("VIRNUCPRO_SCREENSHOTS")
+    if folder:
+        shown.screenshot(path=Path(folder) / f"precision-{width}-{scheme}.png", full_page=True)
+
+
+@WITH_CHROMIUM
+def test_a_site_with_nothing_recorded_says_so(tmp_path, visit):
+    path = tmp_path / "precision.html"
+    path.write_text(render("VirNucPro", []), encoding="utf-8")
+    assert "Nothing is recorded yet: run make bench." in visit(path.as_uri()).inner_text("main")
+
+
+def test_broken_files_are_named_and_skipped(published):
+    assert f"{published.commits[0][:8]}-broken.json" in published.said
+    assert re.search(r"Skipping .*broken-machine/machine\.json", published.said)
+    assert {each["machine"] for each in collect(published.results)} == {"a-cpu", "an-NVIDIA-H100"}
+
+
+def test_the_same_results_give_the_same_bytes(published):
+    again = render("VirNucPro", collect(published.results))
+    assert published.html.joinpath("precision.html").read_text() == again
+
+
+def test_the_precision_page_names_no_other_host(published):
+    text = published.html.joinpath("precision.html").read_text()
+    assert set(re.findall(r"https?://[^\s\"']+", text)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xhtml",
+    }
+
+
+def test_published_json_can_be_parsed_by_browsers(published):
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    for path in published.html.rglob("*.json"):
+        json.loads(path.read_text(), parse_constant=refuse)
+
+
+@WITH_CHROMIUM
+def test_a_long_history_stays_small_and_is_unpacked(tmp_path, known, visit):
+    machine(tmp_path, "many", known)
+    speeds = {"fp32": 25_200.0, "tf32": 60_000.0, "bf16": 99_000.0, "fp16": 100_000.0}
+    path = tmp_path / "precision.html"
+    for number in range(150):
+        many = {}
+        for model in (M8, M650):
+            for workload in ("short", "medium", "long", "mixed", "full"):
+                faster = {name: speed * (1 + number / 7.3) for name, speed in speeds.items()}
+                many |= cells(model, workload, faster, {"fp16": 0.9999})
+        record(tmp_path, "many", f"{number:040x}", number * 86_400_000, many, known)
+    path.write_text(render("VirNucPro", collect(tmp_path)), encoding="utf-8")
+    assert "const packed = true" in path.read_text()
+    assert path.stat().st_size < 600_000
+    shown = visit(path.as_uri())
+    assert shown.locator("#commit option").count() == 150
+    assert "Use FP16: 4 times" in shown.inner_text("main")
