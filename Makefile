@@ -8,6 +8,7 @@ BENCH  ?= .
 # How this machine is called in results/; by default after its GPU or CPU.
 MACHINE ?=
 
+READY = .venv/ready-$(subst =,,$(TORCH))
 PY  = .venv/bin/python
 ASV = $(PY) -m asv
 NAME = "$$($(PY) -m asv_plugin.machine --name "$(MACHINE)")"
@@ -20,7 +21,7 @@ help: ## list the targets
 
 bench: setup ## benchmark the current commit (BENCH=regex for some cells), publish, print the table
 	@$(PY) -m asv_plugin.preflight
-	@status=0; name=$(NAME); \
+	@status=0; name=$(NAME) || exit 1; \
 	$(ASV) run --machine "$$name" --bench "$(BENCH)" 'HEAD^!' || status=$$?; \
 	$(ASV) publish || status=$$?; \
 	$(PY) -m asv_plugin.terminal --machine "$$name" --commit HEAD || status=$$?; \
@@ -44,9 +45,9 @@ test: setup ## run all tests
 lint: setup .venv/lint ## check style (ruff) and types (mypy)
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
-setup: .venv/ready
+setup: $(READY)
 
-.venv/ready: pyproject.toml
+$(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, \
 	and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
@@ -54,9 +55,9 @@ setup: .venv/ready
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
-.venv/lint: .venv/ready
+.venv/lint: $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[lint]'
 	@touch $@
 
-clean: ## remove what was installed and generated; results/ stays
-	rm -rf .venv .asv build html/* *.egg-info
+clean: ## remove what was installed and generated (everything that git ignores)
+	git clean -dfXq

@@ -1,10 +1,15 @@
 """What asv lacks for this suite. Loaded by asv through ``plugins`` in asv.conf.json."""
 
+import os
+from pathlib import Path
+
 from asv_plugin import notes, page, progress, site
 
 
 def setup() -> None:
     """Called once by asv when it has loaded its configuration."""
+    # asv tells cells where the project is, but not those of an existing environment (-E existing)
+    os.environ.setdefault("ASV_CONF_DIR", str(Path.cwd()))
     notes.install()
     progress.install()
     site.install()

@@ -102,7 +102,7 @@ def column(record: Record, metrics: list[str], cell: tuple[str, ...], fastest: f
     for metric in metrics:
         value, fp32 = record.value(metric, *cell), record.value(metric, model, "fp32", workload)
         is_ratio = metric in AGAINST_FP32 and "cosine" not in metric
-        steady = metric != "tokens/s" or bool(record.note(*cell).get("settled", True))
+        steady = metric != "tokens/s" or record.note(*cell).get("settled") is not False
         written = text(metric, value, steady) if value or metric in THROUGHPUT else ""
         cells.append("" if is_ratio else written)
         improvements.append(written if is_ratio else improvement(metric, fp32, value))
@@ -146,10 +146,11 @@ def recommend(record: Record, model: str, workload: str, shown: list[str]) -> tu
     left_out = f" Not faithful enough: {', '.join(unfaithful)}; {FAITHFUL} is needed." if unfaithful else ""
     left_out += f" Not judged, without a fidelity: {', '.join(unknown)}." if unknown else ""
     if best and others[best][0] > FASTER:
-        speed, cosine = others[best]
+        speed, smallest = others[best]
         memory = [record.value("peak memory", model, p, workload) for p in (best, "fp32")]
         share = f", {memory[0].median / memory[1].median:.0%} of its peak memory" if all(memory) else ""  # type: ignore[union-attr]
-        return best, f"Use {best.upper()}: {speed:.2g} times FP32's speed{share}, smallest cosine {cosine:.5f}.{left_out}"
+        said = f"{speed:.2g} times FP32's speed{share}, smallest cosine {smallest:.5f}"
+        return best, f"Use {best.upper()}: {said}.{left_out}"
     slower = " and ".join(f"{p.upper()} runs at {speed:.2f} times its speed" for p, (speed, _) in others.items())
     return "fp32", f"Use FP32: {slower or 'nothing else has a usable result'} here.{left_out}"
 

@@ -32,14 +32,26 @@ def install() -> None:
     @wraps(add_result)
     def add_result_and_notes(self: Results, benchmark: dict[str, Any], result: Any, *args: Any, **kw: Any) -> None:
         add_result(self, benchmark, result, *args, **kw)
-        self.__dict__.setdefault("notes", {}).update(notes_of(benchmark, result))
+        selected = kw.get("selected_idx")
+        cells = dict(enumerate(product(benchmark["params"])))
+        measured = {
+            key(benchmark["name"], cell) for at, cell in cells.items() if selected is None or at in selected
+        }
+        found = {
+            name: note for name, note in notes_of(benchmark, result).items() if name in measured or "(" not in name
+        }
+        self.__dict__.setdefault("notes", {}).update(found)
+        # What an earlier run said of these cells, and of the whole benchmark, no longer holds
+        self.__dict__.setdefault("outdated", set()).update(measured | {benchmark["name"]})
 
     # save knows the file's name; asv calls it once for a commit and environment.
     @wraps(save)
     def save_with_notes(self: Results, result_dir: str) -> None:
         save(self, result_dir)
         path = notes_path(Path(result_dir) / self._filename)
-        kept = read(path) | self.__dict__.get("notes", {})
+        outdated = self.__dict__.get("outdated", set())
+        earlier = {name: note for name, note in read(path).items() if name not in outdated}
+        kept = earlier | self.__dict__.get("notes", {})
         unfinished = path.with_suffix(".notes-unfinished")
         unfinished.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
         unfinished.replace(path)
@@ -67,8 +79,11 @@ def key(benchmark: str, parameters: tuple[str, ...]) -> str:
 
 def notes_of(benchmark: dict[str, Any], result: Any) -> Notes:
     """Notes from the output of one benchmark, which asv has joined over its parameters."""
-    if not result.stderr and result.errcode == 1 and all(value is None for value in result.result):
-        return {benchmark["name"]: {"failed": "this commit could not be built or installed"}}
+    output = result.stderr or ""
+    if result.errcode == 1 and all(value is None for value in result.result) and not PARAMETERS.search(output):
+        # asv.runner.fail_benchmark: nothing was run. It says why, unless the commit was not built.
+        why = read_output(output) if output else {"failed": "this commit could not be built or installed"}
+        return {benchmark["name"]: why if "failed" in why else {"failed": output.strip().splitlines()[-1]}}
     cells = product(benchmark["params"])
     # asv keeps no output of a process that said nothing: one that was killed
     silent = {"failed": "its process died without a word (killed, or out of memory?)"}
@@ -77,8 +92,8 @@ def notes_of(benchmark: dict[str, Any], result: Any) -> Notes:
         for cell, value in zip(cells, result.result, strict=True)
         if value is None
     }
-    for parameters, output in split(result.stderr or ""):
-        found[key(benchmark["name"], parameters)] = read_output(output)
+    for parameters, text in split(output):
+        found[key(benchmark["name"], parameters)] = read_output(text)
     return found
 
 

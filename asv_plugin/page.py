@@ -89,7 +89,7 @@ def describe(about: dict[str, Any]) -> str:
 
 def as_data(record: Record, found: Answer) -> dict[str, Any]:
     """An answer with its commit's date, without what every commit of a machine repeats."""
-    date = datetime.datetime.fromtimestamp(record.date / 1000, datetime.timezone.utc)
+    date = datetime.datetime.fromtimestamp(record.date / 1000, datetime.UTC)
     data = asdict(found)
     del data["machine"]
     return data | {"date": f"{date:%Y-%m-%d}"}

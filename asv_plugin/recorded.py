@@ -71,14 +71,33 @@ def machines(results_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 def records(results_dir: Path, machine: str) -> list[Record]:
-    """All commits recorded on a machine, the newest commit first; asv names and skips broken files."""
-    found: dict[str, Record] = {}
+    """All commits recorded on a machine, the newest commit first; asv names and skips broken files.
+
+    Of a commit that was measured in several environments (other versions of PyTorch, say), the last one measured.
+    """
+    newest: dict[str, Results] = {}
     for result in iter_results_for_machine(str(results_dir), machine):
-        record = found.setdefault(result.commit_hash, Record(machine, result.commit_hash, result.date))
-        record.notes |= notes.read(notes.notes_path(results_dir / result._filename))
-        for metric, benchmark in BENCHMARKS.items():
-            record.values.setdefault(metric, {}).update(read_values(result, benchmark))
-    return sorted(found.values(), key=lambda record: (record.date, record.commit), reverse=True)
+        known = newest.get(result.commit_hash)
+        if known is None or last_started(result) > last_started(known):
+            newest[result.commit_hash] = result
+    found = [read_record(results_dir, machine, result) for result in newest.values()]
+    return sorted(found, key=lambda record: (record.date, record.commit), reverse=True)
+
+
+def last_started(result: Results) -> tuple[float, str]:
+    """When a file's last benchmark was started, in milliseconds; then its environment, to break a tie."""
+    return max(result.started_at.values(), default=0), result.env_name
+
+
+def read_record(results_dir: Path, machine: str, result: Results) -> Record:
+    """A result file with its notes."""
+    return Record(
+        machine,
+        result.commit_hash,
+        result.date,
+        {metric: dict(read_values(result, benchmark)) for metric, benchmark in BENCHMARKS.items()},
+        notes.read(notes.notes_path(results_dir / result._filename)),
+    )
 
 
 def read_values(result: Results, benchmark: str) -> Iterator[tuple[tuple[str, ...], Value]]:

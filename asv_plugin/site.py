@@ -35,7 +35,9 @@ LIBRARIES = {
 UNCHECKED = {name for name in LIBRARIES if ".flot." in name and "orderBars" not in name} | {"stupidtable.min.js"}
 """Files that cannot be checked against asv's integrity attributes, for the reasons above."""
 
-ELSEWHERE = re.compile(r'<(?P<tag>script|link)\b[^>]*\b(?:src|href)="(?P<url>https://[^"]+)"[^>]*>(?P<end></script>)?')
+ELSEWHERE = re.compile(
+    r'<(?P<tag>script|link)\b[^>]*\b(?:src|href)="(?P<url>https://[^"]+)"[^>]*>(?P<end></script>)?'
+)
 INTEGRITY = re.compile(r'integrity="(sha\d+)-([^"]+)"')
 
 
@@ -124,4 +126,6 @@ def check_integrity(path: Path, tag: str) -> None:
         return
     found = base64.b64encode(hashlib.new(expected[1], path.read_bytes()).digest()).decode()
     if found != expected[2]:
-        raise util.UserError(f"{path} is not the file that asv names ({expected[1]} {found}): remove {WEB}/node_modules")
+        raise util.UserError(
+            f"{path} is not the file that asv names ({expected[1]} {found}): remove {WEB}/node_modules"
+        )

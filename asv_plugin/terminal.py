@@ -1,6 +1,6 @@
 """Print which precision to use, and the numbers: FP32 beside the others, for each model and workload.
 
-    python -m asv_plugin.terminal [--machine NAME] [--commit COMMIT] [--markdown] [--results results]
+python -m asv_plugin.terminal [--machine NAME] [--commit COMMIT] [--markdown] [--results results]
 """
 
 import argparse
@@ -34,7 +34,11 @@ def render_table(table: Table, markdown: bool) -> str:
     headers = ["Metric", *(column.precision.upper() for column in table.columns)]
     headers += [f"{column.precision.upper()} improvement" for column in others]
     rows = [
-        [metric, *(column.cells[row] for column in table.columns), *(column.improvements[row] for column in others)]
+        [
+            metric,
+            *(column.cells[row] for column in table.columns),
+            *(column.improvements[row] for column in others),
+        ]
         for row, metric in enumerate(table.metrics)
     ]
     body = tabulate(

@@ -74,14 +74,16 @@ class Cell:
 
     @contextlib.contextmanager
     def recording_failure(self) -> Iterator[None]:
-        """Leave what goes wrong inside as this cell's outcome. A skip (NotImplementedError) is repeatable."""
+        """Leave what goes wrong inside as this cell's outcome.
+
+        PyTorch raises NotImplementedError for a kernel that it lacks, which asv would take for a skip.
+        """
         try:
             yield
-        except NotImplementedError:
-            self._started.unlink()
-            raise
         except BaseException as error:
             write_atomically(self._outcome, {"error": f"{type(error).__name__}: {error}"})
+            if isinstance(error, NotImplementedError):
+                raise CellFailed(f"{type(error).__name__}: {error}") from error
             raise
 
     def record(self, samples: Samples, notes: dict[str, Any]) -> None:

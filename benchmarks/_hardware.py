@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from ._workloads import FASTA_VARIABLE
+from ._workloads import BATCH_TOKENS, FASTA_VARIABLE
 
 GIB = 1024**3
 
 PARAMETERS = {"esm2_t6_8M_UR50D": 7.4e6, "esm2_t33_650M_UR50D": 650e6, "esm2_t36_3B_UR50D": 2.84e9}
 """The benchmarked models and how many parameters their encoders have."""
+
+DIMENSIONS = {"esm2_t6_8M_UR50D": 320, "esm2_t33_650M_UR50D": 1280, "esm2_t36_3B_UR50D": 2560}
+"""Their embedding dimensions."""
 
 BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
 """The benchmarked precisions and the bytes of one parameter."""
@@ -23,7 +26,7 @@ CPU_MODEL = "esm2_t6_8M_UR50D"
 
 @dataclass(frozen=True)
 class Hardware:
-    """The device that cells run on. `memory` in bytes; `capability` is CUDA's, (0, 0) on a CPU."""
+    """The device that cells run on. `memory`: free bytes (a CPU's: all); `capability`: CUDA's, (0, 0) on a CPU."""
 
     device: str
     name: str
@@ -44,7 +47,8 @@ def probe() -> Hardware:
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)
         versions |= {"cuda": str(torch.version.cuda), "driver": driver_version()}
-        return Hardware("cuda", gpu.name, gpu.total_memory, (gpu.major, gpu.minor), versions)
+        free, _ = torch.cuda.mem_get_info(0)
+        return Hardware("cuda", gpu.name, free, (gpu.major, gpu.minor), versions)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Hardware("cpu", f"{cpu_name()}, {os.cpu_count()} cores", memory, (0, 0), versions)
 
@@ -87,11 +91,20 @@ def why_not(hardware: Hardware, model: str, precisions: tuple[str, ...], workloa
             return f"{model} is benchmarked on GPUs only, and this machine has none that PyTorch can use"
     elif {"tf32", "bf16"} & set(precisions) and hardware.capability < (8, 0):
         return f"TF32 and BF16 need compute capability 8.0; {hardware.name} has {hardware.capability}"
-    # Beside the weights: activations, the CUDA libraries' workspaces, and on a CPU Python and PyTorch.
-    needed = 1.1 * PARAMETERS[model] * sum(BYTES[precision] for precision in precisions) + GIB
+    needed = memory_needed(model, precisions, BATCH_TOKENS[hardware.device])
     if needed > hardware.memory:
         return (
             f"{model} in {' and '.join(precisions)} needs about {needed / GIB:.1f} GiB; "
-            f"{hardware.name} has {hardware.memory / GIB:.1f} GiB"
+            f"{hardware.name} has {hardware.memory / GIB:.1f} GiB free"
         )
     return None
+
+
+def memory_needed(model: str, precisions: tuple[str, ...], tokens: int) -> float:
+    """About how many bytes embedding batches of `tokens` takes with the model loaded in each of `precisions`.
+
+    Beside the weights, a layer holds some 24 values for each token and dimension at its widest (the feed-forward's
+    4 + 4, queries, keys and values, FP32 copies for the rotation, residuals); 1 GiB is for the libraries.
+    """
+    sizes = [BYTES[precision] for precision in precisions]
+    return PARAMETERS[model] * sum(sizes) + 24 * tokens * DIMENSIONS[model] * max(sizes) + GIB

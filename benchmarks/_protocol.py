@@ -4,11 +4,13 @@ Nothing here knows ESM-2. `VERSION` is asv's ``version`` of every benchmark: rai
 protocol or of the workloads makes new numbers incomparable with old ones.
 """
 
+import ctypes
 import functools
 import math
 import multiprocessing
 import multiprocessing.connection
 import resource
+import signal
 import statistics
 import sys
 import time
@@ -44,28 +46,29 @@ PROTOCOL = Protocol()
 
 @dataclass(frozen=True)
 class Timing:
-    """`samples`: seconds a pass takes, one for each block of `passes` passes; `settled`: warm-up converged."""
+    """`samples`: seconds a pass takes, one for each block of `passes` passes; `settled` as in `WarmUp`."""
 
     samples: list[float]
     passes: int
-    settled: bool
+    settled: bool | None
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Where a warm-up ended: passes in a block, and whether two windows agreed."""
+    """Where a warm-up ended: passes in a block, and whether its last two windows agreed (None: only one ran)."""
 
     passes: int
-    settled: bool
+    settled: bool | None
 
 
 def warm_up(run: Run, timer: Timer, protocol: Protocol = PROTOCOL) -> WarmUp:
     """Run until two consecutive windows' medians agree, or the time for it is over."""
-    passes, spent, previous = 1, 0.0, math.inf
+    passes, spent = 1, 0.0
+    previous: float | None = None
     while True:
         window = [timer(functools.partial(run, passes)) for _ in range(protocol.window)]
         median = statistics.median(window) / passes
-        agreed = abs(median - previous) < protocol.settled * median
+        agreed = None if previous is None else abs(median - previous) < protocol.settled * median
         passes = passes_in_a_block(median, protocol)
         spent += sum(window)
         if agreed or spent >= protocol.warm_up_seconds:
@@ -150,6 +153,9 @@ def peak_memory(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
 @dataclass(frozen=True)
 class Child:
     """What a fresh process sent back."""
@@ -183,6 +189,9 @@ def in_fresh_process(call: Callable[[], float]) -> float:
 
 
 def _send(sender: multiprocessing.connection.Connection, call: Callable[[], float]) -> None:
+    if sys.platform == "linux":
+        # When asv's timeout kills the parent, this process must not go on beside the next cell's measurement.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         sender.send(Child(value=call()))
     except Exception:

@@ -29,14 +29,14 @@ FASTA_VARIABLE = "VIRNUCPRO_BENCH_FASTA"
 LONGEST = 10_000
 """A protein with more residues is refused: attention grows with the square, and one would outweigh the set."""
 
-FASTA_RESIDUES = {"cpu": 2_000, "cuda": 200_000}
+FASTA_RESIDUES = {"cpu": 2_000, "cuda": 32_000}
 """About how many residues of the user's file are used."""
 
 BATCH_TOKENS = {"cpu": 1_024, "cuda": 16_384}
 """The most padded tokens in a batch, unless one protein alone has more."""
 
 JOINED_TOKENS = {"cpu": 1, "cuda": 16_384}
-"""Copies of the set are joined until a pass has this many tokens."""
+"""As many copies of the set are joined in a pass as have this many tokens together; at least one."""
 
 
 def proteins(workload: str, device: str) -> list[Protein]:
@@ -110,7 +110,7 @@ def tokens_in(entries: Sequence[Protein]) -> int:
 
 def copies_in_a_pass(entries: Sequence[Protein], device: str) -> int:
     """How often the set is repeated in one timed pass, so that it fills the device."""
-    return -(-JOINED_TOKENS[device] // tokens_in(entries))
+    return max(1, JOINED_TOKENS[device] // tokens_in(entries))
 
 
 def token_batches(entries: Sequence[Protein], convert: Callable[[list[Protein]], Any], device: str) -> list[Any]:

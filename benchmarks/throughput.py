@@ -43,7 +43,7 @@ class Throughput:
         return self.metric("sequences per second", store)
 
     def track_runtime(self, store: Store, *parameters: str) -> dict[str, Any]:
-        """Seconds to embed the workload's proteins once."""
+        """Seconds for the workload's proteins once; a GPU embeds copies together, and this is one copy's share."""
         return self.metric("runtime", store)
 
     def track_peak_memory(self, store: Store, *parameters: str) -> dict[str, Any]:

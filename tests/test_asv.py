@@ -16,8 +16,10 @@ import pytest
 from asv_plugin import notes, recorded
 
 ROOT = Path(__file__).parent.parent
-MODEL, CELLS = "esm2_t6_8M_UR50D", r"Throughput.*8M.*(fp32|tf32|bf16).*short"
+MODEL = "esm2_t6_8M_UR50D"
+CELLS = r"(Throughput.*8M.*(fp32|tf32|bf16)|Precision.*8M.*bf16).*short"
 METRICS = list(recorded.THROUGHPUT.values())
+SPEEDUP, SAVING, COSINE = recorded.AGAINST_FP32.values()
 
 KILL = """
 def load_esm2_model(*args, _load=load_esm2_model, **kw):
@@ -116,8 +118,15 @@ def test_the_metrics_of_a_cell_describe_one_measurement(asv):
     assert sequences * seconds == pytest.approx(8, rel=0.05)  # medians of rates and of times
 
 
+def test_a_precision_is_compared_with_fp32(asv):
+    assert 0.05 < asv.values("good", SPEEDUP)["bf16"] < 20
+    assert asv.values("good", SAVING)["bf16"] == pytest.approx(1, abs=0.3)  # Python and PyTorch weigh most
+    assert 0.9999 < asv.values("good", COSINE)["bf16"] < 1
+
+
 def test_a_killed_cell_is_paid_for_once_and_leaves_the_others_alone(asv):
-    assert asv.counts.read_text().splitlines() == ["loaded"]
+    # once for Throughput, and once for Precision in the process forked to measure its memory
+    assert asv.counts.read_text().splitlines() == ["loaded"] * 2
     for metric in METRICS:
         found = asv.values("killed", metric)
         assert found["bf16"] is None
@@ -180,7 +189,9 @@ def test_the_table_shows_values_and_names_what_failed(asv):
     assert f"{MODEL}, short (proteins: 8, residues: 400)" in good
     assert "BF16 improvement" in good
     assert "FAILED" not in good
-    assert "FAILED:\n- its process died without a word" in asv.run(*table, asv.commits["killed"])
+    killed = asv.run(*table, asv.commits["killed"])
+    assert "FAILED:\n" in killed
+    assert "- its process died without a word (killed, or out of memory?)" in killed
     nothing = asv.run(*table, asv.commits["no build"], code=1)
     assert "this commit could not be built or installed" in nothing
     assert "has a value" in nothing

@@ -41,9 +41,7 @@ def test_the_fastest_faithful_precision_is_recommended():
 
 
 def test_the_fastest_precision_is_not_recommended_when_it_is_unfaithful():
-    recommended, said = advice(
-        {"fp32": 25_000, "bf16": 90_000, "fp16": 100_000}, {"bf16": 0.9995, "fp16": 0.97}
-    )
+    recommended, said = advice({"fp32": 25_000, "bf16": 90_000, "fp16": 100_000}, {"bf16": 0.9995, "fp16": 0.97})
     assert recommended == "bf16"
     assert "Not faithful enough: FP16 (smallest cosine 0.9700); 0.999 is needed." in said
 

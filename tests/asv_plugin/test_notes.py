@@ -4,8 +4,9 @@ import math
 from types import SimpleNamespace
 
 import pytest
+from asv.results import Results
 
-from asv_plugin.notes import key, notes_of, read_output
+from asv_plugin.notes import Notes, install, key, notes_of, notes_path, read, read_output
 
 OUTPUT = """For parameters: 'esm2', 'tf32', 'short'
 asv: skipped: NotImplementedError('TF32 is a mode of NVIDIA GPUs')
@@ -66,3 +67,42 @@ def test_a_process_that_was_killed_is_a_failure_though_it_said_nothing():
 def test_a_commit_that_was_not_built_has_one_note():
     found = notes_of(BENCHMARK, result([None] * 3, errcode=1))
     assert found == {"t.T.track": {"failed": "this commit could not be built or installed"}}
+
+
+def test_a_failure_before_any_cell_has_its_own_words():
+    said = (
+        "asv: setup_cache failed\n\nTraceback (most recent call last):\nPackageNotFoundError: No package fair-esm"
+    )
+    found = notes_of(BENCHMARK, result([None] * 3, said, errcode=1))
+    assert found == {"t.T.track": {"failed": "PackageNotFoundError: No package fair-esm"}}
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """Record runs of the benchmark's cells `selected` one after the other in one result file; the notes left."""
+    monkeypatch.setattr(Results, "add_result", Results.add_result)
+    monkeypatch.setattr(Results, "save", Results.save)
+    install()
+
+    def record(outcome: SimpleNamespace, selected: set[int] | None = None) -> Notes:
+        kept = Results({"machine": "m"}, {}, "c" * 40, 0, "3.11", "env", {})
+        kept.load_data(str(tmp_path))
+        benchmark = BENCHMARK | {"version": "1"}
+        outcome = SimpleNamespace(samples=[None] * 3, number=[None] * 3, profile=None, **vars(outcome))
+        kept.add_result(benchmark, outcome, selected_idx=selected)
+        kept.save(str(tmp_path))
+        return read(notes_path(tmp_path / kept._filename))
+
+    return record
+
+
+def test_what_an_earlier_run_said_of_a_cell_is_dropped_and_of_other_cells_kept(saved):
+    first = saved(result([1.0, math.nan, None], OUTPUT, errcode=1))
+    assert set(first) == {cell("fp32"), cell("tf32"), cell("fp16")}
+    second = saved(result([math.nan, math.nan, 2.0]), selected={2})
+    assert set(second) == {cell("fp32"), cell("tf32")}
+
+
+def test_a_build_that_failed_once_is_forgotten_when_it_works(saved):
+    assert set(saved(result([None] * 3, errcode=1))) == {"t.T.track"}
+    assert saved(result([1.0, 1.0, 1.0])) == {}

@@ -44,12 +44,11 @@ def test_a_process_that_died_is_not_tried_again(store):
         Cell(store, "m", "fp32", "mixed").claim()
 
 
-def test_a_skip_leaves_the_cell_open(store):
-    cell = Cell(store, "m", "fp32", "mixed")
+def test_a_kernel_that_pytorch_lacks_is_a_failure_not_a_skip(store):
+    cell = Cell(store, "m", "fp16", "mixed")
     assert cell.claim()
-    with pytest.raises(NotImplementedError), cell.recording_failure():
-        raise NotImplementedError("not here")
-    assert cell.claim()
+    with pytest.raises(CellFailed, match="not implemented for 'Half'"), cell.recording_failure():
+        raise NotImplementedError("addmm not implemented for 'Half'")
 
 
 def test_rounds_that_would_repeat_samples_are_refused(store):

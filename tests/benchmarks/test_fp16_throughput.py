@@ -16,6 +16,7 @@ import torch
 from tabulate import tabulate
 
 from benchmarks._esm2 import WEIGHTS, weights_of
+from benchmarks._hardware import probe, why_not
 from benchmarks._protocol import TIMERS, measure, peak_memory, reset_peak_memory
 from benchmarks._workloads import AMINO_ACIDS, BATCH_TOKENS, chunks, tokens_in
 from virnucpro.models.esm2_flash import load_esm2_model
@@ -31,8 +32,12 @@ def seeded_proteins(count: int = 200) -> list[tuple[str, str]]:
     return [(f"protein{index}", protein) for index, protein in enumerate(sorted(proteins, key=len))]
 
 
-@pytest.fixture(autouse=True)
-def empty_gpu():
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.delenv("VIRNUCPRO_DISABLE_FP16", raising=False)
+    reason = why_not(probe(), MODEL, ("fp32",), "mixed")
+    if reason:
+        pytest.skip(reason)
     yield
     gc.collect()
     torch.cuda.empty_cache()
@@ -72,8 +77,7 @@ def loaded_bytes(enable_fp16: bool) -> int:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="compares FP16 with FP32 on a GPU; there is none")
 class TestFP16Throughput:
-    def test_fp16_vs_fp32_throughput(self, monkeypatch):
-        monkeypatch.delenv("VIRNUCPRO_DISABLE_FP16", raising=False)
+    def test_fp16_vs_fp32_throughput(self, gpu):
         fp32 = embed_200_proteins(enable_fp16=False)
         gc.collect()
         torch.cuda.empty_cache()
@@ -87,8 +91,7 @@ class TestFP16Throughput:
         assert fp16["tokens/s"] >= fp32["tokens/s"]
         assert fp16["peak memory (GiB)"] <= fp32["peak memory (GiB)"]
 
-    def test_fp16_memory_reduction(self, monkeypatch):
-        monkeypatch.delenv("VIRNUCPRO_DISABLE_FP16", raising=False)
+    def test_fp16_memory_reduction(self, gpu):
         fp32 = loaded_bytes(enable_fp16=False)
         fp16 = loaded_bytes(enable_fp16=True)
         print(f"\n{MODEL}: FP32 {fp32 / 2**30:.2f} GiB, FP16 {fp16 / 2**30:.2f} GiB")

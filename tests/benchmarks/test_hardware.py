@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks._hardware import BYTES, GIB, PARAMETERS, Hardware, cpu_name, probe, why_not
+from benchmarks._hardware import BYTES, DIMENSIONS, GIB, PARAMETERS, Hardware, cpu_name, probe, why_not
 from benchmarks._workloads import FASTA_VARIABLE
 
 M8, M650, M3B = PARAMETERS
@@ -18,8 +18,8 @@ OLD = Hardware("cuda", "a V100", 32 * GIB, (7, 0), {})
         (CPU, M8, ("tf32",), "TF32 is a mode of NVIDIA GPUs"),
         (CPU, M3B, ("fp32",), "esm2_t36_3B_UR50D is benchmarked on GPUs only"),
         (CPU, M650, ("fp16",), "esm2_t33_650M_UR50D is benchmarked on GPUs only"),
-        (SMALL, M3B, ("fp32",), "needs about 12.6 GiB; a small GPU has 8.0 GiB"),
-        (SMALL, M3B, ("fp32", "fp16"), "in fp32 and fp16 needs about 18.5 GiB"),
+        (SMALL, M3B, ("fp32",), "needs about 15.3 GiB; a small GPU has 8.0 GiB free"),
+        (SMALL, M3B, ("fp32", "fp16"), "in fp32 and fp16 needs about 20.6 GiB"),
         (OLD, M650, ("bf16",), "compute capability 8.0"),
         (OLD, M650, ("fp32", "tf32"), "compute capability 8.0"),
     ],
@@ -41,7 +41,7 @@ def test_a_cpu_runs_8m_in_fp32_bf16_and_fp16():
 
 def test_too_little_memory_on_a_cpu_is_said():
     tiny = Hardware("cpu", "a tiny machine", GIB // 2, (0, 0), {})
-    assert "a tiny machine has 0.5 GiB" in why_not(tiny, M8, ("fp32",), "mixed")
+    assert "a tiny machine has 0.5 GiB free" in why_not(tiny, M8, ("fp32",), "mixed")
 
 
 def test_the_fasta_workload_without_a_file_hints_at_the_variable(monkeypatch):
@@ -56,6 +56,7 @@ def test_the_parameter_counts_are_those_of_the_models():
 
     for model, count in PARAMETERS.items():
         assert SHAPES[model].parameters == pytest.approx(count, rel=0.01)
+        assert SHAPES[model].dim == DIMENSIONS[model]
 
 
 def test_probing_finds_this_machine():

@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 import pytest
+import torch
 
 from benchmarks import _protocol
 from benchmarks._protocol import (
@@ -51,7 +52,7 @@ def test_a_warm_up_that_never_settles_is_bounded_and_says_so():
 
 def test_a_slow_pass_is_not_warmed_up_a_second_time_after_the_time_for_it():
     machine = FakeMachine(itertools.repeat(10.0))
-    assert warm_up(machine.run, machine.timer).settled is False
+    assert warm_up(machine.run, machine.timer).settled is None
     assert machine.calls == [1, 1, 1]
 
 
@@ -182,14 +183,41 @@ def test_the_peak_of_one_process_does_not_see_anothers():
     assert changed < 4
 
 
-def test_importing_the_suite_does_not_initialise_cuda_or_start_threads():
+def test_importing_the_suite_does_not_ask_for_cuda_or_start_threads():
     said = in_clean_process("""
-        import threading
+        def refuse(*args):
+            raise SystemExit("CUDA was asked for")
+        torch.cuda._lazy_init = torch.cuda.is_available = torch.cuda.device_count = refuse
+        before = len(os.listdir("/proc/self/task")) if os.path.exists("/proc/self/task") else 0
         import benchmarks.throughput, benchmarks.precision
-        print(torch.cuda.is_initialized(), threading.active_count(), torch._C._cuda_isInBadFork()
-              if hasattr(torch._C, "_cuda_isInBadFork") else False)
+        print(len(os.listdir("/proc/self/task")) - before if before else 0)
         """)
-    assert said.split() == ["False", "1", "False"]
+    assert said.strip() == "0"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_a_measuring_process_dies_with_the_process_that_asv_kills():
+    said = in_clean_process("""
+        import signal, time
+        read, write = os.pipe()
+        parent = os.fork()
+        if parent == 0:
+            def call():
+                os.write(write, f"{os.getpid()}\\n".encode())
+                time.sleep(60)
+            in_fresh_process(call)
+        child = int(os.read(read, 100))
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+        for _ in range(100):
+            stat = f"/proc/{child}/stat"
+            state = open(stat).read().split()[2] if os.path.exists(stat) else "gone"
+            if state in ("gone", "Z"):
+                break
+            time.sleep(0.05)
+        print(state in ("gone", "Z"))
+        """)
+    assert said.strip() == "True"
 
 
 def test_the_protocols_version_is_set_by_hand():
@@ -197,3 +225,11 @@ def test_the_protocols_version_is_set_by_hand():
     from benchmarks.throughput import Throughput
 
     assert Throughput.version == Precision.version == _protocol.VERSION
+
+
+def test_the_smallest_cosine_is_that_of_the_worst_protein():
+    from benchmarks.precision import min_cosine
+
+    reference = {"same": torch.tensor([1.0, 0.0]), "turned": torch.tensor([1.0, 0.0])}
+    other = {"same": torch.tensor([2.0, 0.0]), "turned": torch.tensor([1.0, 1.0])}
+    assert min_cosine(reference, other) == pytest.approx(0.5**0.5)

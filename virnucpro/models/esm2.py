@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 PAD, EOS, MASK = 1, 2, 32  # indices in ESM-2's alphabet; BOS is 0
 VOCABULARY = 33
@@ -75,7 +74,7 @@ class ESM2(nn.Module):
         if not wanted <= set(range(self.num_layers + 1)):
             raise ValueError(f"repr_layers {sorted(wanted)}: this model has layers 0 to {self.num_layers}")
         representations: dict[int, Tensor] = {}
-        with float32_arithmetic(self.precision, tokens.device):
+        with float32_products(self.precision):
             padding = tokens.eq(PAD)
             x = self.embed(tokens, padding)
             # Asking a GPU whether there is any padding would make the host wait for it.
@@ -153,23 +152,22 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def float32_arithmetic(precision: str, device: torch.device) -> Iterator[None]:
+def float32_products(precision: str) -> Iterator[None]:
     """For ``fp32`` and ``tf32``: choose how FP32 matrix products are computed, and restore it after.
 
     The setting belongs to the process, not to a model, so two models in one process each need their own.
-    On a GPU, FP32 attention is held to the plain kernel: PyTorch's fused ones compute FP32 on the TF32 units.
+    Attention is not affected: PyTorch's memory-efficient kernel, the fused one that takes FP32 on a GPU, computes
+    each FP32 product from three TF32 ones, with an error near FP32's own.
     """
     if precision not in ("fp32", "tf32"):
         yield
         return
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
-    plain = precision == "fp32" and device.type == "cuda"
     try:
         for backend in backends:
             backend.fp32_precision = "ieee" if precision == "fp32" else "tf32"
-        with sdpa_kernel(SDPBackend.MATH) if plain else contextlib.nullcontext():
-            yield
+        yield
     finally:
         for backend, setting in zip(backends, before, strict=True):
             backend.fp32_precision = setting
