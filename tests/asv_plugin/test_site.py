@@ -51,12 +51,12 @@ def test_libraries_are_copied_and_the_page_points_to_them(index, monkeypatch):
     assert (index.parent / "vendor/bootstrap/dist/fonts/a.ttf").exists()
 
 
-def test_without_npm_the_page_stays_and_it_is_said(index, monkeypatch, capsys):
+def test_without_npm_the_page_stays_and_it_is_said(index, monkeypatch, caplog):
     npm(monkeypatch, None)
     before = index.read_text()
     site.use_local_libraries(index)
     assert index.read_text() == before
-    assert "npm was not found" in capsys.readouterr().out
+    assert "npm was not found" in caplog.text
 
 
 def test_a_file_that_is_not_the_one_asv_names_is_refused(index, monkeypatch):
