@@ -81,13 +81,14 @@ def table(record: Record, model: str, workload: str) -> Table:
     """The precisions of one model and workload side by side."""
     shown = [p for p in PRECISIONS if record.value("tokens/s", model, p, workload)]
     metrics = [*THROUGHPUT, *(m for m in AGAINST_FP32 if any(record.value(m, model, p, workload) for p in shown))]
+    blocks = max(value.samples for p in shown if (value := record.value("tokens/s", model, p, workload)))
     fastest = max(value.median for p in shown if (value := record.value("tokens/s", model, p, workload)))
     recommended, advice = recommend(record, model, workload, shown)
     note = next((found for p in shown if (found := record.note(model, p, workload))), {})
     return Table(
         model,
         workload,
-        f"proteins: {note['proteins']}, residues: {note['residues']:,}" if note else "",
+        f"proteins: {note['proteins']}, residues: {note['residues']:,}, blocks timed: {blocks}" if note else "",
         metrics,
         [column(record, metrics, (model, p, workload), fastest) for p in shown],
         recommended,

@@ -41,7 +41,8 @@ class PrecisionPage(OutputPublisher):
         found = collect(Path(conf.results_dir))
         Path(conf.html_dir, PAGE).write_text(render(conf.project, found), encoding="utf-8")
         index = Path(conf.html_dir, "index.html")
-        site.add_links(index, PAGE, {each["machine"]: each["commits"][0]["date"] for each in found})
+        last_runs = {each["machine"]: max(commit["measured"] for commit in each["commits"]) for each in found}
+        site.add_links(index, PAGE, last_runs)
         site.use_local_libraries(index)
 
 
@@ -88,8 +89,12 @@ def describe(about: dict[str, Any]) -> str:
 
 
 def as_data(record: Record, found: Answer) -> dict[str, Any]:
-    """An answer with its commit's date, without what every commit of a machine repeats."""
-    date = datetime.datetime.fromtimestamp(record.date / 1000, datetime.UTC)
+    """An answer with its dates, without what every commit of a machine repeats."""
     data = asdict(found)
     del data["machine"]
-    return data | {"date": f"{date:%Y-%m-%d}"}
+    return data | {"date": day(record.date), "measured": day(record.measured)}
+
+
+def day(milliseconds: float) -> str:
+    """A day in UTC."""
+    return f"{datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC):%Y-%m-%d}"

@@ -38,11 +38,15 @@ class Value:
 
 @dataclass
 class Record:
-    """One commit on one machine: ``values[metric][model, precision, workload]``; `date` in milliseconds."""
+    """One commit on one machine: ``values[metric][model, precision, workload]``.
+
+    `date` is the commit's and `measured` the last benchmark's start, in milliseconds since 1970.
+    """
 
     machine: str
     commit: str
     date: int = 0
+    measured: float = 0
     values: dict[str, dict[tuple[str, ...], Value]] = field(default_factory=dict)
     notes: Notes = field(default_factory=dict)
 
@@ -95,6 +99,7 @@ def read_record(results_dir: Path, machine: str, result: Results) -> Record:
         machine,
         result.commit_hash,
         result.date,
+        last_started(result)[0],
         {metric: dict(read_values(result, benchmark)) for metric, benchmark in BENCHMARKS.items()},
         notes.read(notes.notes_path(results_dir / result._filename)),
     )

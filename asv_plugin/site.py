@@ -66,7 +66,7 @@ def add_links(index: Path, page: str, last_runs: Mapping[str, str]) -> None:
     runs = "; ".join(f"{html.escape(name)} ({date})" for name, date in last_runs.items()) or "nothing yet"
     front = (
         f'<p style="padding: 10px 20px 0">Which precision should I run ESM-2 in? <a href="{page}">The answer</a>. '
-        f"Recorded machines, with their newest commit's date: {runs}.</p>\n"
+        f"Recorded machines, with the date of their last run: {runs}.</p>\n"
     )
     text = insert(text, '<li id="nav-li-summarylist">', entry, before=True)
     text = insert(text, 'id="summarygrid-display" style="position: absolute; left: 0; top: 55px; width: 100%; '

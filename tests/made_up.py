@@ -1,5 +1,6 @@
 """Made-up results in asv's own format, for what reads results."""
 
+import datetime
 import json
 import math
 import subprocess
@@ -52,7 +53,9 @@ def record(
             samples.append(value if several else None)
             numbers.append(1 if several else None)
         outcome = BenchmarkResult(values, samples, numbers, 0, "", None)
-        result.add_result(known[benchmark], outcome)
+        result.add_result(
+            known[benchmark], outcome, started_at=datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
+        )
     result.save(str(results))
     path = results / result._filename
     about_cells = {

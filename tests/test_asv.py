@@ -186,7 +186,7 @@ def test_show_and_check_work(asv):
 def test_the_table_shows_values_and_names_what_failed(asv):
     table = [sys.executable, "-m", "asv_plugin.terminal", "--commit"]
     good = asv.run(*table, asv.commits["good"])
-    assert f"{MODEL}, short (proteins: 8, residues: 400)" in good
+    assert f"{MODEL}, short (proteins: 8, residues: 400, blocks timed: 7)" in good
     assert "BF16 improvement" in good
     assert "FAILED" not in good
     killed = asv.run(*table, asv.commits["killed"])

@@ -164,8 +164,8 @@ def test_the_front_page_names_the_project_the_machines_and_the_answer(served, vi
     shown = visit(f"{served}/index.html")
     assert shown.inner_text("#project-name") == "VirNucPro"
     front = shown.inner_text("#summarygrid-display")
-    assert "a-cpu (2024-10-06)" in front
-    assert "an-NVIDIA-H100 (2024-10-06)" in front
+    assert "a-cpu (2026-11-23)" in front
+    assert "an-NVIDIA-H100 (2026-11-23)" in front
     shown.click("#nav-li-precision a")
     shown.wait_for_selector("text=Which precision should I run ESM-2 in?")
 
@@ -173,7 +173,7 @@ def test_the_front_page_names_the_project_the_machines_and_the_answer(served, vi
 @WITH_CHROMIUM
 def test_the_precision_page_opens_from_disk_with_the_numbers_of_the_result_files(published, visit):
     shown = visit(published.html.joinpath("precision.html").as_uri())
-    shown.select_option("#machine", label="an-NVIDIA-H100, 2024-10-06")
+    shown.select_option("#machine", label="an-NVIDIA-H100")
     text = shown.inner_text("main")
     assert "Use FP16: 4.1 times FP32's speed" in text
     assert "Not faithful enough: BF16 (smallest cosine 0.9000); 0.999 is needed." in text
@@ -187,7 +187,7 @@ def test_the_precision_page_opens_from_disk_with_the_numbers_of_the_result_files
 @WITH_CHROMIUM
 def test_older_commits_models_and_workloads_can_be_chosen_by_keyboard(published, visit):
     shown = visit(published.html.joinpath("precision.html").as_uri())
-    shown.select_option("#machine", label="an-NVIDIA-H100, 2024-10-06")
+    shown.select_option("#machine", label="an-NVIDIA-H100")
     shown.focus("#commit")
     shown.keyboard.press("ArrowDown")
     shown.keyboard.press("ArrowDown")
@@ -231,6 +231,19 @@ def test_a_site_with_nothing_recorded_says_so(tmp_path, visit):
     path = tmp_path / "precision.html"
     path.write_text(render("VirNucPro", []), encoding="utf-8")
     assert "Nothing is recorded yet: run make bench." in visit(path.as_uri()).inner_text("main")
+
+
+@WITH_CHROMIUM
+def test_when_everything_failed_there_is_no_recommendation_but_the_reason(tmp_path, known, visit):
+    machine(tmp_path, "gpu", known)
+    result = record(tmp_path, "gpu", "a" * 40, 0, {}, known)
+    failed = {f"throughput.Throughput.track_runtime({M8}, fp32, short)": {"failed": "OutOfMemoryError: boo"}}
+    result.with_suffix(".notes").write_text(json.dumps(failed))
+    path = tmp_path / "precision.html"
+    path.write_text(render("VirNucPro", collect(tmp_path)), encoding="utf-8")
+    text = visit(path.as_uri()).inner_text("main")
+    assert "No recommendation: nothing was measured" in text
+    assert f"OutOfMemoryError: boo ({M8}, fp32, short)" in text
 
 
 def test_broken_files_are_named_and_skipped(published):
