@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from asv_plugin import notes, page, progress, site
+from asv_plugin import direction, notes, page, progress, site
 
 
 def setup() -> None:
@@ -13,6 +13,7 @@ def setup() -> None:
     notes.install()
     progress.install()
     site.install()
+    direction.install()
 
 
 __all__ = ["page"]  # asv finds its publisher by itself

@@ -62,10 +62,13 @@ class Precision:
 
     track_speedup_over_fp32.unit = "times FP32"  # type: ignore[attr-defined]
     track_speedup_over_fp32.higher_is_better = True  # type: ignore[attr-defined]
+    track_speedup_over_fp32.compare_factor = 1.05  # type: ignore[attr-defined]
     track_memory_saving.unit = "times less than FP32"  # type: ignore[attr-defined]
     track_memory_saving.higher_is_better = True  # type: ignore[attr-defined]
+    track_memory_saving.compare_factor = 1.02  # type: ignore[attr-defined]
     track_min_cosine_to_fp32.unit = "cosine similarity"  # type: ignore[attr-defined]
     track_min_cosine_to_fp32.higher_is_better = True  # type: ignore[attr-defined]
+    track_min_cosine_to_fp32.compare_difference = 0.0005  # type: ignore[attr-defined]
 
     def metric(self, name: str, store: Store) -> dict[str, Any]:
         """One metric of the cell, measured now if this process has the models."""

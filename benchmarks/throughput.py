@@ -52,10 +52,14 @@ class Throughput:
 
     track_tokens_per_second.unit = "tokens/s"  # type: ignore[attr-defined]
     track_tokens_per_second.higher_is_better = True  # type: ignore[attr-defined]
+    track_tokens_per_second.compare_factor = 1.05  # type: ignore[attr-defined]
     track_sequences_per_second.unit = "sequences/s"  # type: ignore[attr-defined]
     track_sequences_per_second.higher_is_better = True  # type: ignore[attr-defined]
+    track_sequences_per_second.compare_factor = 1.05  # type: ignore[attr-defined]
     track_runtime.unit = "seconds"  # type: ignore[attr-defined]
+    track_runtime.compare_factor = 1.05  # type: ignore[attr-defined]
     track_peak_memory.unit = "bytes"  # type: ignore[attr-defined]
+    track_peak_memory.compare_factor = 1.02  # type: ignore[attr-defined]
 
     def metric(self, name: str, store: Store) -> dict[str, Any]:
         """One metric of the cell, measured now if this process has the model."""

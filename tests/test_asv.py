@@ -160,6 +160,8 @@ def test_directions_and_units_reach_asvs_record(asv):
     better = {name for name, entry in known.items() if name != "version" and entry.get("higher_is_better")}
     assert better == {METRICS[0], METRICS[1]} | set(recorded.AGAINST_FP32.values())
     assert [known[metric]["unit"] for metric in METRICS] == ["tokens/s", "sequences/s", "seconds", "bytes"]
+    assert [known[metric]["compare_factor"] for metric in METRICS] == [1.05, 1.05, 1.05, 1.02]
+    assert known[recorded.AGAINST_FP32["min cosine to FP32"]]["compare_difference"] == 0.0005
     assert {known[metric]["version"] for metric in METRICS} == {"1"}
 
 
