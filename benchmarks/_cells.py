@@ -1,4 +1,4 @@
-"""One measurement a cell, shared by all ``track_`` methods of a class.
+"""One measurement a cell, shared by all ``track_`` methods of a class (`OncePerCell`).
 
 asv starts a process for each metric of each cell. The first one measures and leaves the outcome in a folder
 that asv's ``setup_cache`` made; the others read it. What went wrong is an outcome too: it is paid for once.
@@ -10,9 +10,11 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from ._esm2 import contract
 from ._hardware import Hardware, probe, why_not
+from ._workloads import proteins
 
 NOTES = "virnucpro-cell "
 """Marks the line of a cell's output that holds its notes as JSON; asv_plugin keeps them beside the results."""
@@ -52,11 +54,10 @@ class Store:
 
 
 class Cell:
-    """One combination of parameters."""
+    """One combination of parameters of a benchmark class."""
 
-    def __init__(self, store: Store, *parameters: str):
-        self.parameters = parameters
-        stem = store.folder / "-".join(parameters)
+    def __init__(self, store: Store, *name: str):
+        stem = store.folder / "-".join(name)
         self._started, self._outcome = stem.with_suffix(".started"), stem.with_suffix(".outcome")
         self._taken = stem.with_suffix(".taken")
 
@@ -90,7 +91,7 @@ class Cell:
         """Leave the measurement for the other processes, and print its notes for asv_plugin."""
         rounded = {metric: [float(f"{value:.6g}") for value in values] for metric, values in samples.items()}
         write_atomically(self._outcome, {"samples": rounded})  # asv prints all the digits it is given
-        print(NOTES + json.dumps({"params": self.parameters, **notes}))
+        print(NOTES + json.dumps(notes))
 
     def result(self, metric: str) -> dict[str, Any]:
         """The samples of a metric as a ``track_`` method returns them to asv: it keeps median and interval."""
@@ -115,6 +116,63 @@ class Cell:
         if "error" in outcome:
             raise CellFailed(f"measured once, and it failed: {outcome['error']}")
         return outcome
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def tracked(unit: str, **attributes: float) -> Callable[[Function], Function]:
+    """Set what asv records of a ``track_`` method: its unit, and which way and by how much it is judged.
+
+    `attributes` are those of asv_plugin/direction.py: higher_is_better, compare_factor, compare_difference.
+    """
+
+    def mark(function: Function) -> Function:
+        vars(function).update(attributes, unit=unit)
+        return function
+
+    return mark
+
+
+class OncePerCell:
+    """Base of benchmarks whose ``track_`` methods are views of one measurement.
+
+    A subclass says what to load (`load`, not timed) and how to measure it (`measure`), and its ``track_``
+    methods return ``self.metric(name)``. Its parameters are model, precision and workload.
+    """
+
+    with_fp32 = False
+    """Whether FP32 is loaded beside the precision."""
+
+    def setup_cache(self) -> Store:
+        """A folder for the outcomes, and what this machine is; asv makes one for all subclasses."""
+        return Store.create()
+
+    def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
+        """Load what is measured, unless another metric's process has measured this cell."""
+        store.require(model, ("fp32", precision) if self.with_fp32 else (precision,), workload)
+        contract()
+        self.cell = Cell(store, type(self).__name__, model, precision, workload)
+        self.to_measure = self.cell.claim()
+        if self.to_measure:
+            with self.cell.recording_failure():
+                self.entries = proteins(workload, store.hardware.device)
+                self.load(store, model, precision, workload)
+
+    def metric(self, name: str, store: Store) -> dict[str, Any]:
+        """One metric of the cell, measured now if this process has loaded it."""
+        if self.to_measure:
+            with self.cell.recording_failure():
+                self.cell.record(*self.measure(store))
+        return self.cell.result(name)
+
+    def load(self, store: Store, model: str, precision: str, workload: str) -> None:
+        """Load the models; `self.entries` are the workload's proteins."""
+        raise AssertionError("a benchmark says what it loads")
+
+    def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
+        """The samples of each metric, and notes about them."""
+        raise AssertionError("a benchmark says what it measures")
 
 
 def write_atomically(path: Path, content: Any) -> None:

@@ -65,10 +65,7 @@ def test_notes_are_printed_for_the_plugin(store, capsys):
     cell.claim()
     cell.record({"runtime": [1.0]}, {"weights": "random"})
     line = capsys.readouterr().out.strip()
-    assert json.loads(line.removeprefix(NOTES)) == {
-        "params": ["m", "fp32", "mixed"],
-        "weights": "random",
-    }
+    assert json.loads(line.removeprefix(NOTES)) == {"weights": "random"}
 
 
 def test_a_number_that_several_cells_need_is_computed_once(store):
