@@ -5,6 +5,7 @@ TORCH  ?= torch==2.13.0
 BASE   ?= HEAD~1
 HEAD   ?= HEAD
 BENCH  ?= .
+ROUNDS ?= 5
 # How this machine is called in results/; by default after its GPU or CPU.
 MACHINE ?=
 
@@ -14,7 +15,7 @@ ASV = $(PY) -m asv
 NAME = "$$($(PY) -m asv_plugin.machine --name "$(MACHINE)")"
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test compare precision publish preview lint setup clean
+.PHONY: help ab bench test compare precision publish preview lint setup clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -32,6 +33,9 @@ precision: setup ## print which precision to use, and the newest numbers (FORMAT
 
 compare: setup ## compare two commits that were benchmarked: make compare BASE=main~1 HEAD=main
 	@$(ASV) compare --machine $(NAME) $(BASE) $(HEAD)
+
+ab: setup ## judge two commits in paired rounds: make ab BASE=main~1 HEAD=main ROUNDS=5 [BENCH=regex]
+	@$(PY) -m asv_plugin.ab $(BASE) $(HEAD) --rounds $(ROUNDS) --bench "$(BENCH)" --machine $(NAME)
 
 publish: setup ## write the dashboard to html/
 	@$(ASV) publish

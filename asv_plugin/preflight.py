@@ -4,17 +4,11 @@ python -m asv_plugin.preflight
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+from asv_plugin.repository import git
 from benchmarks._workloads import FASTA_VARIABLE, read_fasta
-
-
-def git(*arguments: str) -> str | None:
-    """What git prints, or None where it fails."""
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.rstrip("\n") if done.returncode == 0 else None
 
 
 def problem() -> str | None:

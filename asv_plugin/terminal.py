@@ -11,8 +11,8 @@ from pathlib import Path
 from tabulate import tabulate
 
 from asv_plugin.answer import LEGEND, Answer, Table, answer
-from asv_plugin.preflight import git
 from asv_plugin.recorded import Record, machines, records
+from asv_plugin.repository import git
 
 
 def render(found: Answer, markdown: bool = False) -> str:

@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,13 @@ def read_fasta(path: Path) -> list[Protein]:
     if not found:
         raise ValueError(f"{FASTA_VARIABLE}: {path} holds no protein: a FASTA record starts with '>name'")
     entries = [(label, "".join(parts).upper().removesuffix("*")) for label, parts in found]
+    labels = Counter(label for label, _ in entries)
     for label, protein in entries:
         check(label, protein, path)
+        if labels[label] > 1:
+            raise ValueError(
+                f"{FASTA_VARIABLE}: {path}: {labels[label]} sequences are called {label!r}; rename them"
+            )
     return entries
 
 

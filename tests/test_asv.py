@@ -120,7 +120,7 @@ def test_the_metrics_of_a_cell_describe_one_measurement(asv):
 
 def test_a_precision_is_compared_with_fp32(asv):
     assert 0.05 < asv.values("good", SPEEDUP)["bf16"] < 20
-    assert asv.values("good", SAVING)["bf16"] == pytest.approx(1, abs=0.3)  # Python and PyTorch weigh most
+    assert 0.7 < asv.values("good", SAVING)["bf16"] < 2.5  # on a CPU, Python and PyTorch weigh most
     assert 0.9999 < asv.values("good", COSINE)["bf16"] < 1
 
 

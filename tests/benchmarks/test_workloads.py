@@ -95,6 +95,7 @@ def test_a_record_without_a_name_is_called_by_its_line(tmp_path):
         ("MKT\n", "not a FASTA file: line 1 comes before"),
         (">a\nMKT\n>b\nMJ1\n", "sequence 'b' has '1' 'J', no amino acids; replace them by X"),
         (">a\nMKT\n>b\n", "sequence 'b' is empty; remove it"),
+        (">a\nMK\n>a\nMKT\n", "2 sequences are called 'a'; rename them"),
         (">big\n" + "M" * 40_000, "sequence 'big' has 40,000 residues, more than 10,000; remove or cut it"),
         (b"\x1f\x8b\x08\x00\xff", "not a text file; unpack it"),
     ],

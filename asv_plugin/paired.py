@@ -1,0 +1,69 @@
+"""Judge two commits from paired rounds: the ratio of each cell, its confidence interval, and a verdict.
+
+The two sides of a round are measured one right after the other, so a machine that drifts from round to round
+drifts for both. The interval is Student's for the mean of the rounds' log ratios: it holds the difference from
+process to process, which the spread inside one process does not.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from asv_plugin.direction import Rule
+
+# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2)
+STUDENT = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+DEFAULT_FACTOR = 1.1  # asv's own, for a benchmark that sets none
+
+VERDICTS = ("worse", "better", "no change", "not measured")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One cell of one benchmark; ratios are HEAD over BASE, as measured."""
+
+    cell: str
+    base: float | None
+    head: float | None
+    ratio: float | None
+    low: float | None
+    high: float | None
+    rounds: int
+    verdict: str
+
+
+def compare(cell: str, pairs: Sequence[tuple[float | None, float | None]], rule: Rule) -> Comparison:
+    """Judge a cell by its (BASE, HEAD) pairs; a pair with a value missing does not count.
+
+    A change is one whose interval leaves out 1 and that is larger than the benchmark's compare_factor (or, for one
+    with a compare_difference, whose mean difference is larger). Two rounds are the least that have an interval.
+    """
+    complete = [(base, head) for base, head in pairs if base is not None and head is not None]
+    if len(complete) < 2:
+        return Comparison(cell, None, None, None, None, None, len(complete), "not measured")
+    base, head = (statistics.median(side) for side in zip(*complete, strict=True))
+    if min(map(min, complete)) <= 0:  # no ratio; benchmarks of this suite have none such
+        return Comparison(cell, base, head, None, None, None, len(complete), "not measured")
+    logs = [math.log(after / before) for before, after in complete]
+    mean = statistics.mean(logs)
+    half = student(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    ratio, low, high = (math.exp(value) for value in (mean, mean - half, mean + half))
+    if rule.difference is not None:
+        changed = abs(statistics.mean(after - before for before, after in complete)) > rule.difference
+    else:
+        changed = abs(mean) > math.log(rule.factor or DEFAULT_FACTOR)
+    changed = changed and (low > 1 or high < 1)
+    better = (ratio > 1) == rule.higher_is_better
+    verdict = ("better" if better else "worse") if changed else "no change"
+    return Comparison(cell, base, head, ratio, low, high, len(logs), verdict)
+
+
+def student(degrees: int) -> float:
+    """The two-sided 95 % quantile of Student's t; beyond the table, its last value, which is a little wide."""
+    return STUDENT[min(degrees, len(STUDENT)) - 1]
