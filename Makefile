@@ -29,7 +29,7 @@ bench: setup ## benchmark the current commit (BENCH=regex for some cells), publi
 	exit $$status
 
 precision: setup ## print which precision to use, and the newest numbers (FORMAT=--markdown for a pull request)
-	@$(PY) -m asv_plugin.terminal --machine $(NAME) $(FORMAT)
+	@$(PY) -m asv_plugin.terminal $(if $(MACHINE),--machine "$(MACHINE)") $(FORMAT)
 
 compare: setup ## compare two commits that were benchmarked: make compare BASE=main~1 HEAD=main
 	@$(ASV) compare --machine $(NAME) $(BASE) $(HEAD)

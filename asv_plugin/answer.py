@@ -1,5 +1,6 @@
 """Which precision? One function, `answer`, computes what the terminal and the Precision page show."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ FAITHFUL = 0.999
 FASTER = 1.03
 """A precision is recommended over FP32 only if it is faster by more than measuring it again would show."""
 
+REPEATS = ("CellFailed: measured once, and it failed", "CellFailed: the process that measured this cell died")
+"""How the other metrics of a failed cell point to the first one's reason."""
+
 LEGEND = (
     "Improvement: above 1 is better than FP32 in every row, below 1 is worse. ±: half the distance between the "
     "quartiles of the blocks timed in one process; it does not hold the difference from process to process. "
@@ -25,12 +29,12 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Column:
-    """One precision of a table: a text for each row; `speed` is its tokens/s over the fastest's, 0 to 1."""
+    """One precision of a table: for each row a text and, where rows compare, the share of its largest value."""
 
     precision: str
     cells: list[str]
     improvements: list[str]
-    speed: float
+    shares: list[float | None]
     speedup: float | None
 
 
@@ -62,59 +66,62 @@ class Answer:
 
 def answer(record: Record) -> Answer:
     """What a record says about precisions."""
-    measured = [cell for cell in record.values.get("tokens/s", {}) if record.note(*cell)]
-    note = record.note(*measured[0]) if measured else {}
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(note.get("versions", {}).items()))
-    pairs = dict.fromkeys((model, workload) for model, _, workload in record.values.get("tokens/s", {}))
+    cells = list(dict.fromkeys(cell for values in record.values.values() for cell in values))
+    about = [note for cell in cells if (note := record.note(*cell))]
+    versions = sorted({f"{name} {version}" for note in about for name, version in note["versions"].items()})
     return Answer(
         machine=record.machine,
         commit=record.commit,
-        device=str(note.get("device", record.machine)),
-        how=f"{note['weights']} weights; {versions}" if note else "",
-        tables=[table(record, model, workload) for model, workload in pairs],
+        device=", ".join(sorted({note["device"] for note in about})) or record.machine,
+        how="; ".join(part for part in (weights(record, cells), ", ".join(versions)) if part),
+        tables=[table(record, *pair) for pair in dict.fromkeys((model, workload) for model, _, workload in cells)],
         failed=list(reasons(record, "failed")),
         skipped=list(reasons(record, "skipped")),
     )
 
 
-def table(record: Record, model: str, workload: str) -> Table:
-    """The precisions of one model and workload side by side."""
-    shown = [p for p in PRECISIONS if record.value("tokens/s", model, p, workload)]
-    metrics = [*THROUGHPUT, *(m for m in AGAINST_FP32 if any(record.value(m, model, p, workload) for p in shown))]
-    blocks = max(value.samples for p in shown if (value := record.value("tokens/s", model, p, workload)))
-    fastest = max(value.median for p in shown if (value := record.value("tokens/s", model, p, workload)))
-    recommended, advice = recommend(record, model, workload, shown)
-    note = next((found for p in shown if (found := record.note(model, p, workload))), {})
-    return Table(
-        model,
-        workload,
-        f"proteins: {note['proteins']}, residues: {note['residues']:,}, blocks timed: {blocks}" if note else "",
-        metrics,
-        [column(record, metrics, (model, p, workload), fastest) for p in shown],
-        recommended,
-        advice,
+def weights(record: Record, cells: list[tuple[str, ...]]) -> str:
+    """Which weights: speed and memory do not depend on their values, fidelity does."""
+    speed, fidelity = (
+        " and ".join(
+            sorted({note["weights"] for cell in cells if (note := record.note(*cell, about=about.values()))})
+        )
+        for about in (THROUGHPUT, AGAINST_FP32)
     )
+    if speed and fidelity and speed != fidelity:
+        return f"{speed} weights, {fidelity} weights for the comparison with FP32"
+    return f"{speed or fidelity} weights" if speed or fidelity else ""
 
 
-def column(record: Record, metrics: list[str], cell: tuple[str, ...], fastest: float) -> Column:
-    """One precision's values and improvements, row by row."""
+def table(record: Record, model: str, workload: str) -> Table:
+    """The precisions of one model and workload side by side, those that this module does not know last."""
+    found = {p for values in record.values.values() for m, p, w in values if (m, w) == (model, workload)}
+    shown = [*(p for p in PRECISIONS if p in found), *sorted(found - set(PRECISIONS))]
+    metrics = [*THROUGHPUT, *(m for m in AGAINST_FP32 if any(record.value(m, model, p, workload) for p in shown))]
+    largest = {
+        m: max((v.median for p in shown if (v := record.value(m, model, p, workload))), default=0) for m in metrics
+    }
+    recommended, advice = recommend(record, model, workload, shown)
+    note = next((known for p in shown if (known := record.note(model, p, workload))), {})
+    blocks = max((v.samples for p in shown if (v := record.value("tokens/s", model, p, workload))), default=0)
+    size = f"proteins: {note['proteins']}, residues: {note['residues']:,}, blocks timed: {blocks}" if note else ""
+    columns = [column(record, largest, (model, p, workload)) for p in shown]
+    return Table(model, workload, size, metrics, columns, recommended, advice)
+
+
+def column(record: Record, largest: dict[str, float], cell: tuple[str, ...]) -> Column:
+    """One precision's values and improvements, row by row; `largest`: each metric's largest value in the row."""
     model, precision, workload = cell
-    cells, improvements = [], []
-    for metric in metrics:
+    cells, improvements, shares = [], [], []
+    for metric in largest:
         value, fp32 = record.value(metric, *cell), record.value(metric, model, "fp32", workload)
         is_ratio = metric in AGAINST_FP32 and "cosine" not in metric
-        steady = metric != "tokens/s" or record.note(*cell).get("settled") is not False
+        steady = metric != "tokens/s" or record.note(*cell, about=THROUGHPUT.values()).get("settled") is not False
         written = text(metric, value, steady) if value or metric in THROUGHPUT else ""
         cells.append("" if is_ratio else written)
         improvements.append(written if is_ratio else improvement(metric, fp32, value))
-    tokens = record.value("tokens/s", *cell)
-    return Column(
-        precision,
-        cells,
-        [] if precision == "fp32" else improvements,
-        round(tokens.median / fastest, 3) if tokens else 0.0,
-        speedup(record, *cell),
-    )
+        shares.append(round(value.median / largest[metric], 3) if value and metric in THROUGHPUT else None)
+    return Column(precision, cells, [] if precision == "fp32" else improvements, shares, speedup(record, *cell))
 
 
 def speedup(record: Record, model: str, precision: str, workload: str) -> float | None:
@@ -130,30 +137,38 @@ def speedup(record: Record, model: str, precision: str, workload: str) -> float 
 
 def recommend(record: Record, model: str, workload: str, shown: list[str]) -> tuple[str | None, str]:
     """The fastest precision that is faithful, and a sentence that says why. Those that failed are not shown."""
-    if "fp32" not in shown:
-        return None, "No recommendation: FP32, which the others are judged against, has no result."
     others: dict[str, tuple[float, float]] = {}
     unfaithful, unknown = [], []
-    for precision in shown[1:]:
+    for precision in shown:
         cosine = record.value("min cosine to FP32", model, precision, workload)
         speed = speedup(record, model, precision, workload)
+        if precision == "fp32":
+            continue
         if cosine is None or speed is None:
             unknown.append(precision.upper())
         elif cosine.median < FAITHFUL:
-            unfaithful.append(f"{precision.upper()} (smallest cosine {cosine.median:.4f})")
+            unfaithful.append(f"{precision.upper()} (smallest cosine {floor(cosine.median)})")
         else:
             others[precision] = (speed, cosine.median)
-    best = max(others, key=lambda precision: others[precision][0], default=None)
     left_out = f" Not faithful enough: {', '.join(unfaithful)}; {FAITHFUL} is needed." if unfaithful else ""
-    left_out += f" Not judged, without a fidelity: {', '.join(unknown)}." if unknown else ""
+    left_out += f" Not judged, for want of a fidelity or of FP32's speed: {', '.join(unknown)}." if unknown else ""
+    if "fp32" not in shown and not others:
+        return None, f"No recommendation: FP32, which the others are judged against, has no result.{left_out}"
+    best = max(others, key=lambda precision: others[precision][0], default=None)
     if best and others[best][0] > FASTER:
         speed, smallest = others[best]
-        memory = [record.value("peak memory", model, p, workload) for p in (best, "fp32")]
-        share = f", {memory[0].median / memory[1].median:.0%} of its peak memory" if all(memory) else ""  # type: ignore[union-attr]
-        said = f"{speed:.2g} times FP32's speed{share}, smallest cosine {smallest:.5f}"
+        this, fp32 = (record.value("peak memory", model, p, workload) for p in (best, "fp32"))
+        share = f", {this.median / fp32.median:.0%} of its peak memory" if this and fp32 else ""
+        said = f"{speed:.2f} times FP32's speed{share}, smallest cosine {floor(smallest)}"
         return best, f"Use {best.upper()}: {said}.{left_out}"
-    slower = " and ".join(f"{p.upper()} runs at {speed:.2f} times its speed" for p, (speed, _) in others.items())
-    return "fp32", f"Use FP32: {slower or 'nothing else has a usable result'} here.{left_out}"
+    said = " and ".join(f"{p.upper()} runs at {speed:.2f} times its speed" for p, (speed, _) in others.items())
+    noise = ", and less than 3 % more is what measuring again can show" if best and others[best][0] > 1 else ""
+    return "fp32", f"Use FP32: {said or 'nothing else has a usable result'} here{noise}.{left_out}"
+
+
+def floor(cosine: float) -> str:
+    """A cosine to five digits, never rounded up: what is too small must not look large enough."""
+    return f"{math.floor(cosine * 1e5) / 1e5:.5f}"
 
 
 def text(metric: str, value: Value | None, steady: bool = True) -> str:
@@ -166,14 +181,15 @@ def text(metric: str, value: Value | None, steady: bool = True) -> str:
 
 def quantity(metric: str, value: float) -> str:
     """A number as people write it: three digits and a unit."""
-    if metric == "total runtime":
-        return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
-    if metric == "peak memory":
-        return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
     if "cosine" in metric:
         return f"{value:.6f}"
     if metric in AGAINST_FP32:
         return f"{value:.2f}x"
+    if metric == "peak memory":
+        return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+    value = float(f"{value:.3g}")
+    if metric == "total runtime":
+        return f"{value:,.4g} s" if value >= 1 else f"{1000 * value:.3g} ms"
     for size, suffix in ((1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.{2 if value < 10 * size else 1 if value < 100 * size else 0}f}{suffix}"
@@ -194,8 +210,7 @@ def reasons(record: Record, kind: str) -> Iterator[str]:
     """Why cells failed or were skipped: each reason once, with the cells it explains."""
     found: dict[str, set[str]] = {}
     for name, note in sorted(record.notes.items()):
-        # What the other metrics of a failed cell say repeats the first one's reason.
-        if kind in note and not str(note[kind]).startswith("CellFailed"):
+        if kind in note and not str(note[kind]).startswith(REPEATS):
             found.setdefault(str(note[kind]), set()).add(name.partition("(")[2].rstrip(")") or name)
     for reason, cells in found.items():
         yield f"{reason} ({'; '.join(sorted(cells)) if len(cells) <= 3 else f'{len(cells)} cells'})"

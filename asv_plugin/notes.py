@@ -93,7 +93,10 @@ def notes_of(benchmark: dict[str, Any], result: Any) -> Notes:
         if value is None
     }
     for parameters, text in split(output):
-        found[key(benchmark["name"], parameters)] = read_output(text)
+        name, note = key(benchmark["name"], parameters), read_output(text)
+        if name in found and "output" in note:  # no value, and no exception either
+            note = {"failed": f"{silent['failed']}; it last said: {note['output'].splitlines()[-1]}"}
+        found[name] = note
     return found
 
 

@@ -41,13 +41,18 @@ class PrecisionPage(OutputPublisher):
         found = collect(Path(conf.results_dir))
         Path(conf.html_dir, PAGE).write_text(render(conf.project, found), encoding="utf-8")
         index = Path(conf.html_dir, "index.html")
-        last_runs = {each["machine"]: max(commit["measured"] for commit in each["commits"]) for each in found}
+        last_runs = {
+            f"{each['machine']} ({each['commits'][0]['device']})": max(
+                commit["measured"] for commit in each["commits"]
+            )
+            for each in found
+        }
         site.add_links(index, PAGE, last_runs)
         site.use_local_libraries(index)
 
 
 def render(project: str, found: list[dict[str, Any]]) -> str:
-    """The page for what `collect` found; the same results give the same bytes."""
+    """The page for what `collect` found; the same results give the same bytes (compressed: with the same zlib)."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     data = json.dumps(found, separators=(",", ":"), sort_keys=True)

@@ -1,12 +1,14 @@
 """Read what asv recorded: the numbers of a commit on a machine, and why others are missing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from asv import util
 from asv.console import log
+from asv.machine import iter_machine_files
 from asv.results import Results, iter_results_for_machine
 
 from asv_plugin import notes
@@ -54,53 +56,107 @@ class Record:
         """The number of a cell (model, precision, workload), if it has one."""
         return self.values.get(metric, {}).get(cell)
 
-    def note(self, *cell: str) -> dict[str, Any]:
-        """What is known about a throughput cell besides its numbers."""
-        for benchmark in THROUGHPUT.values():
+    def note(self, *cell: str, about: Iterable[str] = BENCHMARKS.values()) -> dict[str, Any]:
+        """What is known about a cell besides its numbers, from whichever of the benchmarks measured it."""
+        for benchmark in about:
             note = self.notes.get(notes.key(benchmark, cell), {})
             if "device" in note:
                 return note
         return {}
 
 
-def machines(results_dir: Path) -> dict[str, dict[str, Any]]:
-    """Name to asv's record of each machine in results/; a broken machine.json is named and skipped."""
-    found = {}
-    for path in sorted(results_dir.glob("*/machine.json")):
+BROKEN = (ValueError, TypeError, AttributeError, KeyError, IndexError)
+"""What asv raises on files that are not what it wrote; it expects, and survives, its own UserError only."""
+
+
+def name_broken_files() -> None:
+    """Make asv name and skip every file in results/ that it cannot use, not only those that are no JSON."""
+    load, read = Results.load.__func__, util.load_json
+
+    # What reads result and machine files; who calls it catches UserError.
+    @wraps(read)
+    def read_object(path: str, *args: Any, **kw: Any) -> dict[str, Any]:
         try:
-            found[path.parent.name] = util.load_json(str(path))
-        except (util.UserError, OSError, ValueError) as error:
-            log.warning(f"{path} is skipped: {error}")
-    return found
+            content = read(path, *args, **kw)
+        except BROKEN as error:
+            raise util.UserError(f"{path}: {type(error).__name__}: {error}") from error
+        if not isinstance(content, dict):
+            raise util.UserError(f"{path}: not a JSON object")
+        return content
+
+    # The one place where asv reads a result file; who calls it catches UserError.
+    def load_or_name(cls: type[Results], path: str, machine_name: str | None = None) -> Results:
+        try:
+            result = load(cls, path, machine_name)
+            for name in result.get_all_result_keys():
+                params = result.get_result_params(name)
+                result.get_result_value(name, params)
+                float(result.started_at[name])
+        except BROKEN as error:
+            raise util.UserError(
+                f"{path}: not a result file of asv's ({type(error).__name__}: {error})"
+            ) from error
+        return result
+
+    util.load_json, Results.load = read_object, classmethod(load_or_name)
+
+
+def good_machine_files(results_dir: str) -> Iterator[str]:
+    """asv's machine files, without those that cannot be read: named, and skipped."""
+    for path in iter_machine_files(results_dir):
+        try:
+            if not isinstance(util.load_json(path)["machine"], str):
+                raise util.UserError("it names no machine")
+        except (util.UserError, OSError, *BROKEN) as error:
+            log.warning(f"Skipping {path}: {str(error).strip()}")
+        else:
+            yield path
+
+
+def machines(results_dir: Path) -> dict[str, dict[str, Any]]:
+    """Name to asv's record of each machine in results/."""
+    return {Path(path).parent.name: util.load_json(path) for path in sorted(good_machine_files(str(results_dir)))}
 
 
 def records(results_dir: Path, machine: str) -> list[Record]:
     """All commits recorded on a machine, the newest commit first; asv names and skips broken files.
 
-    Of a commit that was measured in several environments (other versions of PyTorch, say), the last one measured.
+    Of a commit that was measured in several environments (other versions of PyTorch, say), the one with the most
+    values; of several with as many, the last one measured. As in asv, only values of the benchmarks' present
+    version count: those of an older protocol cannot be compared.
     """
-    newest: dict[str, Results] = {}
+    versions = benchmark_versions(results_dir)
+    best: dict[str, tuple[tuple[int, float, str], Record]] = {}
     for result in iter_results_for_machine(str(results_dir), machine):
-        known = newest.get(result.commit_hash)
-        if known is None or last_started(result) > last_started(known):
-            newest[result.commit_hash] = result
-    found = [read_record(results_dir, machine, result) for result in newest.values()]
+        record = read_record(results_dir, machine, result, versions)
+        rank = (sum(map(len, record.values.values())), record.measured, result.env_name)
+        if result.commit_hash not in best or rank > best[result.commit_hash][0]:
+            best[result.commit_hash] = rank, record
+    found = [record for _, record in best.values()]
     return sorted(found, key=lambda record: (record.date, record.commit), reverse=True)
 
 
-def last_started(result: Results) -> tuple[float, str]:
-    """When a file's last benchmark was started, in milliseconds; then its environment, to break a tie."""
-    return max(result.started_at.values(), default=0), result.env_name
+def benchmark_versions(results_dir: Path) -> dict[str, str]:
+    """The present version of each benchmark, from results/benchmarks.json."""
+    try:
+        known = util.load_json(str(results_dir / "benchmarks.json"))
+        return {name: str(entry["version"]) for name, entry in known.items() if isinstance(entry, dict)}
+    except (util.UserError, OSError, *BROKEN):
+        return {}
 
 
-def read_record(results_dir: Path, machine: str, result: Results) -> Record:
+def read_record(results_dir: Path, machine: str, result: Results, versions: dict[str, str]) -> Record:
     """A result file with its notes."""
     return Record(
         machine,
         result.commit_hash,
         result.date,
-        last_started(result)[0],
-        {metric: dict(read_values(result, benchmark)) for metric, benchmark in BENCHMARKS.items()},
+        max(result.started_at.values(), default=0),
+        {
+            metric: dict(read_values(result, benchmark))
+            for metric, benchmark in BENCHMARKS.items()
+            if result.benchmark_version.get(benchmark) == versions.get(benchmark)
+        },
         notes.read(notes.notes_path(results_dir / result._filename)),
     )
 
@@ -113,7 +169,7 @@ def read_values(result: Results, benchmark: str) -> Iterator[tuple[tuple[str, ..
     values = result.get_result_value(benchmark, params)
     statistics = result.get_result_stats(benchmark, params)
     for cell, value, stats in zip(notes.product(params), values, statistics, strict=True):
-        if value is not None and value == value:
+        if len(cell) == 3 and value is not None and value == value:
             samples = (stats or {}).get("repeat") or 1
             spread = (stats["q_75"] - stats["q_25"]) / 2 if samples > 1 else None
             yield cell, Value(value, spread, samples)

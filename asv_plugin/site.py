@@ -3,15 +3,19 @@
 import base64
 import hashlib
 import html
+import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from asv import machine, util
+from asv import util
 from asv.commands import compare, publish, show
 from asv.console import log
+
+from asv_plugin.recorded import good_machine_files, name_broken_files
 
 WEB = Path(__file__).parent / "web"
 """package.json and package-lock.json of the libraries; npm installs them beside these."""
@@ -42,28 +46,17 @@ INTEGRITY = re.compile(r'integrity="(sha\d+)-([^"]+)"')
 
 
 def install() -> None:
-    """Keep a broken machine.json from stopping asv; result files asv names and skips itself."""
+    """Keep broken files from stopping asv: they are named, and skipped."""
+    name_broken_files()
     for command in (compare, publish, show):  # each has imported the function by its name
         command.iter_machine_files = good_machine_files
-
-
-def good_machine_files(results_dir: str) -> Iterator[str]:
-    """asv's machine files, without those that cannot be read: named, and skipped."""
-    for path in machine.iter_machine_files(results_dir):
-        try:
-            if not isinstance(util.load_json(path).get("machine"), str):
-                raise util.UserError(f"{path} names no machine")
-        except (util.UserError, OSError, ValueError) as error:
-            log.warning(f"Skipping {path}: {str(error).strip()}")
-        else:
-            yield path
 
 
 def add_links(index: Path, page: str, last_runs: Mapping[str, str]) -> None:
     """Put the Precision page into asv's navigation, and the machines with their last run onto its front page."""
     text = index.read_text(encoding="utf-8")
     entry = f'<li id="nav-li-precision"><a href="{page}">Precision</a></li>\n\t'
-    runs = "; ".join(f"{html.escape(name)} ({date})" for name, date in last_runs.items()) or "nothing yet"
+    runs = "; ".join(f"{html.escape(name)}, {date}" for name, date in last_runs.items()) or "nothing yet"
     front = (
         f'<p style="padding: 10px 20px 0">Which precision should I run ESM-2 in? <a href="{page}">The answer</a>. '
         f"Recorded machines, with the date of their last run: {runs}.</p>\n"
@@ -90,7 +83,7 @@ def use_local_libraries(index: Path) -> None:
         log.warning("npm was not found: the dashboard's plots will load their libraries from the internet")
         return
     modules = WEB / "node_modules"
-    if not (modules / ".package-lock.json").exists():
+    if installed(modules / ".package-lock.json") != installed(WEB / "package-lock.json"):
         command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
         done = subprocess.run(command, cwd=WEB, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -103,8 +96,9 @@ def use_local_libraries(index: Path) -> None:
         if name not in LIBRARIES:
             raise util.UserError(f"asv's index.html names {tag['url']}, which asv_plugin/site.py does not know")
         source = modules / LIBRARIES[name]
-        if name not in UNCHECKED:
-            check_integrity(source, tag[0])
+        if name not in UNCHECKED and not is_intact(source, tag[0]):
+            log.warning(f"{source} is not the file that asv names, and is left on the internet: remove {modules}")
+            return tag[0]
         target = index.parent / "vendor" / LIBRARIES[name]
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)
@@ -119,13 +113,16 @@ def use_local_libraries(index: Path) -> None:
     shutil.copytree(fonts, index.parent / "vendor/bootstrap/dist/fonts", dirs_exist_ok=True)
 
 
-def check_integrity(path: Path, tag: str) -> None:
-    """UserError unless the file is the one whose hash asv's tag holds."""
+def installed(lock: Path) -> dict[str, Any]:
+    """The packages in a lock file, without the project itself; none where there is no such file."""
+    if not lock.exists():
+        return {}
+    return {name: about for name, about in json.loads(lock.read_text())["packages"].items() if name}
+
+
+def is_intact(path: Path, tag: str) -> bool:
+    """Whether the file is the one whose hash asv's tag holds; a tag without a hash takes any."""
     expected = INTEGRITY.search(tag)
     if expected is None:
-        return
-    found = base64.b64encode(hashlib.new(expected[1], path.read_bytes()).digest()).decode()
-    if found != expected[2]:
-        raise util.UserError(
-            f"{path} is not the file that asv names ({expected[1]} {found}): remove {WEB}/node_modules"
-        )
+        return True
+    return base64.b64encode(hashlib.new(expected[1], path.read_bytes()).digest()).decode() == expected[2]

@@ -11,7 +11,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from asv_plugin.answer import LEGEND, Answer, Table, answer
-from asv_plugin.recorded import Record, machines, records
+from asv_plugin.recorded import Record, machines, name_broken_files, records
 from asv_plugin.repository import git
 
 
@@ -56,10 +56,17 @@ def render_table(table: Table, markdown: bool) -> str:
 def choose(arguments: argparse.Namespace) -> Record:
     """The record that was asked for; ends the program with the reason where there is none."""
     known = machines(arguments.results)
-    machine = arguments.machine or (next(iter(known)) if len(known) == 1 else None)
-    if machine not in known:
-        sys.exit(f"error: --machine: choose one of {', '.join(known) or '(no results yet: run make bench)'}")
-    found = records(arguments.results, machine)
+    if not known:
+        sys.exit(f"error: no results in {arguments.results}: run make bench")
+    if arguments.machine and arguments.machine not in known:
+        sys.exit(f"error: --machine: choose one of {', '.join(known)}")
+    everywhere = {name: records(arguments.results, name) for name in known}
+
+    def last_run(machine: str) -> float:
+        return max((record.measured for record in everywhere[machine]), default=0)
+
+    machine = arguments.machine or max(everywhere, key=last_run)
+    found = everywhere[machine]
     if arguments.commit:
         commit = git("rev-parse", "--verify", "--quiet", f"{arguments.commit}^{{commit}}")
         if commit is None:
@@ -75,10 +82,11 @@ def choose(arguments: argparse.Namespace) -> Record:
 def main() -> None:
     """Command line; ends with exit code 1 where there is nothing to show."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--machine", help="as in results/; not needed where there is only one")
+    parser.add_argument("--machine", help="as in results/; default: the one that ran last")
     parser.add_argument("--commit", help="default: the newest with results")
     parser.add_argument("--markdown", action="store_true", help="for a pull request")
     parser.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s")
+    name_broken_files()
     found = answer(choose(parser.parse_args()))
     print(render(found, parser.parse_args().markdown))
     if not found.tables:

@@ -106,3 +106,9 @@ def test_what_an_earlier_run_said_of_a_cell_is_dropped_and_of_other_cells_kept(s
 def test_a_build_that_failed_once_is_forgotten_when_it_works(saved):
     assert set(saved(result([None] * 3, errcode=1))) == {"t.T.track"}
     assert saved(result([1.0, 1.0, 1.0])) == {}
+
+
+def test_a_process_killed_after_a_warning_is_a_failure():
+    said = "For parameters: 'esm2', 'fp16', 'short'\nUserWarning: be careful"
+    found = notes_of(BENCHMARK, result([1.0, math.nan, None], said, errcode=-9))
+    assert found[cell("fp16")]["failed"].endswith("it last said: UserWarning: be careful")

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from types import SimpleNamespace
 
 import pytest
 from asv.util import UserError
@@ -27,7 +28,8 @@ def index(tmp_path, monkeypatch):
     ):
         (modules / path).parent.mkdir(parents=True, exist_ok=True)
         (modules / path).write_text(path)
-    (modules / ".package-lock.json").write_text("{}")
+    for lock in (modules / ".package-lock.json", tmp_path / "web" / "package-lock.json"):
+        lock.write_text('{"packages": {"": {"name": "us"}, "node_modules/jquery": {"version": "3.3.1"}}}')
     monkeypatch.setattr(site, "WEB", tmp_path / "web")
     page = tmp_path / "html" / "index.html"
     page.parent.mkdir()
@@ -59,11 +61,28 @@ def test_without_npm_the_page_stays_and_it_is_said(index, monkeypatch, caplog):
     assert "npm was not found" in caplog.text
 
 
-def test_a_file_that_is_not_the_one_asv_names_is_refused(index, monkeypatch):
+def test_a_file_that_is_not_the_one_asv_names_stays_on_the_internet(index, monkeypatch, caplog):
     npm(monkeypatch, "/usr/bin/npm")
     (site.WEB / "node_modules/jquery/dist/jquery.min.js").write_text("something else")
-    with pytest.raises(UserError, match=r"jquery\.min\.js is not the file that asv names"):
-        site.use_local_libraries(index)
+    site.use_local_libraries(index)
+    assert "jquery.min.js is not the file that asv names" in caplog.text
+    assert "https://code.example/jquery-3.3.1.min.js" in index.read_text()
+    assert "vendor/bootstrap/dist/css/bootstrap.min.css" in index.read_text()
+
+
+def test_other_versions_than_the_locks_are_installed_anew(index, monkeypatch, caplog):
+    npm(monkeypatch, "/usr/bin/npm")
+    (site.WEB / "node_modules/.package-lock.json").write_text('{"packages": {}}')
+    commands = []
+
+    def run(command, **options):
+        commands.append(command[:2])
+        return SimpleNamespace(returncode=1, stderr="registry unreachable", stdout="")
+
+    monkeypatch.setattr(site.subprocess, "run", run)
+    site.use_local_libraries(index)
+    assert commands == [["npm", "ci"]]
+    assert "registry unreachable" in caplog.text
 
 
 def test_a_library_that_is_not_known_is_refused(index, monkeypatch):
@@ -76,7 +95,7 @@ def test_a_library_that_is_not_known_is_refused(index, monkeypatch):
 def test_machines_are_named_on_the_front_page_and_escaped(index):
     site.add_links(index, "precision.html", {"<gpu>": "2026-11-23"})
     text = index.read_text()
-    assert "&lt;gpu&gt; (2026-11-23)" in text
+    assert "&lt;gpu&gt;, 2026-11-23" in text
     assert text.count('href="precision.html"') == 2
 
 
