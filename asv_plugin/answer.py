@@ -182,7 +182,7 @@ def text(metric: str, value: Value | None, steady: bool = True) -> str:
 def quantity(metric: str, value: float) -> str:
     """A number as people write it: three digits and a unit."""
     if "cosine" in metric:
-        return f"{value:.6f}"
+        return floor(value)
     if metric in AGAINST_FP32:
         return f"{value:.2f}x"
     if metric == "peak memory":
