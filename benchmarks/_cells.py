@@ -7,7 +7,7 @@ that asv's ``setup_cache`` made; the others read it. What went wrong is an outco
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -89,8 +89,7 @@ class Cell:
 
     def record(self, samples: Samples, notes: dict[str, Any]) -> None:
         """Leave the measurement for the other processes, and print its notes for asv_plugin."""
-        rounded = {metric: [float(f"{value:.6g}") for value in values] for metric, values in samples.items()}
-        write_atomically(self._outcome, {"samples": rounded})  # asv prints all the digits it is given
+        write_atomically(self._outcome, {"samples": samples})
         print(NOTES + json.dumps(notes))
 
     def result(self, metric: str) -> dict[str, Any]:
@@ -173,6 +172,11 @@ class OncePerCell:
     def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
         """The samples of each metric, and notes about them."""
         raise AssertionError("a benchmark says what it measures")
+
+
+def six_digits(values: Iterable[float]) -> list[float]:
+    """Values to six significant digits: asv prints all that it is given. Not for cosines, which are close to 1."""
+    return [float(f"{value:.6g}") for value in values]
 
 
 def write_atomically(path: Path, content: Any) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from ._cells import OncePerCell, Samples, Store, tracked
+from ._cells import OncePerCell, Samples, Store, six_digits, tracked
 from ._esm2 import Embedder, notes, peak_memory_alone
 from ._hardware import BYTES, PARAMETERS
 from ._protocol import VERSION, alternate
@@ -55,8 +55,8 @@ class Precision(OncePerCell):
     def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
         """Time the two in turn, and compare their embeddings."""
         samples = {
-            "speed-up": alternate(self.fp32.run, self.other.run, self.fp32.timer),
-            "memory saving": [self.memory_saving],
+            "speed-up": six_digits(alternate(self.fp32.run, self.other.run, self.fp32.timer)),
+            "memory saving": six_digits([self.memory_saving]),
             "min cosine": [min_cosine(self.fp32.embeddings(), self.other.embeddings())],
         }
         return samples, notes(store.hardware, self.entries)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ._cells import OncePerCell, Samples, Store, tracked
+from ._cells import OncePerCell, Samples, Store, six_digits, tracked
 from ._esm2 import Embedder, notes
 from ._hardware import BYTES, PARAMETERS
 from ._protocol import VERSION, measure, peak_memory, reset_peak_memory
@@ -48,9 +48,9 @@ class Throughput(OncePerCell):
         embedder, device = self.embedder, self.embedder.device
         timing = measure(embedder.run, embedder.timer, after_warm_up=lambda: reset_peak_memory(device))
         samples = {
-            "tokens per second": [embedder.tokens / seconds for seconds in timing.samples],
-            "sequences per second": [embedder.sequences / seconds for seconds in timing.samples],
-            "runtime": [seconds / embedder.copies for seconds in timing.samples],
+            "tokens per second": six_digits(embedder.tokens / seconds for seconds in timing.samples),
+            "sequences per second": six_digits(embedder.sequences / seconds for seconds in timing.samples),
+            "runtime": six_digits(seconds / embedder.copies for seconds in timing.samples),
             "peak memory": [float(peak_memory(device))],
         }
         return samples, notes(store.hardware, self.entries) | {
