@@ -10,7 +10,6 @@ is 1 where a cell is worse, else 0.
 import argparse
 import json
 import math
-import re
 import subprocess
 import sys
 import tempfile
@@ -27,9 +26,9 @@ from asv.results import iter_results_for_machine
 from tabulate import tabulate
 
 from asv_plugin import notes
-from asv_plugin.direction import Rule, rules_of
+from asv_plugin.direction import Rule, benchmark_of, rules_of
 from asv_plugin.paired import VERDICTS, Comparison, compare
-from asv_plugin.repository import git
+from asv_plugin.repository import commit_hash, git
 
 Values = dict[str, float]
 """``benchmark(parameters)`` to its value."""
@@ -70,7 +69,7 @@ class Trial:
         found = []
         for cell in cells:
             pairs = [(each.get(0, {}).get(cell), each.get(1, {}).get(cell)) for each in rounds if len(each) == 2]
-            found.append(compare(cell, pairs, self.rules.get(re.split(r"\(", cell)[0], Rule())))
+            found.append(compare(cell, pairs, self.rules.get(benchmark_of(cell), Rule())))
         return sorted(found, key=lambda each: VERDICTS.index(each.verdict))
 
 
@@ -124,10 +123,7 @@ def resolve(name: str) -> str:
         if not commit:
             sys.exit("error: worktree: there are no uncommitted changes of tracked files")
         return commit
-    commit = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
-    if commit is None:
-        sys.exit(f"error: git knows no commit {name!r}")
-    return commit
+    return commit_hash(name)
 
 
 def run_rounds(trial: Trial, rounds: int) -> bool:

@@ -140,10 +140,10 @@ def recommend(record: Record, model: str, workload: str, shown: list[str]) -> tu
     others: dict[str, tuple[float, float]] = {}
     unfaithful, unknown = [], []
     for precision in shown:
-        cosine = record.value("min cosine to FP32", model, precision, workload)
-        speed = speedup(record, model, precision, workload)
         if precision == "fp32":
             continue
+        cosine = record.value("min cosine to FP32", model, precision, workload)
+        speed = speedup(record, model, precision, workload)
         if cosine is None or speed is None:
             unknown.append(precision.upper())
         elif cosine.median < FAITHFUL:

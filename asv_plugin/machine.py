@@ -22,8 +22,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--name", help="use this name instead of the hardware's")
-    hardware = probe()
-    name = parser.parse_args().name or name_for(hardware.name)
+    name = parser.parse_args().name or name_for(probe().name)
     # `asv machine --yes --machine NAME` would record the name alone, without CPU, memory and system
     MachineCollection.save(name, Machine.get_defaults() | {"machine": name})
     print(name)

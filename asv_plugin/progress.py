@@ -8,6 +8,8 @@ from typing import Any
 from asv import runner
 from asv.console import log
 
+from asv_plugin import notes
+
 LONG_ENOUGH = 1.0
 """Seconds; a cell that took less was skipped, or read another metric's measurement."""
 
@@ -23,9 +25,9 @@ def install() -> None:
         result = run_cell(benchmark, spawner, param_idx, *args, **kw)
         seconds = time.monotonic() - start
         if seconds >= LONG_ENOUGH and benchmark["params"]:
-            cell = next(itertools.islice(itertools.product(*benchmark["params"]), param_idx, None))
+            cell = next(itertools.islice(notes.product(benchmark["params"]), param_idx, None))
             outcome = "failed after" if result.errcode else "measured in"
-            log.info(f"{', '.join(name.strip(chr(39)) for name in cell)}: {outcome} {seconds:.0f} s")
+            log.info(f"{', '.join(cell)}: {outcome} {seconds:.0f} s")
         return result
 
     runner._run_benchmark_single_param = run_and_print_cell

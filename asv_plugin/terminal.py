@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from asv_plugin.answer import LEGEND, Answer, Table, answer
 from asv_plugin.recorded import Record, machines, name_broken_files, records
-from asv_plugin.repository import git
+from asv_plugin.repository import commit_hash
 
 
 def render(found: Answer, markdown: bool = False) -> str:
@@ -60,17 +60,17 @@ def choose(arguments: argparse.Namespace) -> Record:
         sys.exit(f"error: no results in {arguments.results}: run make bench")
     if arguments.machine and arguments.machine not in known:
         sys.exit(f"error: --machine: choose one of {', '.join(known)}")
-    everywhere = {name: records(arguments.results, name) for name in known}
+    everywhere = {
+        name: records(arguments.results, name) for name in known if arguments.machine in (None, "", name)
+    }
 
     def last_run(machine: str) -> float:
         return max((record.measured for record in everywhere[machine]), default=0)
 
-    machine = arguments.machine or max(everywhere, key=last_run)
+    machine = max(everywhere, key=last_run)
     found = everywhere[machine]
     if arguments.commit:
-        commit = git("rev-parse", "--verify", "--quiet", f"{arguments.commit}^{{commit}}")
-        if commit is None:
-            sys.exit(f"error: git knows no commit {arguments.commit!r}")
+        commit = commit_hash(arguments.commit)
         found = [record for record in found if record.commit == commit]
         if not found:
             sys.exit(f"error: commit {commit[:8]} has no results on {machine}; run make bench")
@@ -86,9 +86,10 @@ def main() -> None:
     parser.add_argument("--commit", help="default: the newest with results")
     parser.add_argument("--markdown", action="store_true", help="for a pull request")
     parser.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s")
+    arguments = parser.parse_args()
     name_broken_files()
-    found = answer(choose(parser.parse_args()))
-    print(render(found, parser.parse_args().markdown))
+    found = answer(choose(arguments))
+    print(render(found, arguments.markdown))
     if not found.tables:
         sys.exit(f"error: no cell of commit {found.commit[:8]} on {found.machine} has a value")
 

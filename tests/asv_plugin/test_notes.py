@@ -6,7 +6,10 @@ from types import SimpleNamespace
 import pytest
 from asv.results import Results
 
-from asv_plugin.notes import Notes, install, key, notes_of, notes_path, read, read_output
+from asv_plugin.answer import REPEATS
+from asv_plugin.notes import MEASURED, Notes, install, key, notes_of, notes_path, read, read_output
+from benchmarks import _cells
+from benchmarks._hardware import Hardware
 
 OUTPUT = """For parameters: 'esm2', 'tf32', 'short'
 asv: skipped: NotImplementedError('TF32 is a mode of NVIDIA GPUs')
@@ -112,3 +115,17 @@ def test_a_process_killed_after_a_warning_is_a_failure():
     said = "For parameters: 'esm2', 'fp16', 'short'\nUserWarning: be careful"
     found = notes_of(BENCHMARK, result([1.0, math.nan, None], said, errcode=-9))
     assert found[cell("fp16")]["failed"].endswith("it last said: UserWarning: be careful")
+
+
+def test_the_plugin_knows_the_words_that_cells_use(tmp_path):
+    assert MEASURED == _cells.NOTES  # written twice, because the suite's modules import PyTorch
+    store = _cells.Store(tmp_path, Hardware("cpu", "a CPU", 2**34, (0, 0), {}))
+    for failure in (None, ValueError("broken")):
+        first = _cells.Cell(store, "died" if failure is None else "failed")
+        first.claim()
+        if failure:
+            with pytest.raises(ValueError, match="broken"), first.recording_failure():
+                raise failure
+        with pytest.raises(_cells.CellFailed) as caught:
+            first.claim()
+        assert f"CellFailed: {caught.value}".startswith(REPEATS)

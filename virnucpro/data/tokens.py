@@ -9,7 +9,7 @@ from torch import Tensor
 ALPHABET = esm.Alphabet.from_architecture("ESM-1b")
 """ESM-2's alphabet (fair-esm uses ESM-1b's): 33 tokens, BOS (``<cls>``) in front, EOS at the end."""
 
-RESIDUES = "".join(token for token in ALPHABET.standard_toks)
+RESIDUES = "".join(ALPHABET.standard_toks)
 """Every letter that ESM-2 knows: the 20 amino acids, X B U Z O, and the gaps ``.`` and ``-``."""
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PAD, EOS, MASK = 1, 2, 32  # indices in ESM-2's alphabet; BOS is 0
+PAD, MASK = 1, 32  # indices in ESM-2's alphabet
 VOCABULARY = 33
 
 # At training 15 % of the residues were selected and 80 % of those became <mask>; ESM-2 rescales its input by

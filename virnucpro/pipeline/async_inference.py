@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-PADDING = 1  # its index in ESM-2's alphabet
+from virnucpro.models.esm2 import PAD
 
 Batch = tuple[Sequence[str], Sequence[str], Tensor]
 """What a batch converter returns: labels, proteins, int64 tokens ``[B, T]`` on the CPU."""
@@ -97,7 +97,7 @@ class AsyncInferenceRunner:
 
 def mean_over_residues(representations: Tensor, tokens: Tensor) -> Tensor:
     """Mean of ``[B, T, D]`` over each row's residues, in float32: ``[B, D]``. First and last token left out."""
-    lengths = tokens.ne(PADDING).sum(-1, keepdim=True)
+    lengths = tokens.ne(PAD).sum(-1, keepdim=True)
     position = torch.arange(tokens.shape[1], device=tokens.device)
     residues = (position > 0) & (position < lengths - 1)
     # where, not a product: what stands at padding positions may be NaN
@@ -109,7 +109,7 @@ def check_batch(labels: Sequence[str], tokens: Tensor) -> None:
     """Raise ValueError unless there is a label for each row of `tokens` and each row has a residue."""
     if tokens.ndim != 2 or len(labels) != len(tokens):
         raise ValueError(f"{len(labels)} labels for tokens of shape {tuple(tokens.shape)}; [B, T] is needed")
-    empty = (tokens.ne(PADDING).sum(-1) < 3).tolist()
+    empty = (tokens.ne(PAD).sum(-1) < 3).tolist()
     if any(empty):
         names = [label for label, without in zip(labels, empty, strict=True) if without]
         raise ValueError(f"no residue to average in {some(names)}; leave empty proteins out")
