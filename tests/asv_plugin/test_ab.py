@@ -137,6 +137,8 @@ def test_ctrl_c_prints_what_the_complete_rounds_say(toy):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # a shell starts what runs in its background with SIGINT ignored, and that is inherited
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in running.stderr:
         if line.startswith("round 4 of"):
