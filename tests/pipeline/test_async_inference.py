@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from tests.conftest import MODEL, RAGGED
+from virnucpro.data.packing import pack
+from virnucpro.data.tokens import encode
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.pipeline.async_inference import (
     AsyncInferenceRunner,
@@ -30,11 +32,10 @@ class Stub(nn.Module):
         self.value = value
         self.anchor = nn.Parameter(torch.zeros(1))
 
-    def forward(self, tokens, repr_layers):
-        out = tokens[..., None].float().expand(-1, -1, 2).clone()
+    def forward_packed(self, input_ids, cu_seqlens, max_seqlen, repr_layers):
+        out = input_ids[:, None].float().expand(-1, 2).clone()
         if self.value is not None:
-            out[tokens == 5] = self.value
-        out[tokens == 1] = torch.nan  # what stands at padding must not matter
+            out[input_ids == 5] = self.value
         return {"representations": {repr_layers[0]: out}}
 
 
@@ -132,6 +133,89 @@ def test_embeddings_have_no_gradient_and_can_train_a_classifier(loaded):
     weight = torch.ones(320, requires_grad=True)
     (result.embeddings @ weight).sum().backward()
     assert torch.equal(weight.grad, result.embeddings[0])
+
+
+@pytest.fixture(scope="module")
+def alone(fair_esm_model):
+    """fair-esm's representations of each protein of RAGGED alone: ``[T, D]`` by layer and name."""
+    with torch.inference_mode():
+        found = {
+            name: fair_esm_model(torch.from_numpy(encode(name, protein))[None], repr_layers=[3, 6])[
+                "representations"
+            ]
+            for name, protein in RAGGED
+        }
+    return {
+        layer: {name: representations[layer][0] for name, representations in found.items()} for layer in (3, 6)
+    }
+
+
+def test_a_pack_gives_what_its_padded_batch_gives(loaded):
+    model, converter = loaded
+    (from_batch,) = AsyncInferenceRunner(model).run([converter(RAGGED)])
+    (from_pack,) = AsyncInferenceRunner(model).run(pack(RAGGED, 10_000))
+    assert from_pack.sequence_ids == from_batch.sequence_ids
+    assert torch.equal(from_pack.embeddings, from_batch.embeddings)
+
+
+@pytest.mark.parametrize("layer, absolute", [(-1, 6), (-4, 3), (3, 3)])
+def test_bos_pooling_takes_the_first_token_of_the_layer(loaded, alone, layer, absolute):
+    (result,) = AsyncInferenceRunner(loaded[0], pool="bos", layer=layer).run(pack(RAGGED, 10_000))
+    expected = torch.stack([alone[absolute][name][0] for name in result.sequence_ids])
+    assert (result.embeddings - expected).abs().max() <= 1e-5
+
+
+def test_residue_pooling_gives_every_residue_of_every_protein(loaded, alone):
+    (result,) = AsyncInferenceRunner(loaded[0], pool="residue").run(pack(RAGGED, 10_000))
+    expected = [alone[6][name][1:-1] for name in result.sequence_ids]
+    assert result.residues == [len(each) for each in expected]
+    assert (result.embeddings - torch.cat(expected)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "settings, said", [({"pool": "max"}, "mean, bos, residue"), ({"layer": 7}, "layers 0 to 6")]
+)
+def test_a_pool_or_layer_that_does_not_exist_is_refused(loaded, settings, said):
+    with pytest.raises(ValueError, match=said):
+        AsyncInferenceRunner(loaded[0], **settings)
+
+
+class SmallMemory(nn.Module):
+    """`model` on a device whose memory ends at so many tokens."""
+
+    def __init__(self, model: nn.Module, tokens: int):
+        super().__init__()
+        self.model, self.tokens = model, tokens
+        self.num_layers, self.embed_dim = model.num_layers, model.embed_dim
+
+    def forward_packed(self, input_ids, *arguments, **keywords):
+        if len(input_ids) > self.tokens:
+            raise torch.OutOfMemoryError("no memory")
+        return self.model.forward_packed(input_ids, *arguments, **keywords)
+
+
+@pytest.mark.parametrize("pool", ["mean", "bos", "residue"])
+def test_a_pack_that_does_not_fit_is_computed_in_parts_and_said_once(loaded, pool, caplog):
+    entries = [(f"{name}{copy}", protein) for copy in range(3) for name, protein in RAGGED[:6]]
+    packs = list(pack(entries, 400))
+    expected = list(AsyncInferenceRunner(loaded[0], pool=pool).run(packs))
+    found = list(AsyncInferenceRunner(SmallMemory(loaded[0], 150), pool=pool).run(packs))
+    for result, reference in zip(found, expected, strict=True):
+        assert (result.sequence_ids, result.residues) == (reference.sequence_ids, reference.residues)
+        assert (result.embeddings - reference.embeddings).abs().max() <= 1e-5
+    assert [record.message for record in caplog.records if "computed in parts" in record.message] != []
+    assert len(caplog.records) == 1
+
+
+def test_a_protein_that_does_not_fit_alone_is_named(loaded):
+    with pytest.raises(torch.OutOfMemoryError, match="sequence 'long' of 800 residues does not fit"):
+        list(AsyncInferenceRunner(SmallMemory(loaded[0], 150)).run(pack(RAGGED, 10_000)))
+
+
+@pytest.mark.parametrize("pool", ["bos", "residue"])
+def test_nan_is_found_in_other_pools_too(pool):
+    with pytest.raises(NonFiniteEmbeddingError, match="embedding of 's1'"):
+        list(AsyncInferenceRunner(Stub(float("nan")), pool=pool).run([batch([0, 4, 2], [5, 5, 5, 2])]))
 
 
 @pytest.mark.gpu

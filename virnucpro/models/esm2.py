@@ -1,7 +1,9 @@
 """The ESM-2 encoder (Lin et al. 2023, doi:10.1126/science.ade2574), from tokens to representations.
 
-Parameters carry fair-esm's names, so a fair-esm checkpoint loads by name. The heads for logits and contacts
-are left out: embeddings do not need them. Shapes: B proteins, T tokens, D embedding, H heads.
+Everything runs on packed proteins: the tokens of N proteins one after the other, without padding, T in all. Only
+attention sees where one protein ends. Parameters carry fair-esm's names, but query, key and value have
+one projection. The heads for logits and contacts are left out: embeddings do not need them.
+Shapes: T tokens, N proteins, D embedding, H heads, d = D / H.
 """
 
 import contextlib
@@ -11,6 +13,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from virnucpro.models.attention import attend
+from virnucpro.models.rotary import RotaryTables, rotate_
 
 PAD, MASK = 1, 32  # indices in ESM-2's alphabet
 VOCABULARY = 33
@@ -47,7 +52,7 @@ SHAPES = {
 
 
 class ESM2(nn.Module):
-    """ESM-2's encoder in one precision.
+    """ESM-2's encoder in one precision, for inference.
 
     `precision` is ``fp32`` (IEEE: TF32 is off during its forward pass, whatever the process has set),
     ``tf32``, ``bf16`` or ``fp16``. Parameters have that type; rotary angles are FP32 in all of them.
@@ -59,48 +64,87 @@ class ESM2(nn.Module):
         self.num_layers, self.embed_dim = shape.layers, shape.dim  # fair-esm's attribute names
         # from_pretrained: nn.Embedding's own initialisation takes two seconds of imports on the meta device
         self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(VOCABULARY, shape.dim))
-        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
+        self.layers: Sequence[Layer] = nn.ModuleList(  # type: ignore[assignment]
+            Layer(shape) for _ in range(shape.layers)
+        )
         self.emb_layer_norm_after = nn.LayerNorm(shape.dim)
+        self.rotary_tables = RotaryTables(shape.dim // shape.heads)
 
     def forward(self, tokens: Tensor, repr_layers: Sequence[int] | None = None) -> dict[str, dict[int, Tensor]]:
-        """Representations of padded proteins, as fair-esm's ESM2 returns them.
+        """Representations of padded proteins, as fair-esm's ESM2 returns them, computed without the padding.
 
         `tokens`: int64 ``[B, T]``, each row BOS, residues, EOS, padding. `repr_layers`: which layers to
         return, 0 (the input embedding) to `num_layers` (after the last norm; the default).
-        Returns ``{"representations": {layer: [B, T, D]}}`` in the model's type. At padding positions the
-        values mean nothing. Raises ValueError for a layer that does not exist.
+        Returns ``{"representations": {layer: [B, T, D]}}`` in the model's type, zero at padding.
+        Raises ValueError for a layer that does not exist.
+        """
+        kept = tokens.ne(PAD)
+        cu_seqlens = F.pad(kept.sum(-1).cumsum(0), (1, 0)).int()
+        packed = self.forward_packed(tokens[kept], cu_seqlens, tokens.shape[1], repr_layers)["representations"]
+        representations = {}
+        for layer, values in packed.items():
+            representations[layer] = values.new_zeros((*tokens.shape, self.embed_dim))
+            representations[layer][kept] = values
+        return {"representations": representations}
+
+    @torch.no_grad()
+    def forward_packed(
+        self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, repr_layers: Sequence[int] | None = None
+    ) -> dict[str, dict[int, Tensor]]:
+        """Representations of packed proteins; the host does not wait for the device.
+
+        `input_ids`: int64 ``[T]``, BOS, residues and EOS of one protein after the other. `cu_seqlens`: int32
+        ``[N + 1]``, 0 and where each protein ends. `max_seqlen`: at least the tokens of the longest protein.
+        `repr_layers`: as for `forward`. Returns ``{"representations": {layer: [T, D]}}`` in the model's type.
+        Raises ValueError for a layer that does not exist.
         """
         wanted = {self.num_layers} if repr_layers is None else set(repr_layers)
         if not wanted <= set(range(self.num_layers + 1)):
             raise ValueError(f"repr_layers {sorted(wanted)}: this model has layers 0 to {self.num_layers}")
+        if not len(input_ids):
+            return {"representations": {layer: self.embed_tokens(input_ids) for layer in wanted}}
         representations: dict[int, Tensor] = {}
         with float32_products(self.precision):
-            padding = tokens.eq(PAD)
-            x = self.embed(tokens, padding)
-            # Asking a GPU whether there is any padding would make the host wait for it.
-            masked = tokens.device.type == "cuda" or bool(padding.any())
-            keys = ~padding[:, None, None, :] if masked else None  # [B, 1, 1, T], True is attended to
-            cos, sin = rotary_tables(tokens.shape[1], self.shape.dim // self.shape.heads, tokens.device)
+            protein = protein_of_each_token(cu_seqlens, len(input_ids))
+            positions = (
+                torch.arange(len(input_ids), device=input_ids.device, dtype=torch.int32) - cu_seqlens[protein]
+            )
+            rotary = (positions, *self.rotary_tables(max_seqlen, input_ids.device))
+            x = self.embed(input_ids, protein, cu_seqlens)
             if 0 in wanted:
-                representations[0] = x
+                representations[0] = x.clone()  # the layers below change x in place
+            norms = [layer.self_attn_layer_norm for layer in self.layers] + [self.emb_layer_norm_after]
+            normed = norms[0](x)
             for index, layer in enumerate(self.layers, start=1):
-                x = layer(x, cos, sin, keys)
+                normed = add_layer_norm_(
+                    x, layer.self_attn(normed, rotary, cu_seqlens, max_seqlen), layer.final_layer_norm
+                )
+                normed = add_layer_norm_(x, layer.feed_forward(normed), norms[index])
                 if index in wanted and index < self.num_layers:
-                    representations[index] = x
+                    representations[index] = x.clone()
             if self.num_layers in wanted:
-                representations[self.num_layers] = self.emb_layer_norm_after(x)
+                representations[self.num_layers] = normed
         return {"representations": representations}
 
-    def embed(self, tokens: Tensor, padding: Tensor) -> Tensor:
-        """Token embeddings ``[B, T, D]``: mask and padding tokens zeroed, rescaled for the masked share."""
-        masked = tokens.eq(MASK)
-        x = self.embed_tokens(tokens).masked_fill((masked | padding)[..., None], 0.0)
-        observed = masked.sum(-1, dtype=torch.float32) / (~padding).sum(-1)
-        return x * ((1 - MASK_RATIO_TRAIN) / (1 - observed)).to(x.dtype)[:, None, None]
+    def embed(self, input_ids: Tensor, protein: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """Token embeddings ``[T, D]``: mask tokens zeroed, each protein rescaled for its masked share."""
+        masked = input_ids.eq(MASK)
+        x = self.embed_tokens(input_ids).masked_fill_(masked[:, None], 0.0)
+        count = torch.zeros(len(cu_seqlens) - 1, device=x.device).index_add_(0, protein, masked.float())
+        observed = count / cu_seqlens.diff()
+        return x.mul_(((1 - MASK_RATIO_TRAIN) / (1 - observed)).to(x.dtype)[protein, None])
+
+    def fair_esm_state(self) -> dict[str, Tensor]:
+        """The parameters by fair-esm's names, sharing memory with this model's."""
+        state = {}
+        for name, value in self.named_parameters():
+            for part, values in zip(parts_of(name), value.detach().chunk(len(parts_of(name))), strict=True):
+                state[part] = values
+        return state
 
 
 class Layer(nn.Module):
-    """One transformer layer, pre-norm: attention and a GELU feed-forward, each with a residual."""
+    """One transformer layer, pre-norm: attention and a GELU feed-forward; ESM2's loop adds the residuals."""
 
     def __init__(self, shape: ESM2Shape):
         super().__init__()
@@ -110,10 +154,9 @@ class Layer(nn.Module):
         self.fc2 = nn.Linear(4 * shape.dim, shape.dim)
         self.final_layer_norm = nn.LayerNorm(shape.dim)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, keys: Tensor | None) -> Tensor:
-        """``[B, T, D]`` to ``[B, T, D]``."""
-        x = x + self.self_attn(self.self_attn_layer_norm(x), cos, sin, keys)
-        return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))  # the exact erf form, as fair-esm's
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """``[T, D]`` to ``[T, D]``."""
+        return self.fc2(torch.ops.aten.gelu_(self.fc1(x)))  # the exact erf form, as fair-esm's
 
 
 class Attention(nn.Module):
@@ -122,33 +165,40 @@ class Attention(nn.Module):
     def __init__(self, shape: ESM2Shape):
         super().__init__()
         self.heads = shape.heads
-        self.q_proj = nn.Linear(shape.dim, shape.dim)
-        self.k_proj = nn.Linear(shape.dim, shape.dim)
-        self.v_proj = nn.Linear(shape.dim, shape.dim)
+        self.qkv_proj = nn.Linear(shape.dim, 3 * shape.dim)
         self.out_proj = nn.Linear(shape.dim, shape.dim)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, keys: Tensor | None) -> Tensor:
-        """``[B, T, D]`` to ``[B, T, D]``; `keys` ``[B, 1, 1, T]`` is True where a token may be attended to."""
-        q, k, v = (p(x).unflatten(-1, (self.heads, -1)) for p in (self.q_proj, self.k_proj, self.v_proj))
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B, H, T, D/H]
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
-        return self.out_proj(x.transpose(1, 2).flatten(2))
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor, Tensor], cu_seqlens: Tensor, max_seqlen: int
+    ) -> Tensor:
+        """``[T, D]`` to ``[T, D]``; `rotary` is each token's position, and the tables of cosines and sines."""
+        qkv = rotate_(self.qkv_proj(x).unflatten(-1, (3, self.heads, -1)), *rotary)  # [T, 3, H, d]
+        q, k, v = qkv.unbind(1)
+        return self.out_proj(attend(q, k, v, cu_seqlens, max_seqlen).flatten(1))
 
 
-def rotary_tables(length: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary angles, FP32 ``[length, 1, head_dim]`` (Su et al., arXiv:2104.09864)."""
-    frequencies = 1.0 / 10000 ** (torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
-    angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequencies
-    angles = torch.cat((angles, angles), dim=-1)[:, None, :]
-    return angles.cos(), angles.sin()
+def parts_of(parameter: str) -> list[str]:
+    """fair-esm's names of what is joined, along the first dimension, in a parameter of this model."""
+    return (
+        [parameter.replace("qkv_proj", part) for part in ("q_proj", "k_proj", "v_proj")]
+        if "qkv_proj" in parameter
+        else [parameter]
+    )
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate ``[B, T, H, D/H]`` by position, in FP32; the result has x's type."""
-    first, second = x.float().chunk(2, dim=-1)
-    half_turned = torch.cat((-second, first), dim=-1)
-    return (x.float() * cos + half_turned * sin).to(x.dtype)
+def protein_of_each_token(cu_seqlens: Tensor, tokens: int) -> Tensor:
+    """Index of the protein of each token, int64 ``[T]``; `tokens` is T, which the host knows without waiting."""
+    proteins = torch.arange(len(cu_seqlens) - 1, device=cu_seqlens.device)
+    return torch.repeat_interleave(proteins, cu_seqlens.diff(), output_size=tokens)
+
+
+def add_layer_norm_(x: Tensor, update: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """Add `update` to the residual `x` in place, and return the layer norm of the sum; all ``[T, D]``."""
+    if x.is_cuda:
+        from virnucpro.models import kernels  # Triton comes with PyTorch's CUDA builds only
+
+        return kernels.add_layer_norm_(x, update, norm.weight, norm.bias, norm.eps)
+    return norm(x.add_(update))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from virnucpro.data.tokens import BatchConverter
-from virnucpro.models.esm2 import ESM2, PAD, SHAPES, ESM2Shape
+from virnucpro.models.esm2 import ESM2, PAD, SHAPES, ESM2Shape, parts_of
 
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precision name to the type of the parameters; ``tf32`` computes FP32 matrix products on the TF32 units."""
@@ -64,8 +64,10 @@ def load_esm2_model(
     with torch.device("meta"):
         model = ESM2(SHAPES[model_name], precision)
     for name, planned in list(model.named_parameters()):
-        values = random_weights(name, planned.shape, seed, device) if state is None else state.pop(name)
-        values = values.to(device, PRECISIONS[precision])
+        values = torch.empty(planned.shape, device=device, dtype=PRECISIONS[precision])
+        parts = parts_of(name)
+        for part, place in zip(parts, values.chunk(len(parts)), strict=True):
+            place.copy_(random_weights(part, place.shape, seed, device) if state is None else state.pop(part))
         module, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(module), leaf, nn.Parameter(values, requires_grad=False))
     model.eval()
@@ -167,7 +169,7 @@ def encoder_state(data: Any, model_name: str, source: str) -> dict[str, Tensor]:
     if not getattr(config, "token_dropout", True):
         warnings.warn(f"{source} was trained without token dropout; ESM-2 models were not", stacklevel=2)
     with torch.device("meta"):
-        expected = {name: parameter.shape for name, parameter in ESM2(shape).named_parameters()}
+        expected = {name: value.shape for name, value in ESM2(shape).fair_esm_state().items()}
     wrong = [name for name, size in expected.items() if name not in stored or stored[name].shape != size]
     if wrong:
         raise CheckpointError(

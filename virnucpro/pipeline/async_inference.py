@@ -1,5 +1,6 @@
-"""Batches of tokens in, mean-pooled embeddings out, with the transfers beside the compute."""
+"""Batches of tokens in, embeddings out, with the transfers beside the compute."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,18 +8,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from virnucpro.models.esm2 import PAD
+from virnucpro.data.packing import Pack, unpad
 
 Batch = tuple[Sequence[str], Sequence[str], Tensor]
 """What a batch converter returns: labels, proteins, int64 tokens ``[B, T]`` on the CPU."""
 
+POOLS = ("mean", "bos", "residue")
+
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class InferenceResult:
-    """Embeddings of one batch: `sequence_ids` as they came, `embeddings` ``[N, D]`` float32 on the CPU."""
+    """Embeddings of one batch, float32 on the CPU.
+
+    `sequence_ids` as they came; `embeddings` ``[N, D]``, one row a protein, or with ``pool="residue"`` one row a
+    residue, protein after protein; `residues`: how many residues each protein has.
+    """
 
     sequence_ids: list[str]
     embeddings: Tensor
+    residues: list[int]
 
 
 class NonFiniteEmbeddingError(ArithmeticError):
@@ -28,53 +38,58 @@ class NonFiniteEmbeddingError(ArithmeticError):
 class AsyncInferenceRunner:
     """Embed a stream of batches.
 
-    `model` is called as fair-esm's ESM2 (``model(tokens, repr_layers=[n])``) and has its ``num_layers`` and
-    ``embed_dim``. `device` is where the model is, and found from the model by default.
+    `model`: an `ESM2`; its ``forward_packed``, ``num_layers`` and ``embed_dim`` are used. `device` is where the
+    model is, and found from the model by default. `pool`: ``mean`` over each protein's residues, ``bos`` (the
+    embedding of the token in front of them), or ``residue`` (all of them). `layer` as in ``repr_layers``; negative
+    ones count from the last.
     On a GPU the next batch is copied there and the last one's result is copied back while the GPU computes.
     """
 
     batches_in_flight = 3  # one being copied in, one computed, one copied out
 
-    def __init__(self, model: nn.Module, device: str | torch.device | None = None):
-        self.model = model
-        self.last_layer, self.embed_dim = int(model.num_layers), int(model.embed_dim)  # type: ignore[arg-type]
+    def __init__(
+        self, model: nn.Module, device: str | torch.device | None = None, *, pool: str = "mean", layer: int = -1
+    ):
+        if pool not in POOLS:
+            raise ValueError(f"unknown pool {pool!r}; choose from {', '.join(POOLS)}")
+        self.model, self.pool = model, pool
+        layers, self.embed_dim = int(model.num_layers), int(model.embed_dim)  # type: ignore[arg-type]
+        if not -layers <= layer + 1 <= layers + 1:
+            raise ValueError(f"layer {layer}: this model has layers 0 to {layers}, or {-layers - 1} to -1")
+        self.layer = layer % (layers + 1)
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
+        self.told_of_splitting = False
         if self.device.type == "cuda":
             self.copy_in = torch.cuda.Stream(self.device)
             self.copy_out = torch.cuda.Stream(self.device)
 
-    def run(self, batches: Iterable[Batch]) -> Iterator[InferenceResult]:
-        """Yield one result a batch, in order: the mean of the last layer over each protein's residues.
+    def run(self, batches: Iterable[Batch | Pack]) -> Iterator[InferenceResult]:
+        """Yield one result a batch, in order. A batch is a `Pack`, or what a batch converter returns.
 
-        BOS, EOS and padding are left out of the mean. At most `batches_in_flight` batches are held, however
-        long the input. Raises ValueError for a protein without residues, and NonFiniteEmbeddingError,
-        naming the sequences, for NaN or Inf.
+        At most `batches_in_flight` batches are held, however long the input. A batch that the GPU's memory does
+        not hold is computed in parts. Raises ValueError for a protein without residues, NonFiniteEmbeddingError,
+        naming the sequences, for NaN or Inf, and torch.OutOfMemoryError for a protein that does not fit alone.
         """
         waiting: deque[Callable[[], InferenceResult]] = deque()
-        for labels, _, tokens in batches:
-            waiting.append(self._submit(list(labels), tokens))
+        for batch in batches:
+            waiting.append(self._submit(batch if isinstance(batch, Pack) else unpad(batch[0], batch[2])))
             if len(waiting) == self.batches_in_flight:
                 yield waiting.popleft()()
         while waiting:
             yield waiting.popleft()()
 
     @torch.inference_mode()
-    def _submit(self, labels: list[str], tokens: Tensor) -> Callable[[], InferenceResult]:
+    def _submit(self, pack: Pack) -> Callable[[], InferenceResult]:
         """Start one batch; the function returned waits for its result."""
-        check_batch(labels, tokens)
-        if not labels:
-            return lambda: InferenceResult([], torch.empty((0, self.embed_dim)))
+        check_residues(pack)
+        if not len(pack):
+            return lambda: InferenceResult([], torch.empty((0, self.embed_dim)), [])
         if self.device.type == "cpu":
-            embeddings = self._embed(tokens)
-            return lambda: finite(labels, embeddings)
+            embeddings = self._embed(pack)
+            return lambda: finite(pack, embeddings, self.pool)
 
         compute = torch.cuda.current_stream(self.device)
-        pinned = tokens.pin_memory()
-        with torch.cuda.stream(self.copy_in):
-            on_device = pinned.to(self.device, non_blocking=True)
-        compute.wait_stream(self.copy_in)
-        on_device.record_stream(compute)
-        pooled = self._embed(on_device)
+        pooled = self._embed(pack)
         result = torch.empty(pooled.shape, dtype=pooled.dtype, pin_memory=True)
         self.copy_out.wait_stream(compute)
         with torch.cuda.stream(self.copy_out):
@@ -85,47 +100,98 @@ class AsyncInferenceRunner:
 
         def collect() -> InferenceResult:
             done.synchronize()
-            return finite(labels, result)
+            return finite(pack, result, self.pool)
 
         return collect
 
-    def _embed(self, tokens: Tensor) -> Tensor:
-        """Tokens ``[B, T]`` to embeddings ``[B, D]`` float32, both on the device."""
-        representations = self.model(tokens, repr_layers=[self.last_layer])["representations"]
-        return mean_over_residues(representations[self.last_layer], tokens)
+    def _embed(self, pack: Pack) -> Tensor:
+        """Embeddings of a pack, float32 on the device; in two halves where the memory does not hold it."""
+        try:
+            return self._embed_at_once(pack)
+        except torch.OutOfMemoryError as error:
+            if len(pack) < 2:
+                raise torch.OutOfMemoryError(
+                    f"sequence {pack.sequence_ids[0]!r} of {sum(residues_of(pack)):,} residues does not fit into "
+                    f"the memory of {self.device}, even alone; cut it, or use another model or precision: {error}"
+                ) from error
+        # Out of the handler, because the exception keeps the failed call's tensors alive
+        if not self.told_of_splitting:
+            logger.warning(
+                "%s tokens of %d proteins do not fit into the memory of %s; such batches are computed in parts "
+                "(a smaller token budget avoids that)",
+                *(f"{len(pack.input_ids):,}", len(pack), self.device),
+            )
+            self.told_of_splitting = True
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return torch.cat([self._embed(part) for part in pack.split()])
+
+    def _embed_at_once(self, pack: Pack) -> Tensor:
+        input_ids, cu_seqlens = self._to_device(pack.input_ids), self._to_device(pack.cu_seqlens)
+        packed = self.model.forward_packed(  # type: ignore[operator]
+            input_ids, cu_seqlens, pack.max_seqlen, repr_layers=[self.layer]
+        )
+        representations = packed["representations"][self.layer]
+        if self.pool == "mean":
+            return mean_over_residues(representations, cu_seqlens)
+        return representations[self._to_device(rows(pack, self.pool))].float()
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        """A CPU tensor on the device, copied beside what is being computed."""
+        if self.device.type == "cpu":
+            return tensor
+        compute = torch.cuda.current_stream(self.device)
+        pinned = tensor.pin_memory()
+        with torch.cuda.stream(self.copy_in):
+            on_device = pinned.to(self.device, non_blocking=True)
+        compute.wait_stream(self.copy_in)
+        on_device.record_stream(compute)
+        return on_device
 
 
-def mean_over_residues(representations: Tensor, tokens: Tensor) -> Tensor:
-    """Mean of ``[B, T, D]`` over each row's residues, in float32: ``[B, D]``. First and last token left out."""
-    lengths = tokens.ne(PAD).sum(-1, keepdim=True)
-    position = torch.arange(tokens.shape[1], device=tokens.device)
-    residues = (position > 0) & (position < lengths - 1)
-    # where, not a product: what stands at padding positions may be NaN
-    kept = torch.where(residues[..., None], representations.float(), 0.0)
-    return kept.sum(1) / (lengths - 2)
+def mean_over_residues(representations: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Mean of ``[T, D]`` over each protein's residues, in float32: ``[N, D]``. First and last token left out."""
+    starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
+    # Three segments a protein: BOS, residues, EOS
+    offsets = torch.cat((torch.stack((starts, starts + 1, ends - 1), dim=1).flatten(), ends[-1:]))
+    return torch.segment_reduce(representations.float(), "mean", offsets=offsets, axis=0, unsafe=True)[1::3]
 
 
-def check_batch(labels: Sequence[str], tokens: Tensor) -> None:
-    """Raise ValueError unless there is a label for each row of `tokens` and each row has a residue."""
-    if tokens.ndim != 2 or len(labels) != len(tokens):
-        raise ValueError(f"{len(labels)} labels for tokens of shape {tuple(tokens.shape)}; [B, T] is needed")
-    empty = (tokens.ne(PAD).sum(-1) < 3).tolist()
-    if any(empty):
-        names = [label for label, without in zip(labels, empty, strict=True) if without]
+def rows(pack: Pack, pool: str) -> Tensor:
+    """Which tokens ``pool="bos"`` or ``pool="residue"`` takes: int64, on the CPU."""
+    starts, ends = pack.cu_seqlens[:-1].long(), pack.cu_seqlens[1:].long()
+    if pool == "bos":
+        return starts
+    kept = torch.ones(len(pack.input_ids), dtype=torch.bool)
+    kept[starts] = kept[ends - 1] = False
+    return kept.nonzero().squeeze(1)
+
+
+def residues_of(pack: Pack) -> list[int]:
+    """Residues of each protein."""
+    return [length - 2 for length in pack.lengths]
+
+
+def check_residues(pack: Pack) -> None:
+    """Raise ValueError unless each protein has a residue."""
+    names = [name for name, count in zip(pack.sequence_ids, residues_of(pack), strict=True) if count < 1]
+    if names:
         raise ValueError(f"no residue to average in {some(names)}; leave empty proteins out")
 
 
-def finite(labels: list[str], embeddings: Tensor) -> InferenceResult:
+def finite(pack: Pack, embeddings: Tensor, pool: str) -> InferenceResult:
     """The result, unless it has NaN or Inf."""
-    good = embeddings.isfinite().all(-1).tolist()
-    if not all(good):
-        names = [label for label, is_good in zip(labels, good, strict=True) if not is_good]
+    residues = residues_of(pack)
+    good = embeddings.isfinite().all(-1)
+    if not good.all():
+        by_protein = good.split(residues if pool == "residue" else 1)
+        names = [name for name, all_good in zip(pack.sequence_ids, by_protein, strict=True) if not all_good.all()]
         raise NonFiniteEmbeddingError(
             f"NaN or Inf in the embedding of {some(names)}: the precision may be too narrow for these "
             "weights (try bf16 or fp32), or the checkpoint is damaged"
         )
     # A plain tensor: neither pinned memory nor one that autograd refuses
-    return InferenceResult(labels, embeddings.clone())
+    return InferenceResult(pack.sequence_ids, embeddings.clone(), residues)
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

@@ -1,0 +1,175 @@
+"""forward_packed against fair-esm: proteins of all kinds in one pack, in any order, in every precision."""
+
+import pytest
+import torch
+
+from tests.conftest import MODEL, RAGGED
+from virnucpro.data.packing import make_pack, pack
+from virnucpro.data.tokens import encode
+from virnucpro.models.attention import attend
+from virnucpro.models.esm2 import SHAPES, Layer
+from virnucpro.models.esm2_flash import load_esm2_model
+from virnucpro.models.rotary import RotaryTables, rotary_tables, rotate_
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return load_esm2_model(MODEL, "cpu", precision="fp32", weights=checkpoint)[0]
+
+
+def run(model, entries, layer=6):
+    """Each protein's representations ``[T, D]`` from one pack of all."""
+    packed = make_pack([name for name, _ in entries], [encode(*entry) for entry in entries])
+    found = model.forward_packed(packed.input_ids, packed.cu_seqlens, packed.max_seqlen, [layer])
+    return dict(zip(packed.sequence_ids, found["representations"][layer].split(packed.lengths), strict=True))
+
+
+@pytest.fixture(scope="module")
+def expected(fair_esm_model):
+    """fair-esm's representations of each protein of RAGGED alone, by layer."""
+    with torch.inference_mode():
+        return {
+            name: fair_esm_model(torch.from_numpy(encode(name, protein))[None], repr_layers=range(7))[
+                "representations"
+            ]
+            for name, protein in RAGGED
+        }
+
+
+@pytest.mark.parametrize("layer", range(7))
+def test_fp32_equals_fair_esm_at_every_layer(model, expected, layer):
+    for name, found in run(model, RAGGED, layer).items():
+        reference = expected[name][layer][0]
+        assert (found - reference).abs().max() <= 1e-5 * reference.abs().max(), name
+
+
+@pytest.mark.parametrize("precision, smallest_cosine", [("bf16", 0.999), ("fp16", 0.9999)])
+def test_half_precision_keeps_every_residues_direction(checkpoint, expected, precision, smallest_cosine):
+    half, _ = load_esm2_model(MODEL, "cpu", precision=precision, weights=checkpoint)
+    for name, found in run(half, RAGGED[:6]).items():
+        cosine = torch.cosine_similarity(found.float(), expected[name][6][0], dim=-1)
+        assert cosine.min() >= smallest_cosine, name
+
+
+def test_a_protein_of_4000_residues_equals_fair_esms(model, fair_esm_model):
+    protein = "ACDEFGHIKLMNPQRSTVWY" * 200
+    with torch.inference_mode():
+        tokens = torch.from_numpy(encode("long", protein))[None]
+        reference = fair_esm_model(tokens, repr_layers=[6])["representations"][6][0]
+    found = run(model, [("one", "M"), ("long", protein)])["long"]
+    assert (found - reference).abs().max() <= 1e-5 * reference.abs().max()
+
+
+def test_results_depend_neither_on_the_pack_nor_on_the_order(model):
+    together, reversed_ = run(model, RAGGED), run(model, RAGGED[::-1])
+    for entry in RAGGED:
+        (alone,) = run(model, [entry]).values()
+        for other in (together, reversed_):
+            assert (other[entry[0]] - alone).abs().max() <= 1e-5, entry[0]
+
+
+def test_an_empty_pack_has_empty_representations(model):
+    empty = make_pack([], [])
+    found = model.forward_packed(empty.input_ids, empty.cu_seqlens, empty.max_seqlen, [0, 6])["representations"]
+    assert {layer: tuple(values.shape) for layer, values in found.items()} == {0: (0, 320), 6: (0, 320)}
+
+
+def test_layers_asked_for_together_are_those_asked_for_alone(model):
+    (packed,) = pack(RAGGED[:4], 1000)
+    arguments = (packed.input_ids, packed.cu_seqlens, packed.max_seqlen)
+    together = model.forward_packed(*arguments, [0, 3, 6])["representations"]
+    for layer in (0, 3, 6):
+        assert torch.equal(together[layer], model.forward_packed(*arguments, [layer])["representations"][layer])
+
+
+def test_the_model_gives_its_weights_by_fair_esms_names(model, fair_esm_model):
+    state = fair_esm_model.state_dict()
+    found = model.fair_esm_state()
+    assert set(found) == {
+        name for name in state if not name.startswith(("lm_head", "contact_head")) and "inv_freq" not in name
+    }
+    assert all(torch.equal(value, state[name]) for name, value in found.items())
+
+
+def test_token_dropout_scales_the_input_by_088_without_masks(model):
+    embedded = run(model, [("a", "MK")], layer=0)["a"]
+    torch.testing.assert_close(embedded, model.embed_tokens(torch.from_numpy(encode("a", "MK"))) * 0.88)
+
+
+def test_token_dropout_counts_each_proteins_own_masks(model):
+    embedded = run(model, [("none", "MK"), ("half", "<mask>K")], layer=0)
+    weight = model.embed_tokens.weight
+    torch.testing.assert_close(embedded["none"][2], weight[15] * 0.88)
+    torch.testing.assert_close(embedded["half"][2], weight[15] * (0.88 / (1 - 1 / 4)))
+    assert embedded["half"][1].abs().max() == 0
+
+
+def test_gelu_is_the_exact_erf_form():
+    layer = Layer(SHAPES[MODEL])
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+        layer.fc1.bias[0] = 1.0  # gelu(1): 0.841345 by erf, 0.841192 by tanh
+        layer.fc2.weight[0, 0] = 1.0
+        out = layer.feed_forward(torch.zeros(1, 320))
+    assert out[0, 0].item() == pytest.approx(0.8413447, abs=1e-6)
+
+
+def test_rotary_angles_are_fp32_in_half_precision():
+    cos, sin = rotary_tables(1022, 16, CPU)
+    assert cos.dtype == sin.dtype == torch.float32
+    qkv = torch.randn(1022, 3, 2, 16, generator=torch.Generator().manual_seed(0)).half()
+    exact = rotate_(qkv.float(), torch.arange(1022), cos, sin)
+    rounded_once = rotate_(qkv.clone(), torch.arange(1022), cos, sin)
+    assert torch.equal(rounded_once, exact.half())
+
+
+def test_rotary_positions_restart_at_each_protein(model):
+    twice = run(model, [("a", "MKTAYIAKQR"), ("b", "MKTAYIAKQR")])
+    torch.testing.assert_close(twice["a"], twice["b"], atol=1e-5, rtol=0)
+
+
+def test_rotary_tables_grow_with_the_longest_protein_and_are_kept():
+    tables = RotaryTables(16)
+    short = tables(10, CPU)
+    assert tables(1000, CPU) is short
+    longer = tables(5000, CPU)
+    assert len(longer[0]) >= 5000
+    assert tables(10, CPU) is longer
+    torch.testing.assert_close(longer[0][:1024], short[0], atol=0, rtol=0)
+
+
+def test_a_token_attends_to_its_own_protein_only():
+    q, k, v = torch.randn(3, 7, 2, 8, generator=torch.Generator().manual_seed(0))
+    ends = torch.tensor([0, 3, 7], dtype=torch.int32)
+    before = attend(q, k, v, ends, 4)
+    k[3:], v[3:] = 100.0, 100.0
+    after = attend(q, k, v, ends, 4)
+    assert torch.equal(after[:3], before[:3])
+    assert not torch.equal(after[3:], before[3:])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and there is none")
+@pytest.mark.parametrize(
+    "precision, tolerance, cosine",
+    [("fp32", 1e-5, 0.999999), ("tf32", None, 0.9999), ("bf16", None, 0.999), ("fp16", None, 0.9999)],
+)
+@pytest.mark.parametrize("name", [MODEL, "esm2_t33_650M_UR50D"])
+def test_the_gpus_packed_path_equals_the_cpus_fp32(name, precision, tolerance, cosine):
+    """The CPU's FP32 is held to fair-esm's above; random weights, made on the CPU for both."""
+    reference = load_esm2_model(name, "cpu", precision="fp32", weights="random")[0]
+    gpu = load_esm2_model(name, "cpu", precision="fp32" if precision == "tf32" else precision, weights="random")[0]
+    gpu = gpu.cuda()
+    gpu.precision = precision
+    entries = [*RAGGED, ("4000", "ACDEFGHIKLMNPQRSTVWY" * 200)]
+    packed = make_pack([label for label, _ in entries], [encode(*entry) for entry in entries])
+    last = gpu.num_layers
+    expected = reference.forward_packed(packed.input_ids, packed.cu_seqlens, packed.max_seqlen)
+    found = gpu.forward_packed(packed.input_ids.cuda(), packed.cu_seqlens.cuda(), packed.max_seqlen)
+    expected, found = expected["representations"][last], found["representations"][last].float().cpu()
+    assert torch.cosine_similarity(found, expected, dim=-1).min() >= cosine
+    if tolerance:
+        assert (found - expected).abs().max() <= tolerance * expected.abs().max()
