@@ -140,8 +140,9 @@ class OncePerCell:
     methods return ``self.metric(name)``. Its parameters are model, precision and workload.
     """
 
-    with_fp32 = False
-    """Whether FP32 is loaded beside the precision."""
+    def together(self, precision: str) -> tuple[str, ...]:
+        """The precisions of the models that a cell holds at the same time."""
+        return (precision,)
 
     def setup_cache(self) -> Store:
         """A folder for the outcomes, and what this machine is; asv makes one for all subclasses."""
@@ -149,7 +150,7 @@ class OncePerCell:
 
     def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Load what is measured, unless another metric's process has measured this cell."""
-        store.require(model, ("fp32", precision) if self.with_fp32 else (precision,), workload)
+        store.require(model, self.together(precision), workload)
         contract()
         self.cell = Cell(store, type(self).__name__, model, precision, workload)
         self.to_measure = self.cell.claim()

@@ -6,9 +6,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from ._hardware import Hardware
 from ._protocol import TIMERS, in_fresh_process, peak_memory, reset_peak_memory
-from ._workloads import Protein, copies_in_a_pass, from_project, token_batches, tokens_in
+from ._workloads import Protein, copies_in_a_pass, from_project, joined, token_batches, tokens_in
 
 WEIGHTS = os.environ.get("VIRNUCPRO_BENCH_WEIGHTS", "random")
 """``random`` (the speed does not depend on the weights' values), ``pretrained``, or a folder of ``.pt``."""
@@ -33,28 +35,54 @@ def contract() -> tuple[Any, Any]:
 
 
 class Embedder:
-    """ESM-2 loaded in one precision, and a workload as token batches."""
+    """ESM-2 loaded in one precision, and a workload as token batches.
+
+    `esm2`, `converter`: what load_esm2_model returned. `proteins`: those of one pass. `batches`: them as tokens.
+    """
 
     def __init__(self, model: str, precision: str, entries: Sequence[Protein], hardware: Hardware):
         load_esm2_model, runner = contract()
         self.device = hardware.device
         esm2, converter = load_esm2_model(model, self.device, precision=precision, weights=weights_of(model))
         self.runner = runner(esm2)
-        self.batches = token_batches(entries, converter, self.device)
+        self.esm2, self.converter = esm2, converter
+        self.proteins = joined(entries, self.device)
+        self.batches = self.packs() or token_batches(self.proteins, converter, self.device)
         self.copies = copies_in_a_pass(entries, self.device)
         self.sequences = self.copies * len(entries)
         self.tokens = self.copies * tokens_in(entries)
         self.timer = TIMERS[self.device]
+
+    def packs(self) -> list[Any]:
+        """The workload as this commit's own packs; none for a commit that takes padded batches only."""
+        try:
+            from virnucpro.data.packing import pack, token_budget
+        except ImportError:
+            return []
+        return list(pack(self.proteins, token_budget(self.esm2)))
 
     def run(self, passes: int) -> None:
         """Embed the workload that many times, from token batches on the CPU to embeddings on the CPU."""
         for _ in self.runner.run(itertools.chain.from_iterable(itertools.repeat(self.batches, passes))):
             pass
 
+    def weights(self) -> dict[str, Any]:
+        """The model's parameters by fair-esm's names, which before it was packed it had itself."""
+        fair_esm_state = getattr(self.esm2, "fair_esm_state", self.esm2.state_dict)
+        return fair_esm_state()
+
     def embeddings(self) -> dict[str, Any]:
         """Each protein's embedding ``[D]`` by its label."""
         results = self.runner.run(self.batches)
         return {label: row for r in results for label, row in zip(r.sequence_ids, r.embeddings, strict=True)}
+
+
+def min_cosine(reference: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The smallest cosine similarity between embeddings ``[D]`` of the same label, computed in float64."""
+    return min(
+        torch.cosine_similarity(embedding.double(), other[label].double(), dim=0).item()
+        for label, embedding in reference.items()
+    )
 
 
 def weights_of(model: str) -> str:

@@ -119,10 +119,14 @@ def copies_in_a_pass(entries: Sequence[Protein], device: str) -> int:
     return max(1, JOINED_TOKENS[device] // tokens_in(entries))
 
 
-def token_batches(entries: Sequence[Protein], convert: Callable[[list[Protein]], Any], device: str) -> list[Any]:
-    """One pass over the set as token batches on the CPU: copies joined, sorted by length, cut to a budget."""
-    joined = sorted(list(entries) * copies_in_a_pass(entries, device), key=lambda entry: len(entry[1]))
-    return [convert(chunk) for chunk in chunks(joined, BATCH_TOKENS[device])]
+def joined(entries: Sequence[Protein], device: str) -> list[Protein]:
+    """One pass over the set: its copies together, sorted by length."""
+    return sorted(list(entries) * copies_in_a_pass(entries, device), key=lambda entry: len(entry[1]))
+
+
+def token_batches(ordered: Sequence[Protein], convert: Callable[[list[Protein]], Any], device: str) -> list[Any]:
+    """Proteins, sorted by length, as token batches on the CPU, cut to a budget."""
+    return [convert(chunk) for chunk in chunks(ordered, BATCH_TOKENS[device])]
 
 
 def chunks(ordered: Sequence[Protein], budget: int) -> Iterator[list[Protein]]:

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import torch
-
 from ._cells import OncePerCell, Samples, Store, six_digits, tracked
-from ._esm2 import Embedder, notes, peak_memory_alone
+from ._esm2 import Embedder, min_cosine, notes, peak_memory_alone
 from ._hardware import BYTES, PARAMETERS
 from ._protocol import VERSION, alternate
 from ._workloads import WORKLOADS
@@ -22,7 +20,9 @@ class Precision(OncePerCell):
     param_names = ("model", "precision", "workload")
     version = VERSION
 
-    with_fp32 = True
+    def together(self, precision: str) -> tuple[str, ...]:
+        """FP32 and the precision."""
+        return ("fp32", precision)
 
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Measure the memory, in processes of their own; then load both models."""
@@ -60,11 +60,3 @@ class Precision(OncePerCell):
             "min cosine": [min_cosine(self.fp32.embeddings(), self.other.embeddings())],
         }
         return samples, notes(store.hardware, self.entries)
-
-
-def min_cosine(reference: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """The smallest cosine similarity between embeddings ``[D]`` of the same label, computed in float64."""
-    return min(
-        torch.cosine_similarity(embedding.double(), other[label].double(), dim=0).item()
-        for label, embedding in reference.items()
-    )

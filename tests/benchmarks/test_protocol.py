@@ -228,7 +228,7 @@ def test_the_protocols_version_is_set_by_hand():
 
 
 def test_the_smallest_cosine_is_that_of_the_worst_protein():
-    from benchmarks.precision import min_cosine
+    from benchmarks._esm2 import min_cosine
 
     reference = {"same": torch.tensor([1.0, 0.0]), "turned": torch.tensor([1.0, 0.0])}
     other = {"same": torch.tensor([2.0, 0.0]), "turned": torch.tensor([1.0, 1.0])}

@@ -15,6 +15,7 @@ from benchmarks._workloads import (
     LONGEST,
     chunks,
     copies_in_a_pass,
+    joined,
     proteins,
     read_fasta,
     sample,
@@ -66,7 +67,7 @@ def test_batches_keep_every_protein_once_in_order_and_the_budget(sizes, budget):
 
 def test_token_batches_hold_all_copies():
     entries = [("a", "MKT"), ("b", "M" * 20)]
-    batches = token_batches(entries, lambda chunk: chunk, "cuda")
+    batches = token_batches(joined(entries, "cuda"), lambda chunk: chunk, "cuda")
     labels = [label for chunk in batches for label, _ in chunk]
     assert labels.count("a") == labels.count("b") == copies_in_a_pass(entries, "cuda")
     assert all(len(chunk) * (len(chunk[-1][1]) + 2) <= BATCH_TOKENS["cuda"] for chunk in batches)

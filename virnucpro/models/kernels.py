@@ -56,7 +56,8 @@ def rotate_(qkv: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         raise ValueError(f"contiguous [T, 3, H, d] and tables of d / 2 columns are needed, not {tuple(qkv.shape)}")
     if tokens:
         block_h, block_d = triton.next_power_of_2(2 * heads), triton.next_power_of_2(half)
-        rotate_kernel[(tokens,)](qkv, positions, cos, sin, heads, half, block_h, block_d, num_warps=4)
+        with torch.cuda.device_of(qkv):  # Triton launches on the current device, wherever the tensors are
+            rotate_kernel[(tokens,)](qkv, positions, cos, sin, heads, half, block_h, block_d, num_warps=4)
     return qkv
 
 
@@ -67,8 +68,7 @@ def add_layer_norm_(x: Tensor, update: Tensor, weight: Tensor, bias: Tensor, eps
     tokens, dim = x.shape
     out = torch.empty_like(x)
     if tokens:
-        warps = 4 if dim <= 2048 else 8
-        add_layer_norm_kernel[(tokens,)](
-            x, update, weight, bias, out, eps, dim, triton.next_power_of_2(dim), num_warps=warps
-        )
+        block, warps = triton.next_power_of_2(dim), 4 if dim <= 2048 else 8
+        with torch.cuda.device_of(x):
+            add_layer_norm_kernel[(tokens,)](x, update, weight, bias, out, eps, dim, block, num_warps=warps)
     return out

@@ -1,0 +1,211 @@
+"""Print the engine beside its own matrix products and beside what users run today, all in one process.
+
+    python -m benchmarks._engine_table [--models NAME ...] [--precisions NAME ...] [--proteins N] [--rounds N]
+
+All implementations have the same random weights and proteins (20 to 400 residues), and are timed in turn, round by
+round. A peer whose embeddings are not the engine's ends the run. Peak memory, weights included, is measured in a
+process for each; on a CPU it is what the process grew by.
+"""
+
+import argparse
+import functools
+import multiprocessing
+import random
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from virnucpro.data.tokens import BatchConverter
+from virnucpro.models.esm2 import SHAPES
+
+from . import _peers
+from ._esm2 import Embedder
+from ._hardware import BYTES, Hardware, probe
+from ._protocol import TIMERS, peak_memory, reset_peak_memory
+from ._workloads import AMINO_ACIDS, Protein, tokens_in
+
+ENGINE = "virnucpro, tokens to embeddings on the CPU"
+MODELS = {
+    "cpu": ["esm2_t6_8M_UR50D", "esm2_t12_35M_UR50D"],
+    "cuda": ["esm2_t33_650M_UR50D", "esm2_t36_3B_UR50D"],
+}
+PRECISIONS = {"cpu": ["fp32"], "cuda": list(BYTES)}
+PROTEINS = {"cpu": 32, "cuda": 512}
+MIB = 1024**2
+
+
+Fresh = Callable[[Callable[..., int], tuple[Any, ...]], int]
+"""Calls a function in a process that has done nothing else."""
+
+
+def mixed(count: int) -> list[Protein]:
+    """So many proteins of 20 to 400 residues, uniformly, in no order."""
+    rng = random.Random("virnucpro engine")
+    lengths = [rng.randint(20, 400) for _ in range(count)]
+    return [(f"p{index}", "".join(rng.choices(AMINO_ACIDS, k=n))) for index, n in enumerate(lengths)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One implementation: passes over the proteins, and how many tokens one pass counts as."""
+
+    name: str
+    run: Callable[[int], None]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model in one precision, on these proteins."""
+
+    model: str
+    precision: str
+    entries: list[Protein]
+    hardware: Hardware
+
+    def engine(self) -> Embedder:
+        """virnucpro, loaded."""
+        return Embedder(self.model, self.precision, self.entries, self.hardware)
+
+    def encoder(self, peer: str, state: _peers.State | None) -> _peers.Encode:
+        """A peer with these weights, or with random ones of its own."""
+        shape = SHAPES[self.model]
+        return PEERS[peer].build(shape, self.precision, self.hardware.device, state)
+
+    def peer(self, name: str, encode: _peers.Encode, sizes: Sequence[int] | None) -> _peers.Peer:
+        """A peer with its batches; `sizes` are the batch sizes to try."""
+        by_length = PEERS[name].by_length
+        proteins = sorted(self.entries, key=lambda entry: len(entry[1])) if by_length else self.entries
+        device = self.hardware.device
+        return _peers.Peer(encode, proteins, BatchConverter(), self.precision, device, sizes)
+
+
+@dataclass(frozen=True)
+class How:
+    """How users run a peer: proteins sorted by length in the best batch size, or as they come."""
+
+    build: Callable[..., _peers.Encode]
+    by_length: bool
+    sizes: Sequence[int] | None = None
+
+
+PEERS = {
+    "fair-esm, as they come": How(_peers.fair_esm, by_length=False, sizes=[8]),
+    "fair-esm, sorted": How(_peers.fair_esm, by_length=True),
+    "Transformers SDPA, sorted": How(_peers.transformers, by_length=True),
+}
+
+
+def forward_alone(engine: Embedder) -> Callable[[int], None]:
+    """The forward pass over packs that are on the device already; no pooling, nothing copied back."""
+    packs = [
+        (batch.input_ids.to(engine.device), batch.cu_seqlens.to(engine.device), batch.max_seqlen)
+        for batch in engine.batches
+    ]
+
+    def run(passes: int) -> None:
+        with torch.inference_mode():
+            for _ in range(passes):
+                for each in packs:
+                    engine.esm2.forward_packed(*each)
+
+    return run
+
+
+def memory(case: Case, peer: str | None = None, size: int = 0) -> int:
+    """Bytes that the engine, or a peer in batches of `size`, takes at its peak, weights included.
+
+    To be called in a process that has done nothing else.
+    """
+    device = case.hardware.device
+    torch.ones(1, device=device)
+    before = memory_in_use(device)
+    run = case.peer(peer, case.encoder(peer, None), [size]).run if peer else case.engine().run
+    run(1)
+    reset_peak_memory(device)
+    run(1)
+    return peak_memory(device) - before
+
+
+def memory_in_use(device: str) -> int:
+    """Bytes in use now, of the kind whose peak is measured."""
+    if device == "cuda":
+        return torch.cuda.memory_allocated()
+    reset_peak_memory(device)
+    return peak_memory(device)
+
+
+def time_in_turn(rows: list[Row], device: str, rounds: int) -> dict[str, list[float]]:
+    """Tokens/s of each implementation in each round."""
+    timer = TIMERS[device]
+    speeds: dict[str, list[float]] = {row.name: [] for row in rows}
+    for row in rows:
+        row.run(1)
+    for number in range(rounds):
+        for row in rows[number % len(rows) :] + rows[: number % len(rows)]:
+            print(f"\r  round {number + 1} of {rounds}: {row.name:60}", end="", file=sys.stderr, flush=True)
+            speeds[row.name].append(row.tokens / timer(functools.partial(row.run, 1)))
+    print("\r" + " " * 80 + "\r", end="", file=sys.stderr)
+    return speeds
+
+
+def table(case: Case, rounds: int, fresh: Fresh) -> str:
+    """The table of one case."""
+    engine = case.engine()
+    filling = max(len(batch.input_ids) for batch in engine.batches)
+    products = _peers.MatrixProducts(engine.esm2.shape, case.precision, engine.device, filling)
+    rows = [
+        Row(ENGINE, engine.run, engine.tokens),
+        Row("virnucpro, forward pass alone", forward_alone(engine), engine.tokens),
+        Row("its matrix products alone", products.run, filling),
+    ]
+    peaks = {ENGINE: fresh(memory, (case,))}
+    for name, how in PEERS.items():
+        if how.build is _peers.transformers and _peers.transformers_is_missing():
+            continue
+        peer = case.peer(name, case.encoder(name, engine.weights()), how.sizes)
+        peer.choose_fastest(engine.timer)
+        peer.check(engine.embeddings())
+        rows.append(Row(f"{name}, batches of {peer.size}", peer.run, engine.tokens))
+        peaks[rows[-1].name] = fresh(memory, (case, name, peer.size))
+    speeds = time_in_turn(rows, engine.device, rounds)
+    lines = []
+    for row in rows:
+        ratios = [ours / theirs for ours, theirs in zip(speeds[ENGINE], speeds[row.name], strict=True)]
+        peak = f"{peaks[row.name] / MIB:,.0f} MiB" if row.name in peaks else ""
+        median, spread = statistics.median(ratios), f"{min(ratios):.2f} to {max(ratios):.2f}"
+        lines.append([row.name, f"{statistics.median(speeds[row.name]):,.0f}", f"{median:.2f}", spread, peak])
+    headers = [f"{case.model}, {case.precision}", "tokens/s", "virnucpro is", "in rounds", "peak memory"]
+    return tabulate(lines, headers, disable_numparse=True)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", help="default: 8M and 35M on a CPU, 650M and 3B on a GPU")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=list(BYTES), help="default: fp32 on a CPU, all on a GPU"
+    )
+    parser.add_argument("--proteins", type=int, help="default: 32 on a CPU, 512 on a GPU")
+    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    arguments = parser.parse_args()
+    # A process for each call: what one left behind must not count as the next one's memory
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        hardware = pool.apply(probe)
+        entries = mixed(arguments.proteins or PROTEINS[hardware.device])
+        versions = ", ".join(f"{name} {version}" for name, version in hardware.versions.items())
+        size = f"{len(entries)} proteins, {tokens_in(entries):,} tokens"
+        print(f"{hardware.name}; {versions}; random weights; {size}\n")
+        for model in arguments.models or MODELS[hardware.device]:
+            for precision in arguments.precisions or PRECISIONS[hardware.device]:
+                case = Case(model, precision, entries, hardware)
+                print(table(case, arguments.rounds, pool.apply), end="\n\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""What the engine is measured beside: its matrix products alone, and what users run today with its weights."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import esm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._workloads import Protein
+
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ROUNDING = {"fp32": 1e-4, "tf32": 2e-2, "bf16": 1e-1, "fp16": 2e-2}
+"""The largest relative difference between two implementations of one model; that of two models is about 1."""
+
+BATCH_SIZES = {"cpu": (1, 2, 8), "cuda": (8, 32, 128)}
+"""Proteins in a padded batch that a peer is tried with; the fastest one counts."""
+
+
+class Shape(Protocol):
+    """How large a model is."""
+
+    layers: int
+    dim: int
+    heads: int
+
+
+Encode = Callable[[Tensor], Tensor]
+"""Padded tokens ``[B, T]`` on the device to representations of the last layer ``[B, T, D]``."""
+
+State = Mapping[str, Tensor]
+"""An ESM-2 encoder's parameters by fair-esm's names."""
+
+
+@contextlib.contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Let FP32 matrix products be IEEE's, or TF32 where that is the precision, as virnucpro does for its own."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+class MatrixProducts:
+    """The matrix products of ESM-2's layers and nothing else: what no implementation on this machine can beat."""
+
+    def __init__(self, shape: Shape, precision: str, device: str, tokens: int):
+        dim, make = shape.dim, functools.partial(torch.empty, device=device, dtype=DTYPES[precision])
+        widths = ((dim, 3 * dim), (dim, dim), (dim, 4 * dim), (4 * dim, dim))  # qkv, out, fc1, fc2
+        # As many as the model has: one layer's alone would stay in the processor's cache
+        self.layers = [
+            [
+                (make(outputs, inputs).normal_(std=inputs**-0.5), make(outputs).zero_())
+                for inputs, outputs in widths
+            ]
+            for _ in range(shape.layers)
+        ]
+        self.inputs = [make(tokens, inputs).normal_() for inputs, _ in widths]
+        self.precision = precision
+
+    @torch.inference_mode()
+    def run(self, passes: int) -> None:
+        """Compute them that many times."""
+        with float32_products(self.precision):
+            for layer in self.layers * passes:
+                for x, (weight, bias) in zip(self.inputs, layer, strict=True):
+                    F.linear(x, weight, bias)
+
+
+class Peer:
+    """Another implementation of ESM-2, run as its users do: padded batches of proteins, in the order given."""
+
+    def __init__(
+        self,
+        encode: Encode,
+        entries: Sequence[Protein],
+        convert: Callable[..., Any],
+        precision: str,
+        device: str,
+        sizes: Sequence[int] | None = None,
+    ):
+        self.encode, self.precision, self.device = encode, precision, device
+        self.batches = {
+            size: [convert(entries[at : at + size]) for at in range(0, len(entries), size)]
+            for size in sizes or BATCH_SIZES[device]
+        }
+        self.size = min(self.batches)
+
+    def choose_fastest(self, timer: Callable[[Callable[[], None]], float]) -> None:
+        """Use the batch size that is fastest here."""
+        seconds = {}
+        for size in self.batches if len(self.batches) > 1 else ():
+            self.size = size
+            self.run(1)
+            seconds[size] = timer(functools.partial(self.run, 1))
+        self.size = min(seconds, key=lambda size: seconds[size], default=self.size)
+
+    def check(self, expected: Mapping[str, Tensor]) -> float:
+        """The largest difference from `expected` embeddings ``[D]`` by label, over their largest value.
+
+        Raises RuntimeError where it is more than rounding: two speeds then are not of the same work.
+        """
+        found = self.embeddings()
+        largest = max(row.abs().max().item() for row in expected.values())
+        difference = max((row - found[label]).abs().max().item() for label, row in expected.items()) / largest
+        if not difference <= ROUNDING[self.precision]:
+            raise RuntimeError(f"this implementation's embeddings differ from the engine's by {difference:.2g}")
+        return difference
+
+    def run(self, passes: int) -> None:
+        """Embed the workload that many times, from token batches on the CPU to embeddings on the CPU."""
+        for _ in range(passes):
+            self.embeddings()
+
+    @torch.inference_mode()
+    def embeddings(self) -> dict[str, Tensor]:
+        """Each protein's embedding ``[D]``: the mean over its residues."""
+        pending = []
+        for labels, proteins, tokens in self.batches[self.size]:
+            lengths = torch.tensor([len(protein) for protein in proteins])
+            on_device = tokens.to(self.device)
+            mean = mean_over_residues(self.encode(on_device), lengths.to(self.device))
+            pending.append((labels, mean.to("cpu", non_blocking=True)))
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return {label: row for labels, mean in pending for label, row in zip(labels, mean, strict=True)}
+
+
+def mean_over_residues(representations: Tensor, lengths: Tensor) -> Tensor:
+    """Mean of ``[B, T, D]`` over each row's first `lengths` residues, after BOS: float32 ``[B, D]``."""
+    position = torch.arange(representations.shape[1], device=lengths.device)
+    residues = (position > 0) & (position <= lengths[:, None])
+    return torch.where(residues[..., None], representations.float(), 0.0).sum(1) / lengths[:, None]
+
+
+def fair_esm(shape: Shape, precision: str, device: str, state: State | None) -> Encode:
+    """fair-esm's own ESM-2."""
+    peer = fill(lambda: esm.ESM2(shape.layers, shape.dim, shape.heads), state, precision, device)
+
+    def encode(tokens: Tensor) -> Tensor:
+        with float32_products(precision):
+            return peer(tokens, repr_layers=[shape.layers])["representations"][shape.layers]
+
+    return encode
+
+
+def transformers_is_missing() -> str | None:
+    """Why Transformers cannot be measured here; None where it can."""
+    if find_spec("transformers") is None:
+        return "Transformers is not installed where this ran; install it there to compare with it"
+    return None
+
+
+def transformers(shape: Shape, precision: str, device: str, state: State | None) -> Encode:
+    """Transformers' EsmModel with SDPA."""
+    from transformers import EsmConfig, EsmModel
+
+    config = EsmConfig(
+        vocab_size=33,
+        mask_token_id=32,
+        pad_token_id=1,
+        hidden_size=shape.dim,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=4 * shape.dim,
+        max_position_embeddings=1026,
+        position_embedding_type="rotary",
+        token_dropout=True,
+        emb_layer_norm_before=False,
+        attn_implementation="sdpa",  # type: ignore[call-arg]
+    )
+    names = {transformers_name(name): values for name, values in (state or {}).items()}
+    peer = fill(lambda: EsmModel(config, add_pooling_layer=False), names, precision, device)
+
+    def encode(tokens: Tensor) -> Tensor:
+        with float32_products(precision):
+            return peer(input_ids=tokens, attention_mask=tokens.ne(1)).last_hidden_state
+
+    return encode
+
+
+def transformers_name(name: str) -> str:
+    """fair-esm's name of a parameter as Transformers calls it."""
+    for ours, theirs in (
+        ("embed_tokens", "embeddings.word_embeddings"),
+        ("layers.", "encoder.layer."),
+        ("emb_layer_norm_after", "encoder.emb_layer_norm_after"),
+        ("self_attn_layer_norm", "attention.LayerNorm"),
+        ("final_layer_norm", "LayerNorm"),
+        ("self_attn.q_proj", "attention.self.query"),
+        ("self_attn.k_proj", "attention.self.key"),
+        ("self_attn.v_proj", "attention.self.value"),
+        ("self_attn.out_proj", "attention.output.dense"),
+        ("fc1", "intermediate.dense"),
+        ("fc2", "output.dense"),
+    ):
+        name = name.replace(ours, theirs)
+    return name
+
+
+def fill(make: Callable[[], nn.Module], state: State | None, precision: str, device: str) -> nn.Module:
+    """A peer in the precision, made on the device; with its own random weights, or with all of these."""
+    with torch.device(device):
+        peer = make().to(DTYPES[precision]).eval()
+    taken = peer.load_state_dict(dict(state or {}), strict=False)
+    if taken.unexpected_keys:
+        raise RuntimeError(f"this peer has no parameter {taken.unexpected_keys[0]}")
+    return peer.requires_grad_(False)

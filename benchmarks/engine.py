@@ -1,0 +1,147 @@
+"""How good the engine is, as ratios within one process: they do not depend on the machine's mood."""
+
+import importlib.metadata
+import time
+from typing import Any
+
+import torch
+
+from . import _peers
+from ._cells import OncePerCell, Samples, Store, six_digits, tracked
+from ._esm2 import Embedder, contract, notes, weights_of
+from ._hardware import BYTES, PARAMETERS
+from ._protocol import VERSION, alternate, in_fresh_process
+
+
+class EngineCell(OncePerCell):
+    """A cell that holds two models of one precision."""
+
+    params = (list(PARAMETERS), list(BYTES), ["mixed"])
+    param_names = ("model", "precision", "workload")
+    version = VERSION
+
+    def together(self, precision: str) -> tuple[str, ...]:
+        """Twice the model: the engine's, and what it is measured beside."""
+        return (precision, precision)
+
+    def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
+        """Skip what takes minutes and tells little."""
+        if store.hardware.device == "cpu" and precision in ("bf16", "fp16"):
+            raise NotImplementedError("on CPUs the engine is measured beside others in FP32 only")
+        super().setup(store, model, precision, workload)
+
+
+class Engine(EngineCell):
+    """The engine beside its own matrix products, and what it costs before the first result.
+
+    The engine's time is that of whole passes, from token batches on the CPU to pooled embeddings on the CPU.
+    """
+
+    def load(self, store: Store, model: str, precision: str, workload: str) -> None:
+        """Loading and first pass in fresh processes; then the engine and the matrix products."""
+        device = store.hardware.device
+        self.load_seconds = in_fresh_process(lambda: seconds_to_load(model, precision, device))
+        self.compile_seconds = in_fresh_process(
+            lambda: seconds_to_compile(Embedder(model, precision, self.entries, store.hardware))
+        )
+        self.engine = Embedder(model, precision, self.entries, store.hardware)
+        self.ceiling = _peers.MatrixProducts(self.engine.esm2.shape, precision, device, self.engine.tokens)
+
+    @tracked("of the matrix products' speed", higher_is_better=True, compare_factor=1.05)
+    def track_fraction_of_gemm_ceiling(self, store: Store, *parameters: str) -> dict[str, Any]:
+        """The layers' matrix products alone would take this share of the time; 1 cannot be passed."""
+        return self.metric("fraction of ceiling", store)
+
+    @tracked("seconds", compare_factor=1.5)
+    def track_compile_seconds(self, store: Store, *parameters: str) -> dict[str, Any]:
+        """The first pass in a fresh process beyond a later one: kernels compiled or read from their cache."""
+        return self.metric("compile seconds", store)
+
+    @tracked("seconds", compare_factor=1.5)
+    def track_load_seconds(self, store: Store, *parameters: str) -> dict[str, Any]:
+        """load_esm2_model in a fresh process, with PyTorch imported; random weights are made, not read."""
+        return self.metric("load seconds", store)
+
+    def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
+        """Time the engine and its matrix products in turn."""
+        samples = {
+            "fraction of ceiling": six_digits(alternate(self.ceiling.run, self.engine.run, self.engine.timer)),
+            "compile seconds": six_digits([self.compile_seconds]),
+            "load seconds": six_digits([self.load_seconds]),
+        }
+        return samples, notes(store.hardware, self.entries)
+
+
+class OverPeer(EngineCell):
+    """The engine beside another implementation with the same weights, in the same precision."""
+
+    package: str
+
+    def peer(self, *arguments: Any) -> _peers.Encode:
+        """Build the other implementation."""
+        raise AssertionError("a subclass says which")
+
+    def load(self, store: Store, model: str, precision: str, workload: str) -> None:
+        """The engine, and the peer with its weights."""
+        device = store.hardware.device
+        self.engine = Embedder(model, precision, self.entries, store.hardware)
+        encode = self.peer(self.engine.esm2.shape, precision, device, self.engine.weights())
+        self.other = _peers.Peer(encode, self.engine.proteins, self.engine.converter, precision, device)
+
+    def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
+        """Check that both compute the same, and time them in turn."""
+        self.other.choose_fastest(self.engine.timer)
+        difference = self.other.check(self.engine.embeddings())
+        samples = {"speed-up": six_digits(alternate(self.other.run, self.engine.run, self.engine.timer))}
+        return samples, notes(store.hardware, self.entries) | {
+            "peer": f"{self.package} {importlib.metadata.version(self.package)}",
+            "peers_batch_size": self.other.size,
+            "largest_difference": difference,
+        }
+
+
+class OverFairEsm(OverPeer):
+    """Beside fair-esm: its best padded batch size, proteins sorted by length."""
+
+    package = "fair-esm"
+    peer = staticmethod(_peers.fair_esm)
+
+    @tracked("times fair-esm", higher_is_better=True, compare_factor=1.05)
+    def track_speedup_over_fair_esm(self, store: Store, *parameters: str) -> dict[str, Any]:
+        """How many times fair-esm's tokens/s."""
+        return self.metric("speed-up", store)
+
+
+class OverTransformers(OverPeer):
+    """Beside Transformers' EsmModel with SDPA: its best padded batch size, proteins sorted by length."""
+
+    package = "transformers"
+    peer = staticmethod(_peers.transformers)
+
+    def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
+        """Skip where Transformers is not installed."""
+        reason = _peers.transformers_is_missing()
+        if reason:
+            raise NotImplementedError(reason)
+        super().setup(store, model, precision, workload)
+
+    @tracked("times Transformers", higher_is_better=True, compare_factor=1.05)
+    def track_speedup_over_transformers(self, store: Store, *parameters: str) -> dict[str, Any]:
+        """How many times the tokens/s of Transformers with SDPA."""
+        return self.metric("speed-up", store)
+
+
+def seconds_to_load(model: str, precision: str, device: str) -> float:
+    """Seconds of one call of load_esm2_model."""
+    load_esm2_model, _ = contract()
+    start = time.perf_counter()
+    load_esm2_model(model, device, precision=precision, weights=weights_of(model))
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def seconds_to_compile(embedder: Embedder) -> float:
+    """Seconds of the first pass beyond those of the third; at least 0."""
+    seconds = [embedder.timer(lambda: embedder.run(1)) for _ in range(3)]
+    return max(0.0, seconds[0] - seconds[2])

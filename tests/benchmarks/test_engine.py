@@ -1,0 +1,151 @@
+"""The engine's benchmarks: same work on both sides of a ratio, and what is skipped says why."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import _peers, engine
+from benchmarks._cells import Store
+from benchmarks._hardware import GIB, Hardware
+from benchmarks._protocol import Protocol, alternate
+from tests.conftest import MODEL, RAGGED
+from virnucpro.data.packing import pack
+from virnucpro.data.tokens import BatchConverter
+from virnucpro.models.esm2_flash import load_esm2_model
+from virnucpro.pipeline.async_inference import AsyncInferenceRunner
+
+ROOT = Path(__file__).parents[2]
+CPU = Hardware("cpu", "a CPU", 24 * GIB, (0, 0), {})
+PROTEINS = [entry for entry in RAGGED if entry[0] != "masked"]  # Peer counts letters
+BUILD = {"fair-esm": _peers.fair_esm, "transformers": _peers.transformers}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_esm2_model(MODEL, "cpu", precision="fp32", weights="random")[0]
+
+
+@pytest.fixture(scope="module")
+def embeddings(model):
+    (result,) = AsyncInferenceRunner(model).run(pack(PROTEINS, 10_000))
+    return dict(zip(result.sequence_ids, result.embeddings, strict=True))
+
+
+@pytest.mark.parametrize("package", BUILD)
+@pytest.mark.parametrize("size", [1, 8])
+def test_a_peer_with_the_engines_weights_gives_its_embeddings(model, embeddings, package, size):
+    pytest.importorskip(package.replace("fair-esm", "esm"), reason=f"{package} is not installed")
+    encode = BUILD[package](model.shape, "fp32", "cpu", model.fair_esm_state())
+    peer = _peers.Peer(encode, PROTEINS, BatchConverter(), "fp32", "cpu", [size])
+    assert peer.check(embeddings) <= 1e-5
+
+
+def test_a_peer_with_other_weights_is_found_out(model, embeddings):
+    peer = _peers.Peer(
+        _peers.fair_esm(model.shape, "fp32", "cpu", None), PROTEINS, BatchConverter(), "fp32", "cpu"
+    )
+    with pytest.raises(RuntimeError, match="differ from the engine's by"):
+        peer.check(embeddings)
+
+
+def test_a_peer_must_take_all_weights(model):
+    with pytest.raises(RuntimeError, match="no parameter surprise"):
+        _peers.fair_esm(model.shape, "fp32", "cpu", {"surprise": torch.zeros(1)})
+
+
+def test_a_peer_is_run_in_its_fastest_batch_size():
+    peer = _peers.Peer(lambda tokens: tokens, PROTEINS, BatchConverter(), "fp32", "cpu", [1, 2, 3])
+    tried: list[int] = []
+    peer.run = lambda passes: tried.append(peer.size)
+
+    def timer(call):
+        call()
+        return {1: 3.0, 2: 1.0, 3: 2.0}[peer.size]
+
+    peer.choose_fastest(timer)
+    assert peer.size == 2
+    assert set(tried) == {1, 2, 3}
+
+
+def test_the_ceiling_has_the_models_matrix_products_and_nothing_else(model):
+    products = _peers.MatrixProducts(model.shape, "fp32", "cpu", tokens=7)
+    with torch.profiler.profile(with_flops=True) as profile:
+        products.run(1)
+    flops = sum(event.flops for event in profile.key_averages())
+    layers = sum(
+        value.numel() for name, value in model.named_parameters() if "layers." in name and value.ndim == 2
+    )
+    assert flops == 2 * 7 * layers
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_on_a_cpu_is_skipped_with_the_reason(precision, tmp_path):
+    with pytest.raises(NotImplementedError, match=r"on CPUs .* FP32 only"):
+        engine.Engine().setup(Store(tmp_path, CPU), MODEL, precision, "mixed")
+
+
+def test_without_transformers_its_comparison_is_skipped_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(_peers, "find_spec", lambda name: None)
+    with pytest.raises(NotImplementedError, match="Transformers is not installed"):
+        engine.OverTransformers().setup(Store(tmp_path, CPU), MODEL, "fp32", "mixed")
+
+
+def test_the_engine_is_compared_with_fair_esm(tmp_path, monkeypatch, capsys):
+    quick = functools.partial(alternate, protocol=Protocol(blocks=2, block_seconds=0.001))
+    monkeypatch.setattr(engine, "alternate", quick)
+    benchmark, store = engine.OverFairEsm(), Store(tmp_path, CPU)
+    benchmark.setup(store, MODEL, "fp32", "mixed")
+    samples = benchmark.track_speedup_over_fair_esm(store, MODEL, "fp32", "mixed")["samples"]
+    assert len(samples) == 2
+    assert min(samples) > 0
+    assert '"peer": "fair-esm 2.0.0"' in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_engines_costs_and_its_share_of_the_ceiling_are_measured(tmp_path):
+    """In a process of its own: processes are forked from it, which this one's threads would not survive."""
+    code = f"""
+import functools
+from benchmarks import engine
+from benchmarks._protocol import Protocol, alternate
+engine.alternate = functools.partial(alternate, protocol=Protocol(blocks=2, block_seconds=0.001))
+benchmark = engine.Engine()
+store = benchmark.setup_cache()
+cell = (store, {MODEL!r}, "fp32", "mixed")
+benchmark.setup(*cell)
+for metric in ("fraction_of_gemm_ceiling", "load_seconds", "compile_seconds"):
+    print(min(getattr(benchmark, "track_" + metric)(*cell)["samples"]))
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    fraction, load, compiling = (float(line) for line in done.stdout.splitlines() if "virnucpro-cell" not in line)
+    assert fraction > 0
+    assert load > 0
+    assert compiling >= 0
+
+
+@pytest.mark.slow
+def test_the_engine_table_has_a_row_for_each_implementation():
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks._engine_table",
+        "--models",
+        MODEL,
+        "--proteins",
+        "2",
+        "--rounds",
+        "1",
+    ]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rows = [line for line in printed.splitlines() if "MiB" in line]
+    assert rows[0].startswith("virnucpro, tokens to embeddings on the CPU")
+    assert rows[1].startswith("fair-esm, as they come, batches of 8")
+    assert "random weights; 2 proteins" in printed
