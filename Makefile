@@ -15,7 +15,7 @@ ASV = $(PY) -m asv
 NAME = "$$($(PY) -m asv_plugin.machine --name "$(MACHINE)")"
 
 .DEFAULT_GOAL := help
-.PHONY: help ab bench test compare precision publish preview lint setup clean
+.PHONY: help ab bench test compare engine precision publish preview lint setup clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,9 @@ compare: setup ## compare two commits that were benchmarked: make compare BASE=m
 
 ab: setup ## judge two commits in paired rounds: make ab BASE=main~1 HEAD=main ROUNDS=5 [BENCH=regex]
 	@$(PY) -m asv_plugin.ab $(BASE) $(HEAD) --rounds $(ROUNDS) --bench "$(BENCH)" --machine $(NAME)
+
+engine: setup ## print the engine beside its matrix products, fair-esm and Transformers (minutes on a CPU)
+	@$(PY) -m benchmarks._engine_table
 
 publish: setup ## write the dashboard to html/
 	@$(ASV) publish
