@@ -3,6 +3,7 @@
 import esm
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.conftest import MODEL, RAGGED
 from virnucpro.data.packing import make_pack, pack
@@ -158,6 +159,16 @@ def test_a_token_attends_to_its_own_protein_only():
     after = attend(q, k, v, ends, 4)
     assert torch.equal(after[:3], before[:3])
     assert not torch.equal(after[3:], before[3:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_gpus_attention_takes_packs_as_they_are(dtype):
+    """Fake tensors of a GPU: PyTorch checks the call and the shapes, and computes nothing."""
+    with FakeTensorMode():
+        q, k, v = torch.empty(100, 3, 20, 64, dtype=dtype, device="cuda").unbind(1)
+        out = attend(q, k, v, torch.empty(3, dtype=torch.int32, device="cuda"), 60)
+    assert (out.shape, out.dtype, out.device.type) == (q.shape, dtype, "cuda")
+    assert out.is_contiguous()
 
 
 @pytest.mark.gpu

@@ -45,10 +45,11 @@ def attend_one_by_one(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_s
 
 def attend_memory_efficient(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
     """The fused GPU kernel that takes FP32; PyTorch's nested tensors reach it by this operator too."""
-    queries, keys, values = (tensor[None] for tensor in (q, k, v))  # [1, T, H, d]
-    return torch.ops.aten._efficient_attention_forward(
+    queries, keys, values = (tensor.unsqueeze(0) for tensor in (q, k, v))  # [1, T, H, d]
+    out, *_ = torch.ops.aten._efficient_attention_forward(
         queries, keys, values, None, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, 0.0, 0
-    )[0][0]
+    )
+    return out.squeeze(0)
 
 
 def attend_flash(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
