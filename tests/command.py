@@ -1,0 +1,36 @@
+"""``virnucpro`` in processes of their own, which can be killed, without importing PyTorch in each."""
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["__main__", "virnucpro.cli", "virnucpro.pipeline.embed"])
+
+
+def start(arguments: Sequence[str], errors: Path, most_bytes: int | None = None) -> BaseProcess:
+    """Start ``virnucpro`` with these arguments; what it says goes to `errors`. Its files may have `most_bytes`."""
+    process = CONTEXT.Process(target=_run, args=(list(arguments), errors, most_bytes), daemon=True)
+    process.start()
+    return process
+
+
+def _run(arguments: Sequence[str], errors: Path, most_bytes: int | None) -> None:
+    # The forkserver ignores Ctrl-C, and what it starts inherits that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    descriptor = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    if most_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
+
+    from virnucpro import cli
+    from virnucpro.pipeline import embed
+
+    embed.COMMIT_SECONDS = 0.0  # so that short runs are committed now and then too
+    sys.exit(cli.main(arguments))

@@ -1,0 +1,329 @@
+"""embed_file and embed: fair-esm's numbers, in the order of the input, and resumed where they stopped."""
+
+import hashlib
+import json
+import threading
+
+import esm
+import numpy as np
+import pytest
+import torch
+
+import virnucpro
+from tests.conftest import MODEL, RAGGED
+from virnucpro.data.fasta import Fasta, FastaError
+from virnucpro.data.packing import pack
+from virnucpro.data.store import Embeddings, StoreError, folder_of
+from virnucpro.models.esm2_flash import load_esm2_model
+from virnucpro.pipeline import embed as module
+from virnucpro.pipeline.embed import Options, ReadAhead, Stopped, embed_file, recommended_precision, remaining
+
+PROTEINS = [(name, protein[:60]) for name, protein in RAGGED if "<" not in protein]  # <mask> is not FASTA
+DEFAULT = Options()
+DNA = "ATGAAAACCGCGTATATTGCGAAACAGCGTCAGATTAGCTTTGTGAAAAGCCATTTTAGCCGTCAG" * 5
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return load_esm2_model(MODEL, "cpu", precision="fp32", weights=checkpoint)[0]
+
+
+@pytest.fixture
+def fasta(tmp_path):
+    return write(tmp_path / "in.fasta", PROTEINS)
+
+
+def write(path, records):
+    path.write_text("".join(f">{name} a description\n{sequence}\n" for name, sequence in records))
+    return path
+
+
+def run(path, output, model, options=DEFAULT, **keywords):
+    with Fasta(path) as fasta:
+        return embed_file(fasta, output, model, options, **keywords)
+
+
+def datasets(path):
+    with Embeddings(path) as file:
+        return file.names, file.lengths.tobytes(), file.embeddings[()].tobytes()
+
+
+def extracted(model, path, truncation_seq_length, layers):
+    """What fair-esm's scripts/extract.py computes: its batches, its truncation, its three ways to pool."""
+    dataset = esm.FastaBatchedDataset.from_file(path)
+    convert = esm.Alphabet.from_architecture("ESM-1b").get_batch_converter(truncation_seq_length)
+    found = {"mean": {}, "bos": {}, "residue": {}}
+    for indices in dataset.get_batch_indices(4096, extra_toks_per_seq=1):
+        labels, proteins, tokens = convert([dataset[index] for index in indices])
+        with torch.inference_mode():
+            representations = model(tokens, repr_layers=layers)["representations"]
+        stacked = torch.stack([representations[layer] for layer in layers], dim=2)
+        for label, protein, row in zip(labels, proteins, stacked, strict=True):
+            name = label.split()[0]
+            kept = row[1 : min(truncation_seq_length, len(protein)) + 1]
+            found["mean"][name], found["bos"][name], found["residue"][name] = kept.mean(0), row[0], kept
+    return found
+
+
+@pytest.mark.parametrize("pool", ["mean", "bos", "residue"])
+@pytest.mark.parametrize("layers", [(-1,), (0, 3, 6)], ids=["the last layer", "three layers"])
+def test_embeddings_equal_those_of_fair_esms_extraction(tmp_path, model, fair_esm_model, pool, layers):
+    proteins = [*PROTEINS, ("cut", "ACDEFGHIKLMNPQRSTVWY" * 8)]
+    fasta = write(tmp_path / "in.fasta", proteins)
+    run(fasta, tmp_path / "out.h5", model, Options(pool, layers, max_length=100))
+    expected = extracted(fair_esm_model, fasta, 100, [layer % 7 for layer in layers])[pool]
+    with Embeddings(tmp_path / "out.h5") as file:
+        assert file.names == [name for name, _ in proteins]
+        assert file.lengths.tolist() == [min(len(protein), 100) for _, protein in proteins]
+        for name, found in file:
+            there = expected[name].numpy() if len(layers) > 1 else expected[name].numpy()[..., 0, :]
+            assert found.shape == there.shape
+            assert np.abs(found - there).max() <= 1e-5, name
+
+
+def test_the_summary_and_the_attributes_tell_what_was_done(tmp_path, model):
+    records = [("a", "MKT"), ("none", ""), ("long", "M" * 30), ("a", "mk*"), ("odd", "MJ")]
+    output = tmp_path / "out.h5"
+    summary = run(
+        write(tmp_path / "in.fasta", records),
+        output,
+        model,
+        Options(max_length=20),
+        about={"model": MODEL},
+        command="the command",
+    )
+    json.dumps(summary)
+    assert (summary["records"], summary["sequences"], summary["residues"]) == (5, 3, 25)
+    assert summary["skipped"]["empty"] == {"count": 1, "names": ["none"]}
+    assert summary["skipped"]["letters that ESM-2 does not know"] == {"count": 1, "names": ["odd"]}
+    assert summary["truncated"] == {"count": 1, "names": ["long"]}
+    assert summary["repeated_names"] == {"count": 1, "names": ["a"]}
+    assert summary["tokens_per_second"] > 0 and summary["peak_resident_bytes"] > 0
+    with Embeddings(output) as file:
+        assert file.names == ["a", "long", "a"]
+        assert file.settings["model"] == MODEL and file.settings["command"] == "the command"
+        assert file.settings["torch"] == torch.__version__ and file.settings["precision"] == "fp32"
+
+
+def test_dna_is_translated_and_embedded(tmp_path, model):
+    path = write(tmp_path / "in.fasta", [("contig", DNA)])
+    run(path, tmp_path / "out.h5", model, Options(chunk=100))
+    names, embeddings = virnucpro.embed({"contig": DNA}, MODEL, weights="random", precision="fp32", chunk=100)
+    with Embeddings(tmp_path / "out.h5") as file:
+        assert file.names == names and names[0] == "contig_chunk_1F1"
+        assert embeddings.shape == (len(names), 320)
+
+
+def test_float16_is_float32_rounded(tmp_path, fasta, model):
+    run(fasta, tmp_path / "wide.h5", model)
+    run(fasta, tmp_path / "narrow.h5", model, Options(dtype="float16"))
+    with Embeddings(tmp_path / "wide.h5") as wide, Embeddings(tmp_path / "narrow.h5") as narrow:
+        assert narrow.embeddings.dtype == np.float16
+        assert (wide.embeddings[()].astype(np.float16) == narrow.embeddings[()]).all()
+
+
+def test_only_what_esm2_cannot_take_is_a_file_without_rows(tmp_path, model):
+    summary = run(write(tmp_path / "in.fasta", [("a", "")]), tmp_path / "out.h5", model)
+    assert (summary["sequences"], summary["records"], summary["tokens_per_second"]) == (0, 1, None)
+    with Embeddings(tmp_path / "out.h5") as file:
+        assert file.embeddings.shape == (0, 320)
+
+
+class StopAfter:
+    """Says to stop from the given question on."""
+
+    def __init__(self, questions):
+        self.left = questions
+
+    def __call__(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("questions", range(1, 6))
+def test_a_stopped_run_is_resumed_with_the_same_bytes(tmp_path, fasta, model, questions):
+    options = Options(token_budget=60)
+    run(fasta, tmp_path / "whole.h5", model, options)
+    output = tmp_path / "resumed.h5"
+    with pytest.raises(Stopped):
+        run(fasta, output, model, options, stop=StopAfter(questions))
+    summary = run(fasta, output, model, options, resume=True)
+    assert summary["resumed_sequences"] >= questions - 1
+    assert datasets(output) == datasets(tmp_path / "whole.h5")
+    assert not folder_of(output).exists()
+
+
+def test_an_input_that_breaks_off_keeps_what_came_before(tmp_path, model, fasta):
+    options, output = Options(token_budget=30), tmp_path / "out.h5"
+    whole = fasta.read_bytes()
+    fasta.write_bytes(whole + b">bad\nM1\n")
+    with pytest.raises(FastaError, match="'bad'"):
+        run(fasta, output, model, Options(token_budget=30, strict=True))
+    assert not output.exists()
+    fasta.write_bytes(whole)
+    assert run(fasta, output, model, options, resume=True)["resumed_sequences"] >= len(PROTEINS) - 1
+
+
+def test_another_input_is_not_continued(tmp_path, fasta, model):
+    output, options = tmp_path / "out.h5", Options(token_budget=60)
+    with pytest.raises(Stopped):
+        run(fasta, output, model, options, stop=StopAfter(3))
+    for records in ([("one", "K"), *PROTEINS[1:]], PROTEINS[:1]):
+        with pytest.raises(FastaError, match=r"does not begin with the \d sequences that were embedded"):
+            run(write(fasta, records), output, model, options, resume=True)
+
+
+def test_the_token_budget_of_the_beginning_is_kept(tmp_path, fasta, model, monkeypatch):
+    run(fasta, tmp_path / "whole.h5", model, Options(token_budget=60))
+    output = tmp_path / "out.h5"
+    monkeypatch.setattr(module, "token_budget", lambda model: 60)
+    with pytest.raises(Stopped):
+        run(fasta, output, model, stop=StopAfter(2))
+    monkeypatch.setattr(module, "token_budget", lambda model: 1000)
+    summary = run(fasta, output, model, resume=True)
+    assert summary["settings"]["token_budget"] == 60
+    assert datasets(output) == datasets(tmp_path / "whole.h5")
+
+
+def test_other_weights_are_not_continued(tmp_path, fasta, model):
+    output = tmp_path / "out.h5"
+    with pytest.raises(Stopped):
+        run(fasta, output, model, stop=lambda: True)
+    other, _ = load_esm2_model(MODEL, "cpu", precision="fp32", weights="random")
+    with pytest.raises(StoreError, match="weights_checksum"):
+        run(fasta, output, other, resume=True)
+
+
+def test_resuming_what_is_complete_checks_it_and_leaves_it(tmp_path, fasta, model):
+    output = tmp_path / "out.h5"
+    run(fasta, output, model)
+    before = hashlib.sha256(output.read_bytes()).hexdigest()
+    run(fasta, output, model, resume=True)
+    assert hashlib.sha256(output.read_bytes()).hexdigest() == before
+    with pytest.raises(StoreError, match="was made with pool 'mean' and not 'bos'"):
+        run(fasta, output, model, Options(pool="bos"), resume=True)
+    for records in (PROTEINS[:-1], [*PROTEINS, ("more", "MK")], [("other", "MK"), *PROTEINS[1:]]):
+        with pytest.raises(FastaError, match="does not begin with"):
+            run(write(fasta, records), output, model, resume=True)
+
+
+def test_a_replaced_output_stays_until_the_new_one_is_complete(tmp_path, fasta, model):
+    output = tmp_path / "out.h5"
+    run(fasta, output, model)
+    before = datasets(output)
+    with pytest.raises(Stopped):
+        run(fasta, output, model, Options(pool="bos"), force=True, stop=StopAfter(2))
+    assert datasets(output) == before
+    run(fasta, output, model, Options(pool="bos"), resume=True)
+    assert datasets(output) != before
+
+
+def test_embeddings_too_large_for_float16_are_an_error(tmp_path, fasta, model, monkeypatch):
+    monkeypatch.setattr(module, "runner_for", lambda *_: Huge(model))
+    with pytest.raises(ArithmeticError, match=r"'one' .* use --dtype float32"):
+        run(fasta, tmp_path / "out.h5", model, Options(dtype="float16"))
+    assert not (tmp_path / "out.h5").exists()
+
+
+class Huge:
+    """A runner whose embeddings are 1e6."""
+
+    def __init__(self, model):
+        self.runner = module.AsyncInferenceRunner(model)
+
+    def run(self, batches):
+        for result in self.runner.run(batches):
+            result.embeddings.fill_(1e6)
+            yield result
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"pool": "max"}, "unknown pool 'max'; choose from mean, bos, residue"),
+        ({"dtype": "float64"}, "unknown dtype"),
+        ({"max_length": 0}, "max_length 0"),
+        ({"token_budget": 0}, "token_budget 0"),
+        ({"chunk": 2}, "chunk 2: a codon has 3"),
+        ({"layers": ()}, "no layers"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Options(**options)
+
+
+def test_a_layer_that_does_not_exist_is_refused(tmp_path, fasta, model):
+    with pytest.raises(ValueError, match="layer 7: this model has layers 0 to 6, or -7 to -1"):
+        run(fasta, tmp_path / "out.h5", model, Options(layers=(7,)))
+
+
+def test_embed_takes_pairs_mappings_and_files(fasta, checkpoint, tmp_path, model):
+    run(fasta, tmp_path / "out.h5", model)
+    with Embeddings(tmp_path / "out.h5") as file:
+        expected = file.embeddings[()]
+    for sequences in (PROTEINS, dict(PROTEINS), iter(PROTEINS), fasta, str(fasta)):
+        names, embeddings = virnucpro.embed(sequences, MODEL, weights=checkpoint, device="cpu")
+        assert names == [name for name, _ in PROTEINS]
+        assert (embeddings == expected).all()
+
+
+def test_embed_gives_an_array_for_each_protein_with_residues(checkpoint):
+    _, arrays = virnucpro.embed(PROTEINS, MODEL, weights=checkpoint, device="cpu", pool="residue", layers=[-1, 0])
+    assert [array.shape for array in arrays] == [(len(protein), 2, 320) for _, protein in PROTEINS]
+
+
+def test_embed_of_nothing_is_empty(checkpoint):
+    names, embeddings = virnucpro.embed([], MODEL, weights=checkpoint, device="cpu")
+    assert names == [] and embeddings.shape == (0, 320)
+
+
+def test_embed_refuses_what_the_command_skips(checkpoint):
+    with pytest.raises(ValueError, match="'bad'"):
+        virnucpro.embed({"good": "MK", "bad": "M1"}, MODEL, weights=checkpoint, device="cpu")
+
+
+def test_the_recommended_precision_of_a_cpu_is_fp32():
+    assert recommended_precision("cpu") == "fp32"
+
+
+def test_remaining_packs_continue_those_committed():
+    packs = list(remaining(pack(PROTEINS, 60), module.Committed()))
+    for number, (done, digest) in enumerate(packs[:-1]):
+        committed = module.Committed(sequences=sum(len(each) for each, _ in packs[: number + 1]), digest=digest)
+        rest = list(remaining(pack(PROTEINS, 60), committed))
+        assert [digest for _, digest in rest] == [digest for _, digest in packs[number + 1 :]]
+        assert len(done)
+
+
+def test_reading_ahead_keeps_order_and_raises_at_its_place():
+    def items():
+        yield from range(100)
+        raise RuntimeError("at the end")
+
+    seen = []
+    with pytest.raises(RuntimeError, match="at the end"), ReadAhead(items(), 3) as ahead:
+        for item in ahead:
+            seen.append(item)
+    assert seen == list(range(100))
+
+
+def test_reading_ahead_is_bounded():
+    taken = []
+
+    def items():
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    with ReadAhead(items(), 3) as ahead:
+        next(ahead)
+    assert len(taken) <= 6
+
+
+def test_waiting_for_input_that_never_comes_can_be_stopped():
+    never = threading.Event()
+    asked = StopAfter(2)
+    with ReadAhead(iter(never.wait, None), 3, asked) as ahead:
+        assert list(ahead) == []
+    never.set()

@@ -1,0 +1,377 @@
+"""Embeddings on disk: an HDF5 file when they are complete, a folder that survives a crash until then.
+
+HDF5 does not survive being killed while it writes. So rows are first appended to plain files in the folder
+``OUT.h5.partial``, and a journal there says how much of them is safely on disk. What was written after its last
+line is cut off when the run is resumed. At the end the rows are copied into an HDF5 file there, which is then
+moved to its place.
+"""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+
+FORMAT = "virnucpro embeddings 1"
+BLOCK = 65_536  # names or lengths copied at a time
+BLOCK_BYTES = 16 * 2**20  # of embeddings copied at a time
+
+SETTINGS, JOURNAL, LOCK, FINISHED = "settings.json", "journal", "lock", "finished.h5"
+NEW = ".new"  # ends the name of a file that is not whole yet
+ROWS = ("names", "lengths", "embeddings")
+"""The files of rows: names in UTF-8, one a line; residues of each sequence, int64; embeddings, row after row."""
+
+
+class StoreError(RuntimeError):
+    """The output cannot be written, exists, or was begun with other settings."""
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What is on disk: how many sequences, residues, rows, bytes of names; a digest of the input up to there."""
+
+    sequences: int = 0
+    residues: int = 0
+    rows: int = 0
+    name_bytes: int = 0
+    digest: str = ""
+
+
+def check_output(output: Path, resume: bool, force: bool) -> None:
+    """Raise StoreError where a run may not write to `output`, before anything is spent on it."""
+    folder = folder_of(output)
+    if output.is_dir():
+        raise StoreError(f"{output} is a folder: name a file")
+    if not output.parent.is_dir():
+        raise StoreError(f"there is no folder {output.parent} to write {output.name} to: make it first")
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise StoreError(f"cannot write {output}: its folder is not writable")
+    if resume or force:
+        return
+    if (folder / SETTINGS).exists():
+        raise StoreError(
+            f"{folder} holds an unfinished run: continue it with --resume, or begin anew with --force"
+        )
+    if output.exists():
+        raise StoreError(
+            f"{output} exists: give another name, or --force to replace it when the new one is complete"
+        )
+
+
+def folder_of(output: Path) -> Path:
+    """Where the rows of an unfinished run are."""
+    return output.with_name(output.name + ".partial")
+
+
+class Partial:
+    """The rows of an unfinished run. Use as a context manager: a second process is kept out until it is closed.
+
+    `settings`: all that decides what the rows are, for JSON. `row_size`: values in a row of embeddings; `dtype`:
+    their type. `committed`: what an earlier run left; `append` adds after it.
+    Raises StoreError where the folder cannot be written, another process has it, or, with `resume`, where it was
+    begun with other settings or lacks rows that it had.
+    """
+
+    def __init__(self, output: Path, settings: dict[str, Any], row_size: int, dtype: str, resume: bool):
+        self.output, self.folder, self.settings = output, folder_of(output), settings
+        self.row_size, self.dtype = row_size, np.dtype(dtype)
+        self.committed = Committed()
+        self._files: dict[str, BinaryIO] = {}
+        self._broken = False
+        with self._writing():
+            self.folder.mkdir(exist_ok=True)
+            self._lock = (self.folder / LOCK).open("w")
+        try:
+            self._begin(resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, resume: bool) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreError(
+                f"another process is writing {self.output}: wait for it, or name another file"
+            ) from error
+        with self._writing():
+            begun = begun_settings(self.output) if resume else None
+            if begun is None:
+                self._remove_all_but_lock()
+                write_safely(self.folder / SETTINGS, json.dumps(self.settings))
+            else:
+                check_same(begun, self.settings, f"{self.folder} was begun")
+                self.committed = last_commit(self.folder / JOURNAL)
+            for name in (*ROWS, JOURNAL):
+                self._files[name] = (self.folder / name).open("ab")
+            sync_folder(self.folder)
+            for name, size in self._sizes().items():
+                self._cut(name, size)
+
+    def _sizes(self) -> dict[str, int]:
+        """Bytes that each file of rows has committed."""
+        embeddings = self.committed.rows * self.row_size * self.dtype.itemsize
+        return {
+            "names": self.committed.name_bytes,
+            "lengths": 8 * self.committed.sequences,
+            "embeddings": embeddings,
+        }
+
+    def _cut(self, name: str, size: int) -> None:
+        file = self._files[name]
+        if file.seek(0, io.SEEK_END) < size:
+            raise StoreError(f"{self.folder / name} has lost rows that it had: begin anew with --force")
+        file.truncate(size)
+
+    def append(self, names: Sequence[str], lengths: Sequence[int], rows: np.ndarray, digest: str) -> None:
+        """Add sequences in order: their names (without line ends), residues, and rows ``[n, row_size]``.
+
+        `digest` is that of everything embedded so far, these included.
+        """
+        encoded = "".join(f"{name}\n" for name in names).encode()
+        if self._broken:
+            raise StoreError(f"{self.output}: an earlier write failed")
+        self._broken = True  # until all three files have the rows: what came after half of them would be misplaced
+        with self._writing():
+            self._files["names"].write(encoded)
+            self._files["lengths"].write(np.asarray(lengths, dtype="<i8").tobytes())
+            self._files["embeddings"].write(np.ascontiguousarray(rows, dtype=self.dtype).data)
+        self.committed = Committed(
+            sequences=self.committed.sequences + len(names),
+            residues=self.committed.residues + sum(lengths),
+            rows=self.committed.rows + len(rows),
+            name_bytes=self.committed.name_bytes + len(encoded),
+            digest=digest,
+        )
+        self._broken = False
+
+    def commit(self) -> None:
+        """Make sure that what was appended is on disk, and say so in the journal."""
+        with self._writing():
+            for name in (*ROWS, JOURNAL):
+                if name == JOURNAL:
+                    text = json.dumps(asdict(self.committed))
+                    # After a line end, because a crash can leave half a line
+                    self._files[name].write(f"\n{zlib.crc32(text.encode()):08x} {text}\n".encode())
+                self._files[name].flush()
+                os.fsync(self._files[name].fileno())
+
+    def finish(
+        self, attributes: dict[str, Any], shape: tuple[int, ...], ragged: bool, stop: Callable[[], bool]
+    ) -> bool:
+        """Write the HDF5 file, move it to its place and remove the folder; False where `stop` said to stop.
+
+        `shape` of a row's values; `ragged`: whether a sequence has a row for each residue; `attributes` are kept
+        beside the datasets.
+        """
+        self.commit()
+        finished = self.folder / FINISHED
+        needed = self.committed.name_bytes + sum(self._sizes().values())
+        if shutil.disk_usage(self.folder).free < needed:
+            raise StoreError(
+                f"{self.output} needs {needed / 1e9:,.2f} GB more than the disk has free: all embeddings are in "
+                f"{self.folder}; make room and run again with --resume"
+            )
+        with self._writing():
+            if not self._copy(finished, attributes, shape, ragged, stop):
+                return False
+            with finished.open("rb") as file:
+                os.fsync(file.fileno())
+            finished.replace(self.output)
+            sync_folder(self.output.parent)
+        self.remove()
+        return True
+
+    def _copy(
+        self,
+        path: Path,
+        attributes: dict[str, Any],
+        shape: tuple[int, ...],
+        ragged: bool,
+        stop: Callable[[], bool],
+    ) -> bool:
+        count, rows = self.committed.sequences, self.committed.rows
+        with h5py.File(path, "w") as file:
+            file.attrs.update({"format": FORMAT, **attributes})
+            names = file.create_dataset("ids", count, h5py.string_dtype())
+            with (self.folder / "names").open(encoding="utf-8", newline="\n") as lines:
+                for start in range(0, count, BLOCK):
+                    if stop():
+                        return False
+                    block = [next(lines)[:-1] for _ in range(start, min(start + BLOCK, count))]
+                    names[start : start + len(block)] = block
+            lengths = file.create_dataset("lengths", count, "<i8")
+            offsets = file.create_dataset("offsets", count + 1, "<i8") if ragged else None
+            end = 0
+            for start, residues in blocks(self.folder / "lengths", np.dtype("<i8"), BLOCK):
+                lengths[start : start + len(residues)] = residues
+                if offsets is not None:
+                    ends = end + np.cumsum(residues)
+                    offsets[start + 1 : start + 1 + len(residues)], end = ends, ends[-1]
+            embeddings = file.create_dataset("embeddings", (rows, *shape), self.dtype)
+            at_a_time = max(1, BLOCK_BYTES // (self.row_size * self.dtype.itemsize))
+            row = np.dtype((self.dtype, (self.row_size,)))
+            for start, values in blocks(self.folder / "embeddings", row, at_a_time):
+                if stop():
+                    return False
+                embeddings[start : start + len(values)] = values.reshape(-1, *shape)
+        return True
+
+    def remove(self) -> None:
+        """Delete the folder, or at least what this program put there."""
+        self._remove_all_but_lock()
+        (self.folder / LOCK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it holds something of the user's
+            self.folder.rmdir()
+
+    def _remove_all_but_lock(self) -> None:
+        # The settings first: without them the rest counts for nothing
+        for name in (SETTINGS, SETTINGS + NEW, JOURNAL, *ROWS, FINISHED):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the files and let other processes in. What was appended and not committed is lost."""
+        for file in self._files.values():
+            with contextlib.suppress(OSError):  # a full disk: the journal does not count what was not written
+                file.close()
+        self._lock.close()
+
+    def __enter__(self) -> "Partial":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say of what fails inside where that was, and what is left."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # h5py raises both
+            if isinstance(error, StoreError):
+                raise
+            reason = getattr(error, "strerror", None) or error
+            raise StoreError(f"cannot write {self.output} ({self.folder}): {reason}") from error
+
+
+def begun_settings(output: Path) -> dict[str, Any] | None:
+    """The settings of the unfinished run of `output`; None where there is none that could be continued."""
+    try:
+        return json.loads((folder_of(output) / SETTINGS).read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def attribute(value: Any) -> Any:
+    """A setting as an HDF5 attribute that every reader shows: text or a number, JSON for what is neither."""
+    return value if isinstance(value, str | int | float) else json.dumps(value)
+
+
+def check_same(then: dict[str, Any], now: dict[str, Any], what: str) -> None:
+    """Raise StoreError naming the settings that differ."""
+    differing = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    if differing:
+        pairs = ", ".join(f"{name} {then.get(name)!r} and not {now.get(name)!r}" for name in differing)
+        raise StoreError(f"{what} with {pairs}: give the same settings, or begin anew with --force")
+
+
+def last_commit(journal: Path) -> Committed:
+    """What the last whole line of the journal says."""
+    committed = Committed()
+    if journal.exists():
+        for line in journal.read_bytes().splitlines():
+            checksum, _, text = line.partition(b" ")
+            if checksum == f"{zlib.crc32(text):08x}".encode():
+                committed = Committed(**json.loads(text))
+    return committed
+
+
+def write_safely(path: Path, text: str) -> None:
+    """Write a file so that after a crash all of it is there or nothing."""
+    unfinished = path.with_name(path.name + NEW)
+    with unfinished.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that the names of files in `folder` are on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def blocks(path: Path, dtype: np.dtype, count: int) -> Iterator[tuple[int, np.ndarray]]:
+    """A file of values in blocks of `count`: where each starts, and the values."""
+    start = 0
+    with path.open("rb") as file:
+        while len(block := np.fromfile(file, dtype, count)):
+            yield start, block
+            start += len(block)
+
+
+class Embeddings:
+    """A file of embeddings, read as far as it is asked for. Use as a context manager.
+
+    ``len(file)``; ``file[3]`` or ``file["my protein"]`` is a sequence's embedding, ``[D]`` or with residues
+    ``[residues, D]`` (with several layers ``[layers, D]``, ``[residues, layers, D]``); iterating yields
+    ``(name, embedding)`` in the order of the input. `names`, `lengths` (residues embedded) and `settings` describe
+    them. Raises StoreError for a file that is not one of virnucpro's.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        try:
+            self._file = h5py.File(path, "r")
+        except OSError as error:
+            raise StoreError(f"cannot read {os.fspath(path)}: {error}") from error
+        if self._file.attrs.get("format") != FORMAT:
+            self._file.close()
+            raise StoreError(f"{os.fspath(path)} does not hold embeddings of virnucpro's")
+        self.settings = dict(self._file.attrs)
+        self.names: list[str] = list(self._file["ids"].asstr()[()])
+        self.lengths: np.ndarray = self._file["lengths"][()]
+        self.embeddings: h5py.Dataset = self._file["embeddings"]
+        self._offsets = self._file["offsets"][()] if "offsets" in self._file else None
+        self._index: dict[str, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, which: int | str) -> np.ndarray:
+        if isinstance(which, str):
+            which = self._find(which)
+        if self._offsets is None:
+            return self.embeddings[which]
+        which = range(len(self))[which]
+        return self.embeddings[self._offsets[which] : self._offsets[which + 1]]
+
+    def _find(self, name: str) -> int:
+        if self._index is None:
+            self._index = {}
+            for number, each in enumerate(self.names):
+                self._index[each] = -1 if each in self._index else number
+        if self._index[name] < 0:
+            raise KeyError(f"several sequences are called {name!r}: take them by number")
+        return self._index[name]
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        return ((name, self[number]) for number, name in enumerate(self.names))
+
+    def __enter__(self) -> "Embeddings":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
