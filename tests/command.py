@@ -29,8 +29,11 @@ def _run(arguments: Sequence[str], errors: Path, most_bytes: int | None) -> None
     if most_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
 
+    import torch
+
     from virnucpro import cli
     from virnucpro.pipeline import embed
 
+    torch.set_num_threads(1)  # two would wait for each other beside whatever else this machine does
     embed.COMMIT_SECONDS = 0.0  # so that short runs are committed now and then too
     sys.exit(cli.main(arguments))

@@ -28,6 +28,15 @@ def model(checkpoint):
     return load_esm2_model(MODEL, "cpu", precision="fp32", weights=checkpoint)[0]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Work this small is slower on two, and by far where the machine has other things to do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def fasta(tmp_path):
     return write(tmp_path / "in.fasta", PROTEINS)
@@ -140,7 +149,7 @@ class StopAfter:
         return self.left < 0
 
 
-@pytest.mark.parametrize("questions", range(1, 6))
+@pytest.mark.parametrize("questions", [1, 2, 4])
 def test_a_stopped_run_is_resumed_with_the_same_bytes(tmp_path, fasta, model, questions):
     options = Options(token_budget=60)
     run(fasta, tmp_path / "whole.h5", model, options)
