@@ -105,6 +105,22 @@ def test_a_signal_keeps_the_work_and_says_how_to_go_on(run, fasta, whole, tmp_pa
     assert datasets(output) == datasets(whole[0])
 
 
+def test_ctrl_c_ends_the_wait_for_a_pipe_that_brings_nothing_more(fasta, tmp_path):
+    pipe, log = tmp_path / "pipe", tmp_path / "log"
+    os.mkfifo(pipe)
+    writing = os.open(pipe, os.O_RDWR)  # so that it has no end
+    os.write(writing, fasta.read_bytes())
+    process = start(words(pipe, tmp_path / "out.h5"), log)
+    try:
+        wait_for_work(process, tmp_path / "out.h5")
+        os.kill(process.pid, signal.SIGINT)
+        process.join(PATIENCE)
+        assert process.exitcode == 130, log.read_text()
+    finally:
+        process.kill()
+        os.close(writing)
+
+
 def test_a_full_disk_keeps_the_work(run, whole, tmp_path):
     output = tmp_path / "out.h5"
     process = run(most_bytes=100_000)  # about half of the embeddings

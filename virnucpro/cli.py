@@ -90,14 +90,14 @@ def code_of(error: Exception, stop: Stop) -> int | None:
 
     if isinstance(error, Stopped):
         return 128 + (stop.signal or signal.SIGINT)
-    known = (ValueError, ArithmeticError, CheckpointError, torch.OutOfMemoryError)
+    known = (ValueError, OSError, ArithmeticError, CheckpointError, torch.OutOfMemoryError)
     return 1 if isinstance(error, known) else None
 
 
 def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[str, Any]:
     """``virnucpro embed``; returns the summary."""
     began = time.perf_counter()
-    if chosen.input != "-" and chosen.output.exists() and chosen.output.samefile(chosen.input):
+    if chosen.output.exists() and Path(chosen.input).exists() and chosen.output.samefile(chosen.input):
         raise StoreError(f"{chosen.output} is the input: name another file")
     check_output(chosen.output, chosen.resume, chosen.force)
     with Fasta(chosen.input) as fasta:
@@ -138,7 +138,7 @@ def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[
 def complain(message: str, chosen: argparse.Namespace, words: Sequence[str], code: int) -> int:
     """Tell what went wrong and what to do next; returns the exit code."""
     print(f"virnucpro: {message}", file=sys.stderr)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(StoreError):
         if begun_settings(chosen.output) is not None and "--resume" not in message:
             again = shlex.join(
                 ["virnucpro", *(word for word in words if word not in ("--force", "--resume")), "--resume"]

@@ -119,7 +119,7 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path, name, message):
 
 
 def test_the_fraction_read_grows_to_one(written):
-    with Fasta(written(b">a\nMKT\n" * 10_000)) as fasta:
+    with Fasta(written(b">a\nMKT\n" * 100_000)) as fasta:
         seen = [fasta.fraction() for _ in fasta]
     assert 0 < seen[0] < 0.5 and seen == sorted(seen) and seen[-1] == 1
 

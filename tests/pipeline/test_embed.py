@@ -207,7 +207,10 @@ def test_resuming_what_is_complete_checks_it_and_leaves_it(tmp_path, fasta, mode
     output = tmp_path / "out.h5"
     run(fasta, output, model)
     before = hashlib.sha256(output.read_bytes()).hexdigest()
-    run(fasta, output, model, resume=True)
+    folder_of(output).mkdir()  # left by a run that was killed at its very end
+    (folder_of(output) / "embeddings").write_bytes(b"rows")
+    assert run(fasta, output, model, resume=True)["sequences"] == len(PROTEINS)
+    assert not folder_of(output).exists()
     assert hashlib.sha256(output.read_bytes()).hexdigest() == before
     with pytest.raises(StoreError, match="was made with pool 'mean' and not 'bos'"):
         run(fasta, output, model, Options(pool="bos"), resume=True)

@@ -3,12 +3,12 @@
 import gzip
 import io
 import os
+import select
 import stat
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 GZIP = b"\x1f\x8b"
 OTHER_FORMATS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
@@ -17,6 +17,20 @@ OTHER_FORMATS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"
 
 class FastaError(ValueError):
     """The input cannot be read, is not FASTA, or has a record that cannot be embedded and must not be skipped."""
+
+
+class Endable(io.FileIO):
+    """A file whose reading, which on a pipe may wait for ever, ends when `ended` is set."""
+
+    ended = False
+    POLL_SECONDS = 0.1
+
+    def readinto(self, buffer: Any) -> int | None:
+        """As FileIO's, 0 after the end."""
+        while not self.ended:
+            if select.select([self.fileno()], [], [], self.POLL_SECONDS)[0]:
+                return super().readinto(buffer)
+        return 0
 
 
 class Fasta:
@@ -32,32 +46,25 @@ class Fasta:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.label = "standard input" if os.fspath(path) == "-" else os.fspath(path)
-        self._size: int | None = None
         try:
-            self._file = self._open(path)
+            self._raw = Endable(0, closefd=False) if os.fspath(path) == "-" else Endable(path)
+            about = os.fstat(self._raw.fileno())
+            self._size = about.st_size if stat.S_ISREG(about.st_mode) else None
+            self._file = io.BufferedReader(self._raw, 65_536)
             self._lines = io.TextIOWrapper(self._decompressed(), "utf-8-sig", "backslashreplace")
         except (OSError, EOFError, zlib.error) as error:
             raise self._unreadable(error) from error
 
-    def _open(self, path: str | os.PathLike[str]) -> BinaryIO:
-        if os.fspath(path) == "-":
-            return open(0, "rb", closefd=False)
-        file = Path(path).open("rb")  # noqa: SIM115 it is read as long as this object lives
-        about = os.fstat(file.fileno())
-        if stat.S_ISREG(about.st_mode):
-            self._size = about.st_size
-        return file
-
     def _decompressed(self) -> BinaryIO:
         """The bytes of the text. What does not begin as FASTA is refused before a line, maybe endless, is read."""
-        stream = self._file
+        stream: Any = self._file
         for compressed in (True, False):
-            beginning: bytes = stream.peek(64)  # type: ignore[attr-defined]
+            beginning: bytes = stream.peek(64)
             for magic, name in OTHER_FORMATS.items():
                 if beginning.startswith(magic):
                     raise FastaError(f"{self.label} is compressed with {name}: unpack it, or use gzip")
             if compressed and beginning.startswith(GZIP):
-                stream = gzip.GzipFile(fileobj=stream)  # type: ignore[assignment]
+                stream = gzip.GzipFile(fileobj=stream)
             else:
                 break
         text = beginning.removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -74,14 +81,15 @@ class Fasta:
         self.close()
 
     def close(self) -> None:
-        """Close the file; standard input stays open."""
+        """Close the file; standard input stays open. A thread that waits for it to bring more finds its end."""
+        self._raw.ended = True
         self._file.close()
 
     def fraction(self) -> float | None:
         """How much of the file has been read, 0 to 1 (of its compressed bytes); None where its size is unknown."""
         if not self._size or self._file.closed:
             return None
-        return self._file.raw.tell() / self._size  # type: ignore[attr-defined]
+        return self._raw.tell() / self._size
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         try:

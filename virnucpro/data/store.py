@@ -106,7 +106,7 @@ class Partial:
         with self._writing():
             begun = begun_settings(self.output) if resume else None
             if begun is None:
-                self._remove_all_but_lock()
+                remove_rows(self.folder)
                 write_safely(self.folder / SETTINGS, json.dumps(self.settings))
             else:
                 check_same(begun, self.settings, f"{self.folder} was begun")
@@ -175,6 +175,7 @@ class Partial:
         """
         self.commit()
         finished = self.folder / FINISHED
+        finished.unlink(missing_ok=True)
         needed = self.committed.name_bytes + sum(self._sizes().values())
         if shutil.disk_usage(self.folder).free < needed:
             raise StoreError(
@@ -188,7 +189,7 @@ class Partial:
                 os.fsync(file.fileno())
             finished.replace(self.output)
             sync_folder(self.output.parent)
-        self.remove()
+        remove(self.folder)
         return True
 
     def _copy(
@@ -226,18 +227,6 @@ class Partial:
                 embeddings[start : start + len(values)] = values.reshape(-1, *shape)
         return True
 
-    def remove(self) -> None:
-        """Delete the folder, or at least what this program put there."""
-        self._remove_all_but_lock()
-        (self.folder / LOCK).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it holds something of the user's
-            self.folder.rmdir()
-
-    def _remove_all_but_lock(self) -> None:
-        # The settings first: without them the rest counts for nothing
-        for name in (SETTINGS, SETTINGS + NEW, JOURNAL, *ROWS, FINISHED):
-            (self.folder / name).unlink(missing_ok=True)
-
     def close(self) -> None:
         """Close the files and let other processes in. What was appended and not committed is lost."""
         for file in self._files.values():
@@ -263,12 +252,28 @@ class Partial:
             raise StoreError(f"cannot write {self.output} ({self.folder}): {reason}") from error
 
 
+def remove(folder: Path) -> None:
+    """Delete the folder of an unfinished run, or at least what this program put there."""
+    remove_rows(folder)
+    (folder / LOCK).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it holds something of the user's, or was not there
+        folder.rmdir()
+
+
+def remove_rows(folder: Path) -> None:
+    """Delete all but the lock; the settings first, because without them the rest counts for nothing."""
+    for name in (SETTINGS, SETTINGS + NEW, JOURNAL, *ROWS, FINISHED):
+        (folder / name).unlink(missing_ok=True)
+
+
 def begun_settings(output: Path) -> dict[str, Any] | None:
     """The settings of the unfinished run of `output`; None where there is none that could be continued."""
     try:
         return json.loads((folder_of(output) / SETTINGS).read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
+    except OSError as error:
+        raise StoreError(f"cannot read {folder_of(output)}: {error.strerror}") from error
 
 
 def attribute(value: Any) -> Any:

@@ -34,6 +34,8 @@ from virnucpro.data.store import (
     begun_settings,
     check_output,
     check_same,
+    folder_of,
+    remove,
 )
 from virnucpro.models.esm2 import ESM2
 from virnucpro.models.esm2_flash import find_device, load_esm2_model
@@ -212,7 +214,9 @@ def embed_file(
     intake = Intake(fasta, options.max_length, options.chunk, options.strict)
     done = Done()
     if resume and begun is None and output.exists():
-        check_complete(output, settings, intake)
+        done.sequences, done.residues = check_complete(output, settings, intake)
+        done.resumed = done.sequences
+        remove(folder_of(output))  # what a run that was killed while it tidied up left
         return summary_of(done, settings, intake)
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])  # sums are split among threads, and their rounding follows
@@ -264,14 +268,15 @@ def changed(before: Committed) -> FastaError:
     )
 
 
-def check_complete(output: Path, settings: Mapping[str, Any], intake: Intake) -> None:
-    """Raise unless `output` holds this input's embeddings with these settings."""
+def check_complete(output: Path, settings: Mapping[str, Any], intake: Intake) -> tuple[int, int]:
+    """How many sequences and residues `output` has; raises unless they are this input's, with these settings."""
     with Embeddings(output) as file:
         now = {name: attribute(value) for name, value in settings.items()}
         check_same({name: file.settings.get(name) for name in now}, now, f"{output} is complete and was made")
-        before = Committed(sequences=len(file), digest=file.settings["input_digest"])
+        before = Committed(len(file), int(file.lengths.sum()), digest=file.settings["input_digest"])
     for _ in remaining(pack(intake, settings["token_budget"]), before):
         raise changed(before)
+    return before.sequences, before.residues
 
 
 class Feed:

@@ -1,0 +1,135 @@
+"""The whole program: from a FASTA file to an HDF5 file, and what of the engine's own speed is left of it."""
+
+import functools
+import itertools
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ._cells import OncePerCell, Samples, Store, six_digits, tracked
+from ._esm2 import contract, notes, weights_of
+from ._hardware import PARAMETERS
+from ._protocol import TIMERS, VERSION, Protocol, alternate, peak_memory, reset_peak_memory
+from ._workloads import Protein, copies_in_a_pass, tokens_in
+
+PROTOCOL = Protocol(blocks=3)  # a block is a whole file
+ENGINE_SECONDS = {"cpu": 0.5, "cuda": 3.0}
+"""The file has as many copies of the workload as the engine embeds in that time."""
+UNTIMED = 2  # `alternate` runs each once to warm up, and once to see how long it takes
+
+
+def program() -> Any:
+    """The module of ``virnucpro embed`` in the installed commit; NotImplementedError (n/a) where it has none."""
+    try:
+        from virnucpro.pipeline import embed
+    except ImportError as error:
+        if not (error.name or "virnucpro").startswith("virnucpro"):
+            raise
+        raise NotImplementedError(f"this commit has no virnucpro embed: {error}") from error
+    return embed
+
+
+def skip_half_precision_on_cpus(store: Store, precision: str) -> None:
+    """Raise NotImplementedError for what takes minutes there and tells little."""
+    if store.hardware.device == "cpu" and precision != "fp32":
+        raise NotImplementedError("on CPUs this is measured in FP32 only")
+
+
+class File:
+    """Proteins as a FASTA file that is embedded into an HDF5 file beside it, and as packs for the engine alone."""
+
+    def __init__(self, folder: str, entries: list[Protein], esm2: Any):
+        self.fasta, self.output, self.esm2 = Path(folder, "in.fasta"), Path(folder, "out.h5"), esm2
+        self.fasta.write_text("".join(f">{name}\n{protein}\n" for name, protein in entries))
+        self.program = program()
+        self.packs = list(self.program.pack(entries, self.program.token_budget(esm2)))
+        _, runner = contract()
+        self.runner = runner(esm2)
+        self.seconds: list[float] = []
+
+    def run(self, passes: int) -> None:
+        """Embed the file that many times, each from opening it to the HDF5 file in its place."""
+        for _ in range(passes):
+            start = time.perf_counter()
+            with self.program.Fasta(self.fasta) as fasta:
+                self.program.embed_file(fasta, self.output, self.esm2, force=True)
+            self.seconds.append(time.perf_counter() - start)
+
+    def run_engine(self, passes: int) -> None:
+        """Embed the packs that many times."""
+        for _ in self.runner.run(itertools.chain.from_iterable(itertools.repeat(self.packs, passes))):
+            pass
+
+
+class Pipeline(OncePerCell):
+    """``virnucpro embed`` beside its engine alone, which gets the same proteins as token batches.
+
+    The model is loaded before. The samples are whole files, long enough for some seconds on a GPU.
+    """
+
+    params = (list(PARAMETERS), ["fp32", "fp16"], ["mixed"])
+    param_names = ("model", "precision", "workload")
+    version = VERSION
+
+    def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
+        """Skip a commit without the program, and what takes minutes."""
+        skip_half_precision_on_cpus(store, precision)
+        program()
+        super().setup(store, model, precision, workload)
+
+    def load(self, store: Store, model: str, precision: str, workload: str) -> None:
+        """ESM-2, and as many copies of the proteins as the engine embeds in `ENGINE_SECONDS`."""
+        load_esm2_model, _ = contract()
+        device = store.hardware.device
+        self.esm2, _ = load_esm2_model(model, device, precision=precision, weights=weights_of(model))
+        copies = copies_in_a_pass(self.entries, device)
+        with tempfile.TemporaryDirectory() as folder:
+            some = File(folder, self.entries * copies, self.esm2)
+        some.run_engine(1)
+        seconds = TIMERS[device](functools.partial(some.run_engine, 1))
+        self.copies = copies * max(1, round(ENGINE_SECONDS[device] / seconds))
+
+    @tracked("tokens/s", higher_is_better=True, compare_factor=1.05)
+    def track_tokens_per_second(self, store: Store, *parameters: str) -> dict[str, Any]:
+        """Residues, BOS and EOS embedded in a second."""
+        return self.metric("tokens per second", store)
+
+    @tracked("sequences/s", higher_is_better=True, compare_factor=1.05)
+    def track_sequences_per_second(self, store: Store, *parameters: str) -> dict[str, Any]:
+        """Proteins embedded in a second."""
+        return self.metric("sequences per second", store)
+
+    @tracked("seconds", compare_factor=1.05)
+    def track_runtime(self, store: Store, *parameters: str) -> dict[str, Any]:
+        """Seconds for one copy of the workload's proteins: its share of the file's."""
+        return self.metric("runtime", store)
+
+    @tracked("bytes", compare_factor=1.02)
+    def track_peak_memory(self, store: Store, *parameters: str) -> dict[str, Any]:
+        """Bytes at the peak while embedding, weights included."""
+        return self.metric("peak memory", store)
+
+    @tracked("of the engine's speed", higher_is_better=True, compare_factor=1.05)
+    def track_fraction_of_engine(self, store: Store, *parameters: str) -> dict[str, Any]:
+        """Tokens/s of the program over those of its engine alone; at 1 reading and writing cost nothing."""
+        return self.metric("fraction of engine", store)
+
+    def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
+        """Time the engine and the program in turn, and read the memory's peak."""
+        device = store.hardware.device
+        proteins = [(f"{name}_{copy}", protein) for copy in range(self.copies) for name, protein in self.entries]
+        with tempfile.TemporaryDirectory() as folder:
+            file = File(folder, proteins, self.esm2)
+            reset_peak_memory(device)
+            fractions = alternate(file.run_engine, file.run, TIMERS[device], PROTOCOL)
+        seconds = file.seconds[UNTIMED:]
+        tokens, sequences = tokens_in(proteins), len(proteins)
+        samples = {
+            "tokens per second": six_digits(tokens / each for each in seconds),
+            "sequences per second": six_digits(sequences / each for each in seconds),
+            "runtime": six_digits(each / self.copies for each in seconds),
+            "peak memory": [float(peak_memory(device))],
+            "fraction of engine": six_digits(fractions),
+        }
+        return samples, notes(store.hardware, self.entries) | {"copies_in_the_file": self.copies}

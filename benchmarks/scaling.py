@@ -1,0 +1,118 @@
+"""How the speed depends on the proteins' length and on how many there are."""
+
+import random
+import statistics
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from ._cells import Cell, OncePerCell, Samples, Store, six_digits, tracked
+from ._esm2 import Embedder, contract, notes, weights_of
+from ._hardware import PARAMETERS
+from ._protocol import TIMERS, VERSION, Protocol, measure
+from ._workloads import AMINO_ACIDS, LENGTHS, Protein, tokens_in
+from .pipeline import File, program, skip_half_precision_on_cpus
+
+PROTOCOL = Protocol(window=1, warm_up_seconds=0.0, blocks=3, block_seconds=0.1)
+"""Short: a curve has many points."""
+
+LONGEST_ON_CPU, MOST_ON_CPU = 1024, 10
+TOKENS = 512
+"""About how many a set of one length has at least; on a GPU copies of it are joined."""
+
+
+class Scaling(OncePerCell):
+    """Base: a cell whose proteins follow from its last parameter, a number."""
+
+    version = VERSION
+    limit_on_cpu: int
+
+    def setup(self, store: Store, model: str, precision: str, number: int) -> None:  # type: ignore[override]
+        """Make the proteins and load what embeds them, unless it was measured."""
+        skip_half_precision_on_cpus(store, precision)
+        if store.hardware.device == "cpu" and number > self.limit_on_cpu:
+            raise NotImplementedError(f"more than {self.limit_on_cpu:,} take too long on a CPU")
+        store.require(model, (precision,), "mixed")
+        contract()
+        self.cell = Cell(store, type(self).__name__, model, precision, str(number))
+        self.to_measure = self.cell.claim()
+        if self.to_measure:
+            with self.cell.recording_failure():
+                self.entries = self.proteins(number)
+                self.load(store, model, precision, str(number))
+
+    def proteins(self, number: int) -> list[Protein]:
+        """The proteins of a cell."""
+        raise AssertionError("a benchmark says on what it is measured")
+
+
+class SequenceLength(Scaling):
+    """The engine on proteins of one length, from token batches on the CPU to pooled embeddings on the CPU."""
+
+    params = (list(PARAMETERS), ["fp32", "fp16"], [64, 128, 256, 512, 1024, 2048, 4096])
+    param_names = ("model", "precision", "residues")
+    limit_on_cpu = LONGEST_ON_CPU
+
+    def proteins(self, number: int) -> list[Protein]:
+        """As many of that length as have some hundred tokens, at least one."""
+        return made_up([number] * max(1, TOKENS // number))
+
+    def load(self, store: Store, model: str, precision: str, workload: str) -> None:
+        """ESM-2 and the token batches."""
+        self.embedder = Embedder(model, precision, self.entries, store.hardware)
+
+    @tracked("tokens/s", higher_is_better=True, compare_factor=1.05)
+    def track_tokens_per_second(self, store: Store, *parameters: str) -> dict[str, Any]:
+        """Residues, BOS and EOS embedded in a second."""
+        return self.metric("tokens per second", store)
+
+    def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
+        """Time passes."""
+        timing = measure(self.embedder.run, self.embedder.timer, PROTOCOL)
+        speeds = six_digits(self.embedder.tokens / seconds for seconds in timing.samples)
+        return {"tokens per second": speeds}, notes(store.hardware, self.entries)
+
+
+class SequenceCount(Scaling):
+    """``virnucpro embed`` on a FASTA file of so many proteins of 58 to 362 residues, the model loaded before."""
+
+    params = (list(PARAMETERS), ["fp32", "fp16"], [1, 10, 100, 1_000, 10_000])
+    param_names = ("model", "precision", "sequences")
+    limit_on_cpu = MOST_ON_CPU
+
+    def setup(self, store: Store, model: str, precision: str, number: int) -> None:  # type: ignore[override]
+        """Skip a commit without the program."""
+        program()
+        super().setup(store, model, precision, number)
+
+    def proteins(self, number: int) -> list[Protein]:
+        """The lengths of `mixed`, again and again; a single one has their median."""
+        lengths = LENGTHS["mixed"]
+        if number == 1:
+            return made_up([int(statistics.median(lengths))])
+        return made_up([lengths[index % len(lengths)] for index in range(number)])
+
+    def load(self, store: Store, model: str, precision: str, workload: str) -> None:
+        """ESM-2."""
+        load_esm2_model, _ = contract()
+        device = store.hardware.device
+        self.esm2, _ = load_esm2_model(model, device, precision=precision, weights=weights_of(model))
+
+    @tracked("tokens/s", higher_is_better=True, compare_factor=1.05)
+    def track_tokens_per_second(self, store: Store, *parameters: str) -> dict[str, Any]:
+        """Residues, BOS and EOS embedded in a second, opening and closing the files included."""
+        return self.metric("tokens per second", store)
+
+    def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
+        """Time whole files."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = File(folder, self.entries, self.esm2)
+            timing = measure(file.run, TIMERS[store.hardware.device], PROTOCOL)
+        speeds = six_digits(tokens_in(self.entries) / seconds for seconds in timing.samples)
+        return {"tokens per second": speeds}, notes(store.hardware, self.entries)
+
+
+def made_up(lengths: Sequence[int]) -> list[Protein]:
+    """Seeded proteins of these lengths."""
+    rng = random.Random("virnucpro scaling")
+    return [(f"p{index}", "".join(rng.choices(AMINO_ACIDS, k=length))) for index, length in enumerate(lengths)]
