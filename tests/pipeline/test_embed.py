@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+from pathlib import Path
 
 import esm
 import numpy as np
@@ -112,6 +113,18 @@ def test_the_summary_and_the_attributes_tell_what_was_done(tmp_path, model):
         assert file.names == ["a", "long", "a"]
         assert file.settings["model"] == MODEL and file.settings["command"] == "the command"
         assert file.settings["torch"] == torch.__version__ and file.settings["precision"] == "fp32"
+
+
+def test_the_example_without_virnucpro_reads_the_file(tmp_path, fasta, model, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "embed.md").read_text()
+    (example,) = (
+        block.partition("```")[0] for block in page.split("```python\n") if block.startswith("import h5py")
+    )
+    run(fasta, tmp_path / "OUT.h5", model, Options("residue"), about={"model": MODEL})
+    monkeypatch.chdir(tmp_path)
+    exec(example)
+    rows = sum(len(protein) for _, protein in PROTEINS)
+    assert capsys.readouterr().out.startswith(f"{MODEL} fp32 ({rows}, 320)\none [[")
 
 
 def test_dna_is_translated_and_embedded(tmp_path, model):
