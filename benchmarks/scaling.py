@@ -25,13 +25,15 @@ class Scaling(OncePerCell):
     """Base: a cell whose proteins follow from its last parameter, a number."""
 
     version = VERSION
+    param_names: tuple[str, ...]
     limit_on_cpu: int
 
     def setup(self, store: Store, model: str, precision: str, number: int) -> None:  # type: ignore[override]
         """Make the proteins and load what embeds them, unless it was measured."""
         skip_half_precision_on_cpus(store, precision)
         if store.hardware.device == "cpu" and number > self.limit_on_cpu:
-            raise NotImplementedError(f"more than {self.limit_on_cpu:,} take too long on a CPU")
+            most = f"{self.limit_on_cpu:,} {self.param_names[-1]}"
+            raise NotImplementedError(f"more than {most} take too long on a CPU")
         store.require(model, (precision,), "mixed")
         contract()
         self.cell = Cell(store, type(self).__name__, model, precision, str(number))

@@ -1,0 +1,67 @@
+"""The benchmarks of the whole program: what they time, and what they skip."""
+
+import sys
+
+import pytest
+
+from benchmarks._cells import Store
+from benchmarks._hardware import Hardware
+from benchmarks.pipeline import File, Pipeline, program
+from benchmarks.scaling import SequenceCount, SequenceLength
+from tests.conftest import MODEL
+from virnucpro.data.store import Embeddings
+from virnucpro.models.esm2_flash import load_esm2_model
+
+PROTEINS = [("a", "MKTAYIAKQR"), ("b", "MSLL"), ("c", "M" * 40)]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path, Hardware("cpu", "a CPU", 2**34, (0, 0), {}))
+
+
+def test_a_pass_is_from_fasta_to_hdf5(tmp_path):
+    model, _ = load_esm2_model(MODEL, "cpu", precision="fp32", weights="random")
+    file = File(str(tmp_path), PROTEINS, model)
+    file.run(2)
+    assert len(file.seconds) == 2
+    with Embeddings(file.output) as embeddings:
+        assert embeddings.names == ["a", "b", "c"]
+        ids, rows = zip(
+            *((r.sequence_ids, r.embeddings.numpy()) for r in file.runner.run(file.packs)), strict=True
+        )
+        assert ids == (["a", "b", "c"],)  # what the engine alone is timed on is the same
+        assert (embeddings.embeddings[()] == rows[0]).all()
+
+
+def test_a_commit_without_the_program_is_not_available(monkeypatch):
+    monkeypatch.delattr("virnucpro.pipeline.embed")
+    monkeypatch.setitem(sys.modules, "virnucpro.pipeline.embed", None)
+    with pytest.raises(NotImplementedError, match="this commit has no virnucpro embed"):
+        program()
+
+
+@pytest.mark.parametrize(
+    "benchmark, cell, reason",
+    [
+        (Pipeline, ("fp16", "mixed"), "on CPUs this is measured in FP32 only"),
+        (SequenceLength, ("fp16", 64), "on CPUs this is measured in FP32 only"),
+        (SequenceLength, ("fp32", 2048), "more than 1,024 residues take too long on a CPU"),
+        (SequenceCount, ("fp32", 100), "more than 10 sequences take too long on a CPU"),
+    ],
+)
+def test_what_takes_too_long_on_a_cpu_is_skipped_with_the_reason(store, benchmark, cell, reason):
+    with pytest.raises(NotImplementedError, match=reason):
+        benchmark().setup(store, MODEL, *cell)
+
+
+@pytest.mark.parametrize("number", [1, 10, 100])
+def test_so_many_proteins_are_made(number):
+    proteins = SequenceCount().proteins(number)
+    assert len(dict(proteins)) == number
+
+
+@pytest.mark.parametrize("number", SequenceLength.params[2])
+def test_proteins_of_that_length_are_made(number):
+    lengths = {len(protein) for _, protein in SequenceLength().proteins(number)}
+    assert lengths == {number}
