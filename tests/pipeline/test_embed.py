@@ -232,6 +232,13 @@ def test_resuming_what_is_complete_checks_it_and_leaves_it(tmp_path, fasta, mode
             run(write(fasta, records), output, model, resume=True)
 
 
+def test_what_is_complete_keeps_its_token_budget(tmp_path, fasta, model, monkeypatch):
+    output = tmp_path / "out.h5"
+    run(fasta, output, model)
+    monkeypatch.setattr(module, "token_budget", lambda model: 7)
+    assert run(fasta, output, model, resume=True)["settings"]["token_budget"] != 7
+
+
 def test_a_replaced_output_stays_until_the_new_one_is_complete(tmp_path, fasta, model):
     output = tmp_path / "out.h5"
     run(fasta, output, model)

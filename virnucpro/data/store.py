@@ -8,6 +8,7 @@ moved to its place.
 
 import contextlib
 import fcntl
+import functools
 import io
 import json
 import os
@@ -346,14 +347,18 @@ class Embeddings:
             self._file.close()
             raise StoreError(f"{os.fspath(path)} does not hold embeddings of virnucpro's")
         self.settings = dict(self._file.attrs)
-        self.names: list[str] = list(self._file["ids"].asstr()[()])
         self.lengths: np.ndarray = self._file["lengths"][()]
         self.embeddings: h5py.Dataset = self._file["embeddings"]
         self._offsets = self._file["offsets"][()] if "offsets" in self._file else None
         self._index: dict[str, int] | None = None
 
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """In the order of the input."""
+        return list(self._file["ids"].asstr()[()])
+
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.lengths)
 
     def __getitem__(self, which: int | str) -> np.ndarray:
         if isinstance(which, str):

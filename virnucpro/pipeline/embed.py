@@ -209,11 +209,12 @@ def embed_file(
     output = Path(output)
     check_output(output, resume, force)
     begun = begun_settings(output) if resume else None
-    settings = {**(about or {}), **settings_of(model, options, begun or {})}
+    complete = resume and begun is None and output.exists()
+    settings = {**(about or {}), **settings_of(model, options, settings_in(output) if complete else begun or {})}
     runner, shape = runner_for(model, options), shape_of_row(model, options)
     intake = Intake(fasta, options.max_length, options.chunk, options.strict)
     done = Done()
-    if resume and begun is None and output.exists():
+    if complete:
         done.sequences, done.residues = check_complete(output, settings, intake)
         done.resumed = done.sequences
         remove(folder_of(output))  # what a run that was killed while it tidied up left
@@ -266,6 +267,12 @@ def changed(before: Committed) -> FastaError:
         f"the input does not begin with the {before.sequences:,} sequences that were embedded: resume with the "
         "same input, or begin anew with --force"
     )
+
+
+def settings_in(output: Path) -> dict[str, Any]:
+    """The settings that a complete file was made with."""
+    with Embeddings(output) as file:
+        return file.settings
 
 
 def check_complete(output: Path, settings: Mapping[str, Any], intake: Intake) -> tuple[int, int]:
@@ -438,9 +445,9 @@ def settings_of(model: ESM2, options: Options, begun: Mapping[str, Any]) -> dict
         "max_length": options.max_length,
         "chunk": options.chunk,
         "dtype": options.dtype,
-        "token_budget": options.token_budget or begun.get("token_budget") or token_budget(model),
+        "token_budget": options.token_budget or int(begun.get("token_budget") or token_budget(model)),
         "device": device_name(device),
-        "threads": (begun.get("threads") or torch.get_num_threads()) if on_cpu else 0,
+        "threads": int(begun.get("threads") or torch.get_num_threads()) if on_cpu else 0,
         **{name: version_of(name) for name in ("virnucpro", "torch", "fair-esm")},
     }
 
