@@ -1,5 +1,6 @@
 """The store: what is on disk after each way a run can end, and the file that is left."""
 
+import errno
 import itertools
 
 import h5py
@@ -126,6 +127,28 @@ def test_half_a_line_of_the_journal_counts_for_nothing(output, left):
         run.commit()
     with partial(output, resume=True) as run:
         assert (run.committed.sequences, run.committed.digest) == (2, "digest 1")
+
+
+def test_after_a_write_that_failed_nothing_is_added(output):
+    class FullOnce:
+        def write(self, data):
+            run._files["embeddings"] = real
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with partial(output) as run:
+        append(run, [0])
+        real, run._files["embeddings"] = run._files["embeddings"], FullOnce()
+        with pytest.raises(StoreError, match=f"cannot write {output} .*: No space left on device"):
+            append(run, [1])
+        with pytest.raises(StoreError, match="an earlier write failed"):
+            append(run, [2])
+        run.commit()
+    with partial(output, resume=True) as run:
+        append(run, range(1, 5))
+        assert run.finish({}, (4,), False, never)
+    with Embeddings(output) as file:
+        assert file.names == [name for name, _ in SEQUENCES]
+        assert file.embeddings[:, 0].tolist() == [0, 10, 20, 30, 40]
 
 
 def test_lost_rows_are_told_of(output):
