@@ -109,10 +109,11 @@ def test_ctrl_c_ends_the_wait_for_a_pipe_that_brings_nothing_more(fasta, tmp_pat
     pipe, log = tmp_path / "pipe", tmp_path / "log"
     os.mkfifo(pipe)
     writing = os.open(pipe, os.O_RDWR)  # so that it has no end
-    os.write(writing, b"".join(fasta.read_bytes().splitlines(keepends=True)[:20]))  # fewer than are read ahead
+    os.write(writing, b"".join(fasta.read_bytes().splitlines(keepends=True)[:40]))
     process = start(words(pipe, tmp_path / "out.h5"), log)
     try:
         wait_for_work(process, tmp_path / "out.h5")
+        time.sleep(0.5)  # until the rest is computed too
         os.kill(process.pid, signal.SIGINT)
         process.join(PATIENCE)
         assert process.exitcode == 130, log.read_text()

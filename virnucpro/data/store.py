@@ -23,8 +23,8 @@ import h5py
 import numpy as np
 
 FORMAT = "virnucpro embeddings 1"
-BLOCK = 65_536  # names or lengths copied at a time
-BLOCK_BYTES = 16 * 2**20  # of embeddings copied at a time
+BLOCK = 4_096  # names or lengths copied at a time
+BLOCK_BYTES = 2**20  # of embeddings copied at a time
 
 SETTINGS, JOURNAL, LOCK, FINISHED = "settings.json", "journal", "lock", "finished.h5"
 NEW = ".new"  # ends the name of a file that is not whole yet
