@@ -35,7 +35,7 @@ compare: setup ## compare two commits that were benchmarked: make compare BASE=m
 	@$(ASV) compare --machine $(NAME) $(BASE) $(HEAD)
 
 ab: setup ## judge two commits in paired rounds: make ab BASE=main~1 HEAD=main ROUNDS=5 [BENCH=regex]
-	@$(PY) -m asv_plugin.ab $(BASE) $(HEAD) --rounds $(ROUNDS) --bench "$(BENCH)" --machine $(NAME)
+	@$(PY) -m asv_plugin.ab $(BASE) $(HEAD) --rounds $(ROUNDS) --bench "$(BENCH)"
 
 engine: setup ## print the engine beside its matrix products, fair-esm and Transformers (minutes on a CPU)
 	@$(PY) -m benchmarks._engine_table

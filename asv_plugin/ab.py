@@ -1,94 +1,275 @@
 """Compare two commits in paired rounds: is HEAD worse than BASE?
 
-    python -m asv_plugin.ab BASE HEAD [--rounds 5] [--bench REGEX] [--machine NAME] [--json FILE]
+    python -m asv_plugin.ab BASE HEAD [--rounds 5] [--bench REGEX] [--json FILE]
 
-Each round measures both commits one right after the other, the first one in turn, so that drift cancels. HEAD may
-be the word "worktree" for the uncommitted changes of tracked files. Nothing is written to results/. The exit code
-is 1 where a cell is worse, else 0.
+In each round new processes measure every cell of both commits. Those of a benchmark that takes turns live at the
+same time and time their blocks in turn; those of another run one right after the other, the first one in turn.
+HEAD may be the word "worktree" for the uncommitted changes of tracked files. Nothing is written to results/. The
+exit code is 1 where a cell is worse, else 0.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import math
-import subprocess
+import os
+import shutil
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from asv import util
+from asv import environment, runner, util
 from asv.benchmarks import Benchmarks
 from asv.config import Config
-from asv.results import iter_results_for_machine
+from asv.plugin_manager import plugin_manager
+from asv.repo import get_repo
+from asv.results import Results
 from tabulate import tabulate
 
 from asv_plugin import notes
-from asv_plugin.direction import Rule, benchmark_of, rules_of
+from asv_plugin.direction import check_places, rules_of
 from asv_plugin.paired import VERDICTS, Comparison, compare
 from asv_plugin.repository import commit_hash, git
+from asv_plugin.turns import Turns
 
-Values = dict[str, float]
-"""``benchmark(parameters)`` to its value."""
+PLACES = {
+    "asv.environment:get_environments": "(conf, env_specifiers, ",
+    "asv.environment:Environment.create": "(self)",
+    "asv.environment:Environment.install_project": "(self, conf, repo, commit_hash)",
+    "asv.benchmarks:Benchmarks.discover": "(conf, repo, environments, commit_hash, regex=None, ",
+    "asv.runner:get_spawner": "(env, benchmark_dir, launch_method)",
+    "asv.runner:Spawner.create_setup_cache": "(self, benchmark_id, timeout, params_str)",
+    "asv.runner:run_benchmark": "(benchmark, spawner, profile, selected_idx=None, extra_params=None, cwd=None, ",
+    "asv.results:Results.add_result": "(self, benchmark, result, ",
+}
+"""What of asv is called below, and how its parameters begin."""
+
+SIDES = ("BASE", "HEAD")
+
+Pair = tuple[float | None, float | None]
+T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One combination of parameters, which `names` (benchmarks that share a setup_cache) measure."""
+
+    names: tuple[str, ...]
+    index: int
+    parameters: tuple[str, ...]
+
+    def key(self, name: str) -> str:
+        """The cell of one benchmark, as asv writes it."""
+        return notes.key(name, self.parameters) if self.parameters else name
+
+    def __str__(self) -> str:
+        return ", ".join(self.parameters) or ", ".join(self.names)
+
+
+class Suite:
+    """Both commits, each built in an environment of its own, and the benchmarks to run against them."""
+
+    def __init__(self, config: Path, commits: tuple[str, str], bench: str):
+        self.conf = Config.load(config.name)
+        for plugin in self.conf.plugins:
+            plugin_manager.import_plugin(plugin)
+        repo = get_repo(self.conf)
+        self.environments = []
+        # HEAD's is kept beside the one that `asv run` uses, so that a second comparison need not install again
+        for side, env_dir in enumerate((self.conf.env_dir, f"{self.conf.env_dir}-head")):
+            self.conf.env_dir = env_dir
+            found = list(environment.get_environments(self.conf, None))
+            if len(found) != 1 or not found[0].can_install_project():
+                raise util.UserError(
+                    f"{config} describes {len(found)} environments, and commits are compared in one that they can "
+                    "be installed in: write another configuration and name it with --config"
+                )
+            say(f"building {SIDES[side]} {commits[side][:8]} in {env_dir}")
+            found[0].create()
+            found[0].install_project(self.conf, repo, commits[side])
+            self.environments += found
+        self.benchmarks = Benchmarks.discover(self.conf, repo, [self.environments[1]], [commits[1]], regex=bench)
+        if not self.benchmarks:
+            raise util.UserError(f"no benchmark has a cell that matches {bench!r}")
+
+    def cells(self) -> list[Cell]:
+        """The selected cells, all benchmarks of one together."""
+        groups = defaultdict(list)
+        for name, benchmark in sorted(self.benchmarks.items()):
+            groups[benchmark.get("setup_cache_key"), json.dumps(benchmark["params"])].append(name)
+        found = []
+        for names in groups.values():
+            selected = {name: self.benchmarks.benchmark_selection.get(name) for name in names}
+            for index, parameters in enumerate(notes.product(self.benchmarks[names[0]]["params"])):
+                these = tuple(name for name in names if selected[name] is None or index in selected[name])
+                if these:
+                    found.append(Cell(these, index, parameters))
+        return found
+
+
+@dataclass
 class Trial:
-    """The rounds of one comparison, in a folder of their own."""
+    """The rounds of one comparison: `pairs` and the last reason why there is none, by `Cell.key`."""
 
-    def __init__(self, folder: Path, config: Path, commits: tuple[str, str], machine: str | None, bench: str):
-        self.folder, self.config, self.commits, self.machine, self.bench = folder, config, commits, machine, bench
-        self.values: dict[int, dict[int, Values]] = defaultdict(dict)
-        self.rules: dict[str, Rule] = {}
-
-    def measure(self, number: int, side: int) -> None:
-        """Let asv measure one side (0: BASE, 1: HEAD) of a round."""
-        results = self.folder / f"{number}-{side}"
-        conf = Config.load(str(self.config))
-        conf.results_dir = str(results)
-        # asv takes the folder of its configuration for the project's
-        with tempfile.NamedTemporaryFile(prefix=".asv-ab-", suffix=".json", dir=self.config.parent) as config:
-            util.write_json(config.name, vars(conf), Config.api_version)
-            command = [sys.executable, "-m", "asv", "run", "--config", config.name, "--bench", self.bench]
-            command += ["--machine", self.machine] if self.machine else []
-            command += [f"{self.commits[side]}^!"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode not in (0, 2) or not results.exists():  # 2: a cell failed; the others count
-            raise SystemExit(
-                f"error: asv could not measure {self.commits[side][:8]}:\n{(done.stdout + done.stderr)[-2000:]}"
-            )
-        benchmarks = Benchmarks.load(conf)
-        self.rules = rules_of(benchmarks)
-        self.values[number][side] = read_values(results, benchmarks)
+    suite: Suite
+    pairs: dict[str, list[Pair]] = field(default_factory=lambda: defaultdict(list))
+    reasons: dict[str, str] = field(default_factory=dict)
+    alone: set[Cell] = field(default_factory=set)
 
     def judged(self) -> list[Comparison]:
-        """All cells that either side has measured, worst verdicts first."""
-        rounds = list(self.values.values())
-        cells = sorted({cell for each in rounds for side in each.values() for cell in side})
-        found = []
-        for cell in cells:
-            pairs = [(each.get(0, {}).get(cell), each.get(1, {}).get(cell)) for each in rounds if len(each) == 2]
-            found.append(compare(cell, pairs, self.rules.get(benchmark_of(cell), Rule())))
+        """All cells that were tried, worst verdicts first."""
+        rules = rules_of(self.suite.benchmarks)
+        found = [
+            compare(cell.key(name), self.pairs[cell.key(name)], rules[name])
+            for cell in self.suite.cells()
+            for name in cell.names
+            if cell.key(name) in self.pairs
+        ]
         return sorted(found, key=lambda each: VERDICTS.index(each.verdict))
 
 
-def read_values(results: Path, benchmarks: dict[str, Any]) -> Values:
-    """What one asv run recorded."""
-    values: Values = {}
-    for machine in results.iterdir():
-        if machine.is_dir():
-            for result in iter_results_for_machine(str(results), machine.name):
-                for name in result.get_result_keys(benchmarks):
-                    params = benchmarks[name]["params"]
-                    cells = notes.product(params)
-                    for cell, value in zip(cells, result.get_result_value(name, params), strict=True):
-                        if isinstance(value, (int, float)) and math.isfinite(value):
-                            values[notes.key(name, cell) if params else name] = float(value)
-    return values
+class Round:
+    """Every cell of both sides, measured by new processes; what they need is closed with it."""
+
+    def __init__(self, trial: Trial, first: int, resources: contextlib.ExitStack):
+        self.trial, self.first, self.suite, self.resources = trial, first, trial.suite, resources
+        self.folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="virnucpro-ab-")))
+        self.pool = resources.enter_context(ThreadPoolExecutor(2))
+        self.spawners: list[Any] = []
+        resources.callback(lambda: [spawner.close() for spawner in self.spawners])
+        for env in self.suite.environments:
+            launch_method = self.suite.conf.launch_method or "auto"
+            self.spawners.append(runner.get_spawner(env, self.suite.conf.benchmark_dir, launch_method))
+        self.on_both(lambda side: self.spawners[side].preimport())
+        self.folders: dict[str | None, list[Path]] = {}
+
+    def on_both(self, call: Callable[[int], T]) -> list[T]:
+        """Do the same for both sides at the same time."""
+        return list(self.pool.map(call, (0, 1)))
+
+    def measure(self, cell: Cell) -> None:
+        """Add a pair to each benchmark of the cell."""
+        folders = self.folders_for(cell)
+        for name in cell.names:
+            key = cell.key(name)
+            if key in self.trial.reasons:  # it has failed, or is skipped: so it will be in each round
+                continue
+            results = None
+            if self.suite.benchmarks[name].get("takes_turns") and cell not in self.trial.alone:
+                results = self.in_turn(name, cell, folders)
+                if any(result.errcode for result in results):
+                    say(f"{key} failed where BASE and HEAD ran at the same time: now one after the other")
+                    self.trial.alone.add(cell)
+                    folders, results = self.folders_for(cell, new=True), None
+            results = results or self.one_after_the_other(name, cell, folders)
+            self.trial.pairs[key].append(self.read(name, cell, results))
+
+    def in_turn(self, name: str, cell: Cell, folders: list[Path]) -> list[Any]:
+        """Both sides' results, from processes that live at the same time."""
+        with Turns((folders[0], folders[1])) as turns:
+            running = [self.pool.submit(self.run, side, name, cell, folders, 2) for side in (0, 1)]
+            turns.play(self.first, lambda side: not running[side].done())
+        return [each.result() for each in running]
+
+    def one_after_the_other(self, name: str, cell: Cell, folders: list[Path]) -> list[Any]:
+        """Both sides' results."""
+        order = (self.first, 1 - self.first)
+        results = {side: self.run(side, name, cell, folders) for side in order}
+        return [results[0], results[1]]
+
+    def run(self, side: int, name: str, cell: Cell, folders: list[Path], patience: int = 1) -> Any:
+        """asv's result of one benchmark, all but the cell NaN; it may take `patience` times its timeout."""
+        benchmark = self.suite.benchmarks[name]
+        timeout = benchmark.get("timeout") or self.suite.environments[side]._default_benchmark_timeout
+        benchmark = benchmark | {"timeout": patience * timeout}
+        return runner.run_benchmark(
+            benchmark, self.spawners[side], False, selected_idx={cell.index}, cwd=str(folders[side])
+        )
+
+    def folders_for(self, cell: Cell, new: bool = False) -> list[Path]:
+        """Each side's working directory, where asv has run the benchmarks' setup_cache."""
+        benchmark = self.suite.benchmarks[cell.names[0]]
+        key = benchmark.get("setup_cache_key")
+        if key is None:
+            return [Path(tempfile.mkdtemp(dir=self.folder)) for _ in SIDES]
+        if new or key not in self.folders:
+            timeout = benchmark.get("setup_cache_timeout") or self.suite.conf.default_benchmark_timeout
+
+            def create(side: int) -> Path:
+                made, said = self.spawners[side].create_setup_cache(cell.names[0], timeout, "{}")
+                if made is None:
+                    raise util.UserError(f"{SIDES[side]}: {key} failed:\n{said}")
+                self.resources.callback(shutil.rmtree, made, ignore_errors=True)
+                return Path(made)
+
+            self.folders[key] = self.on_both(create)
+        return self.folders[key]
+
+    def read(self, name: str, cell: Cell, results: list[Any]) -> Pair:
+        """The two values as asv makes them of samples; why there is none goes to the trial's reasons."""
+        values: list[float | None] = []
+        benchmark, key = self.suite.benchmarks[name], cell.key(name)
+        for side, result in enumerate(results):
+            kept = Results.unnamed()
+            kept.add_result(benchmark, result)
+            value = kept.get_result_value(name, benchmark["params"])[cell.index]
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                values.append(float(value))
+                continue
+            values.append(None)
+            note = notes.notes_of(benchmark, result).get(key, {})
+            why = note.get("skipped") or note.get("failed") or "no value"
+            self.trial.reasons.setdefault(key, f"{SIDES[side]}: {why}")
+        return values[0], values[1]
 
 
-def render(found: list[Comparison], commits: tuple[str, str]) -> str:
+def run_rounds(trial: Trial, rounds: int) -> bool:
+    """Measure all rounds, saying how far it is and how long it will take; False where Ctrl-C cut it short."""
+    start, cells = time.monotonic(), trial.suite.cells()
+    done = itertools.count()
+    try:
+        for number in range(rounds):
+            with contextlib.ExitStack() as resources:
+                this = Round(trial, number % 2, resources)
+                for at, cell in enumerate(cells, start=1):
+                    ready, spent = next(done), time.monotonic() - start
+                    left = spent / ready * (rounds * len(cells) - ready) / 60 if ready else 0
+                    about = f" (about {left:.0f} min left)" if ready else ""
+                    say(f"round {number + 1} of {rounds}, cell {at} of {len(cells)}: {cell}{about}")
+                    with interrupting(this):
+                        this.measure(cell)
+    except KeyboardInterrupt:
+        say("\ninterrupted: this is what the complete pairs say")
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def interrupting(this: Round) -> Iterator[None]:
+    """asv makes an error of its own of Ctrl-C, and it is one here, too; its servers then say nothing."""
+    try:
+        yield
+    except (KeyboardInterrupt, util.UserError) as error:
+        if isinstance(error, util.UserError) and str(error) != "Interrupted.":
+            raise
+        for spawner in this.spawners:
+            spawner.interrupt()
+        raise KeyboardInterrupt from None
+
+
+def say(text: str) -> None:
+    """Progress, beside what is printed."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def render(found: list[Comparison], reasons: dict[str, str], commits: tuple[str, str]) -> str:
     """The comparisons as a table."""
     rows = [
         [
@@ -113,7 +294,8 @@ def render(found: list[Comparison], commits: tuple[str, str]) -> str:
     ]
     counts = ", ".join(f"{sum(each.verdict == verdict for each in found)} {verdict}" for verdict in VERDICTS)
     legend = "Ratio: HEAD over BASE. The interval is over rounds, each with new processes."
-    return f"{tabulate(rows, headers, disable_numparse=True)}\n\n{legend}\n{counts}"
+    why = [f"- {cell}: {reason}" for cell, reason in reasons.items()]
+    return "\n".join([tabulate(rows, headers, disable_numparse=True), "", *why, *[""] * bool(why), legend, counts])
 
 
 def resolve(name: str) -> str:
@@ -124,23 +306,6 @@ def resolve(name: str) -> str:
             sys.exit("error: worktree: there are no uncommitted changes of tracked files")
         return commit
     return commit_hash(name)
-
-
-def run_rounds(trial: Trial, rounds: int) -> bool:
-    """Measure all rounds, saying how far it is and how long it will take; False where Ctrl-C cut it short."""
-    start = time.monotonic()
-    try:
-        for number in range(rounds):
-            for done, side in enumerate((0, 1) if number % 2 == 0 else (1, 0), start=2 * number):
-                spent = time.monotonic() - start
-                left = f", about {spent / done * (2 * rounds - done) / 60:.0f} min left" if done else ""
-                which = f"{('BASE', 'HEAD')[side]} {trial.commits[side][:8]}"
-                print(f"round {number + 1} of {rounds}: {which}{left}", file=sys.stderr, flush=True)
-                trial.measure(number, side)
-    except KeyboardInterrupt:
-        print("\ninterrupted: this is what the complete rounds say", file=sys.stderr)
-        return False
-    return True
 
 
 def main() -> None:
@@ -154,20 +319,25 @@ def main() -> None:
     parser.add_argument("head", metavar="HEAD", help='the commit to judge, or "worktree"')
     parser.add_argument("--rounds", type=int, default=5, help="at least 2 (default: %(default)s)")
     parser.add_argument("--bench", default=".", help="regular expression of cells (default: all)")
-    parser.add_argument("--machine", help="as asv knows it (default: asv's own choice)")
     parser.add_argument("--json", type=Path, help="also write the comparisons to this file")
     parser.add_argument("--config", type=Path, default=Path("asv.conf.json"), help="default: %(default)s")
     arguments = parser.parse_args()
     if arguments.rounds < 2:
         parser.error("--rounds: an interval needs at least 2")
+    output = arguments.json and arguments.json.absolute()
+    config = arguments.config.absolute()
+    os.chdir(config.parent)  # which asv takes for the project's folder
     commits = (resolve(arguments.base), resolve(arguments.head))
-    with tempfile.TemporaryDirectory(prefix="virnucpro-ab-") as folder:
-        trial = Trial(Path(folder), arguments.config, commits, arguments.machine, arguments.bench)
+    try:
+        check_places(PLACES, "asv_plugin.ab")
+        trial = Trial(Suite(config, commits, arguments.bench))
         finished = run_rounds(trial, arguments.rounds)
-        found = trial.judged()
-    print(render(found, commits))
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
+    except (util.UserError, util.ProcessError) as error:
+        sys.exit(f"error: {error}")
+    found = trial.judged()
+    print(render(found, trial.reasons, commits))
+    if output:
+        output.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
     if not finished:
         sys.exit(130)
     sys.exit(1 if any(each.verdict == "worse" for each in found) else 0)

@@ -110,22 +110,27 @@ def install() -> None:
 
 def check() -> None:
     """Stop with a clear error where asv lacks a place that is hooked."""
-    for place, parameters in PLACES.items():
+    check_places(PLACES, __name__)
+    for page, (text, _) in PAGES.items():
+        path = Path(inspect.getfile(asv)).parent / "www" / page
+        require(path.exists() and text in path.read_text(encoding="utf-8"), f"www/{page}", __name__)
+
+
+def check_places(places: dict[str, str], who: str) -> None:
+    """Stop with a clear error unless each place of asv that `who` knows has parameters that begin as written."""
+    for place, parameters in places.items():
         try:
             found = str(inspect.signature(pkgutil.resolve_name(place)))
         except (ImportError, AttributeError, TypeError):
             found = ""
-        require(found.startswith(parameters), place)
-    for page, (text, _) in PAGES.items():
-        path = Path(inspect.getfile(asv)).parent / "www" / page
-        require(path.exists() and text in path.read_text(encoding="utf-8"), f"www/{page}")
+        require(found.startswith(parameters), place, who)
 
 
-def require(found: bool, place: str) -> None:
+def require(found: bool, place: str, who: str) -> None:
     """Stop unless `place` was found as it is in the supported asv."""
     if not found:
         raise util.UserError(
-            f"asv_plugin.direction knows {place} as it is in asv {SUPPORTED}, and in asv {asv.__version__} it is "
+            f"{who} knows {place} as it is in asv {SUPPORTED}, and in asv {asv.__version__} it is "
             f"another: install asv=={SUPPORTED}"
         )
 

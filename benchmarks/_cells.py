@@ -124,10 +124,11 @@ def tracked(unit: str, **attributes: float) -> Callable[[Function], Function]:
     """Set what asv records of a ``track_`` method: its unit, and which way and by how much it is judged.
 
     `attributes` are those of asv_plugin/direction.py: higher_is_better, compare_factor, compare_difference.
+    takes_turns tells asv_plugin/ab.py that two of its processes can run at the same time.
     """
 
     def mark(function: Function) -> Function:
-        vars(function).update(attributes, unit=unit)
+        vars(function).update(attributes, unit=unit, takes_turns=True)
         return function
 
     return mark

@@ -1,4 +1,4 @@
-"""How a number is measured: warm-up until it settles, blocks, peak memory, fresh processes.
+"""How a number is measured: warm-up until it settles, blocks, turns, peak memory, fresh processes.
 
 Nothing here knows ESM-2. `VERSION` is asv's ``version`` of every benchmark: raise it when a change of the
 protocol or of the workloads makes new numbers incomparable with old ones.
@@ -9,8 +9,10 @@ import functools
 import math
 import multiprocessing
 import multiprocessing.connection
+import os
 import resource
 import signal
+import socket
 import statistics
 import sys
 import time
@@ -66,7 +68,10 @@ def warm_up(run: Run, timer: Timer, protocol: Protocol = PROTOCOL) -> WarmUp:
     passes, spent = 1, 0.0
     previous: float | None = None
     while True:
-        window = [timer(functools.partial(run, passes)) for _ in range(protocol.window)]
+        window = []
+        for _ in range(protocol.window):
+            await_turn(WARMING)
+            window.append(timer(functools.partial(run, passes)))
         median = statistics.median(window) / passes
         agreed = None if previous is None else abs(median - previous) < protocol.settled * median
         passes = passes_in_a_block(median, protocol)
@@ -87,8 +92,10 @@ def measure(
     """Seconds of a pass: warm up, then time `protocol.blocks` blocks of at least `protocol.block_seconds`."""
     warm = warm_up(run, timer, protocol)
     after_warm_up()
-    block = functools.partial(run, warm.passes)
-    samples = [timer(block) / warm.passes for _ in range(protocol.blocks)]
+    block, samples = functools.partial(run, warm.passes), []
+    for _ in range(protocol.blocks):
+        await_turn(TIMED)
+        samples.append(timer(block) / warm.passes)
     return Timing(samples, warm.passes, warm.settled)
 
 
@@ -99,16 +106,48 @@ def alternate(reference: Run, run: Run, timer: Timer, protocol: Protocol = PROTO
     speeds settle, only one pass each before the one that tells how many passes fill a block.
     """
     runs = (reference, run)
+    await_turn(WARMING)
     for each in runs:
         each(1)
     passes = [passes_in_a_block(timer(functools.partial(each, 1)), protocol) for each in runs]
     ratios = []
     for pair in range(protocol.blocks):
+        await_turn(TIMED)
         seconds = [0.0, 0.0]
         for index in (0, 1) if pair % 2 == 0 else (1, 0):
             seconds[index] = timer(functools.partial(runs[index], passes[index])) / passes[index]
         ratios.append(seconds[0] / seconds[1])
     return ratios
+
+
+TURNS = "VIRNUCPRO_BENCH_TURNS"
+"""Names the socket, in the working directory, of asv_plugin/turns.py."""
+
+WARMING, TIMED = b"w", b"t"
+"""What a turn is for: a block of the warm-up, or one that counts."""
+
+
+@functools.cache
+def referee() -> socket.socket | None:
+    """Who grants turns; None where this process is measured by itself."""
+    name = os.environ.get(TURNS)
+    if not name or not Path(name).exists():
+        return None
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(name)
+    return connection
+
+
+def await_turn(purpose: bytes) -> None:
+    """Wait until the process that is compared with this one (`make ab`) waits, too; at once elsewhere.
+
+    The turn lasts until the next one is awaited, or the process ends.
+    """
+    connection = referee()
+    if connection:
+        connection.sendall(purpose)
+        if not connection.recv(1):
+            raise RuntimeError("the comparison that this process was started for has ended")
 
 
 def cpu_timer(call: Callable[[], None]) -> float:
