@@ -37,7 +37,7 @@ from asv_plugin import notes
 from asv_plugin.direction import check_places, rules_of
 from asv_plugin.paired import VERDICTS, Comparison, compare
 from asv_plugin.repository import commit_hash, git
-from asv_plugin.turns import Turns
+from asv_plugin.turns import SOCKET, VARIABLE, Turns
 
 PLACES = {
     "asv.environment:get_environments": "(conf, env_specifiers, ",
@@ -327,6 +327,7 @@ def main() -> None:
     output = arguments.json and arguments.json.absolute()
     config = arguments.config.absolute()
     os.chdir(config.parent)  # which asv takes for the project's folder
+    os.environ[VARIABLE] = SOCKET
     commits = (resolve(arguments.base), resolve(arguments.head))
     try:
         check_places(PLACES, "asv_plugin.ab")

@@ -5,7 +5,6 @@ at the same time and time their blocks in turn see the same machine. benchmarks/
 they are granted. A process that has ended, whatever the reason, is waited for no longer.
 """
 
-import os
 import selectors
 import socket
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from types import TracebackType
 
 VARIABLE = "VIRNUCPRO_BENCH_TURNS"  # as in benchmarks/_protocol.py
 SOCKET = "turns.socket"
-"""The socket's name in a process's working directory."""
+"""The socket's name in a process's working directory, which the environment variable must tell that process."""
 
 TIMED = b"t"
 """Asked before a block that counts; anything else before one of the warm-up."""
@@ -36,14 +35,12 @@ class Turns:
             listener.bind(str(path))
             listener.listen()
             self.selector.register(listener, selectors.EVENT_READ, (self._accept, side))
-        os.environ[VARIABLE] = SOCKET
 
     def __enter__(self) -> "Turns":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Whoever still waits for a turn finds that there will be none."""
-        del os.environ[VARIABLE]
         for key in list(self.selector.get_map().values()):
             key.fileobj.close()  # type: ignore[union-attr]
         self.selector.close()
