@@ -53,6 +53,8 @@ PLACES = {
 
 SIDES = ("BASE", "HEAD")
 
+LEGEND = "Ratio: HEAD over BASE. The interval is over rounds, each with new processes."
+
 Pair = tuple[float | None, float | None]
 T = TypeVar("T")
 
@@ -215,18 +217,22 @@ class Round:
     def read(self, name: str, cell: Cell, results: list[Any]) -> Pair:
         """The two values as asv makes them of samples; why there is none goes to the trial's reasons."""
         values: list[float | None] = []
+        whys: list[str | None] = []
         benchmark, key = self.suite.benchmarks[name], cell.key(name)
-        for side, result in enumerate(results):
+        for result in results:
             kept = Results.unnamed()
             kept.add_result(benchmark, result)
             value = kept.get_result_value(name, benchmark["params"])[cell.index]
-            if isinstance(value, (int, float)) and math.isfinite(value):
-                values.append(float(value))
-                continue
-            values.append(None)
+            measured = isinstance(value, (int, float)) and math.isfinite(value)
+            values.append(float(value) if measured else None)
             note = notes.notes_of(benchmark, result).get(key, {})
-            why = note.get("skipped") or note.get("failed") or "no value"
-            self.trial.reasons.setdefault(key, f"{SIDES[side]}: {why}")
+            whys.append(None if measured else note.get("skipped") or note.get("failed") or "it gave no number")
+        if whys[0] == whys[1] and whys[0]:
+            self.trial.reasons[key] = whys[0]
+        elif any(whys):
+            self.trial.reasons[key] = "; ".join(
+                f"{side}: {why}" for side, why in zip(SIDES, whys, strict=True) if why
+            )
         return values[0], values[1]
 
 
@@ -270,32 +276,37 @@ def say(text: str) -> None:
 
 
 def render(found: list[Comparison], reasons: dict[str, str], commits: tuple[str, str]) -> str:
-    """The comparisons as a table."""
+    """The comparisons as a table, and why others are missing."""
     rows = [
         [
             each.verdict,
-            "n/a" if each.ratio is None else f"{each.ratio:.3f}",
-            "n/a" if each.ratio is None else f"{each.low:.3f} to {each.high:.3f}",
-            "n/a" if each.base is None else f"{each.base:.6g}",
-            "n/a" if each.head is None else f"{each.head:.6g}",
+            f"{each.ratio:.3f}",
+            f"{each.low:.3f} to {each.high:.3f}",
+            f"{each.base:.6g}",
+            f"{each.head:.6g}",
             each.rounds,
             each.cell,
         ]
         for each in found
+        if each.ratio is not None
     ]
-    headers = [
-        "Verdict",
-        "Ratio",
-        "95 % interval",
-        f"BASE {commits[0][:8]}",
-        f"HEAD {commits[1][:8]}",
-        "Rounds",
-        "Cell",
-    ]
+    base, head = (commit[:8] for commit in commits)
+    headers = ["Verdict", "Ratio", "95 % interval", f"BASE {base}", f"HEAD {head}", "Rounds", "Cell"]
+    parts = [tabulate(rows, headers, disable_numparse=True)] if rows else []
+    missing = defaultdict(list)
+    for each in found:
+        if each.ratio is None:
+            missing[reasons.get(each.cell, "fewer than two rounds")].append(each.cell)
+    if missing:
+        lines = [f"- {why} ({some(cells)})" for why, cells in missing.items()]
+        parts.append("\n".join(["Not measured:", *lines]))
     counts = ", ".join(f"{sum(each.verdict == verdict for each in found)} {verdict}" for verdict in VERDICTS)
-    legend = "Ratio: HEAD over BASE. The interval is over rounds, each with new processes."
-    why = [f"- {cell}: {reason}" for cell, reason in reasons.items()]
-    return "\n".join([tabulate(rows, headers, disable_numparse=True), "", *why, *[""] * bool(why), legend, counts])
+    return "\n\n".join([*parts, f"{LEGEND}\n{counts}"])
+
+
+def some(cells: list[str]) -> str:
+    """Cells by name, or how many where they are more than three."""
+    return "; ".join(cells) if len(cells) <= 3 else f"{len(cells)} cells"
 
 
 def resolve(name: str) -> str:

@@ -13,7 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = """
+import os
 import random
+import time
 import numbers_of_this_commit as it
 
 def noisy(value):
@@ -32,6 +34,16 @@ def track_memory():
     return noisy(it.memory)
 
 track_memory.compare_factor = 1.05
+
+def track_greedy():
+    os.mkdir("/PROJECT/room-for-one")
+    try:
+        time.sleep(0.5)
+        return noisy(it.memory)
+    finally:
+        os.rmdir("/PROJECT/room-for-one")
+
+track_greedy.takes_turns = True
 """
 INSTALL = "import shutil, site; shutil.copy('numbers_of_this_commit.py', site.getsitepackages()[0])"
 CONF = {
@@ -53,7 +65,7 @@ def toy(tmp_path_factory):
     """Commits `base`, `slower` (and smaller), `broken`; an uncommitted change that is slower still."""
     project = tmp_path_factory.mktemp("ab")
     (project / "benchmarks").mkdir()
-    (project / "benchmarks/__init__.py").write_text(BENCHMARKS)
+    (project / "benchmarks/__init__.py").write_text(BENCHMARKS.replace("/PROJECT", str(project)))
     (project / "asv.conf.json").write_text(json.dumps(CONF))
     (project / ".gitignore").write_text("*\n!numbers_of_this_commit.py\n")
     who = {f"GIT_{role}_{what}": "t@localhost" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -98,7 +110,7 @@ def toy(tmp_path_factory):
 
 
 def test_a_slower_commit_is_worse_and_a_smaller_one_better(toy):
-    done = toy.ab("base", "slower", "--rounds", "3")
+    done = toy.ab("base", "slower", "--rounds", "3", "--bench", "speed|memory")
     assert done.code == 1, done.err
     assert done.cells["track_speed(a)"]["verdict"] == done.cells["track_speed(b)"]["verdict"] == "worse"
     assert done.cells["track_memory"]["verdict"] == "better"
@@ -122,15 +134,22 @@ def test_uncommitted_changes_can_be_the_head_and_stay_uncommitted(toy):
 
 
 def test_a_cell_that_fails_is_not_measured_and_the_others_are_judged(toy):
-    done = toy.ab("base", "broken", "--rounds", "2")
+    done = toy.ab("base", "broken", "--rounds", "2", "--bench", "speed|memory")
     assert done.code == 0
+    assert "- HEAD: ValueError: broken (track_speed(a); track_speed(b))" in done.out
     assert done.cells["track_speed(a)"]["verdict"] == "not measured"
     assert done.cells["track_memory"]["verdict"] == "no change"
 
 
+def test_processes_that_cannot_live_at_once_are_measured_one_after_the_other(toy):
+    done = toy.ab("base", "slower", "--rounds", "2", "--bench", "track_greedy")
+    assert done.cells["track_greedy"]["verdict"] == "better"
+    assert done.err.count("track_greedy failed where BASE and HEAD ran at the same time") == 1
+
+
 def test_ctrl_c_prints_what_the_complete_rounds_say(toy):
     running = subprocess.Popen(
-        toy.command("base", "slower", "--rounds", "50"),
+        toy.command("base", "slower", "--rounds", "50", "--bench", "track_speed"),
         cwd=toy.project,
         env=toy.env,
         stdout=subprocess.PIPE,
@@ -149,7 +168,7 @@ def test_ctrl_c_prints_what_the_complete_rounds_say(toy):
     assert running.returncode == 130
     assert "interrupted" in err
     assert "track_speed(a)" in out
-    assert "1 better" in out
+    assert "2 worse" in out
 
 
 @pytest.mark.parametrize(
