@@ -165,7 +165,7 @@ def test_ctrl_c_prints_what_the_complete_rounds_say(toy):
     time.sleep(0.5)
     os.killpg(running.pid, signal.SIGINT)
     out, err = running.communicate(timeout=60)
-    assert running.returncode == 130
+    assert running.returncode == 130, err
     assert "interrupted" in err
     assert "track_speed(a)" in out
     assert "2 worse" in out

@@ -208,3 +208,12 @@ def test_an_improvement_over_nothing_is_not_available():
 )
 def test_numbers_are_written_with_their_unit(metric, value, expected):
     assert quantity(metric, value) == expected
+
+
+@pytest.mark.parametrize("spread, written", [(0.05, "±5%"), (0.051, "±5%!"), (0.12, "±12%!")])
+def test_a_spread_wider_than_a_change_is_marked_and_the_mark_explained(spread, written):
+    one = record({"fp32": 25_000})
+    one.values["tokens/s"] = {(MODEL, "fp32", "mixed"): Value(25_000, spread * 25_000, 7)}
+    text = render(answer(one))
+    assert row(text, "tokens/s") == ["25.0k", written]
+    assert "!: that is over 5 %, too wide to judge by" in " ".join(text.split())
