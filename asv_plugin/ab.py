@@ -35,7 +35,7 @@ from tabulate import tabulate
 
 from asv_plugin import notes
 from asv_plugin.direction import check_places, rules_of
-from asv_plugin.paired import VERDICTS, Comparison, compare
+from asv_plugin.paired import VERDICTS, Comparison, Pair, compare
 from asv_plugin.repository import commit_hash, git
 from asv_plugin.turns import SOCKET, VARIABLE, Turns
 
@@ -55,7 +55,6 @@ SIDES = ("BASE", "HEAD")
 
 LEGEND = "Ratio: HEAD over BASE. The interval is over rounds, each with new processes."
 
-Pair = tuple[float | None, float | None]
 T = TypeVar("T")
 
 
@@ -163,15 +162,16 @@ class Round:
             key = cell.key(name)
             if key in self.trial.reasons:  # it has failed, or is skipped: so it will be in each round
                 continue
-            results = None
-            if self.suite.benchmarks[name].get("takes_turns") and cell not in self.trial.alone:
+            in_turn = bool(self.suite.benchmarks[name].get("takes_turns")) and cell not in self.trial.alone
+            if in_turn:
                 results = self.in_turn(name, cell, folders)
                 if any(result.errcode for result in results):
                     say(f"{key} failed where BASE and HEAD ran at the same time: now one after the other")
                     self.trial.alone.add(cell)
-                    folders, results = self.folders_for(cell, new=True), None
-            results = results or self.one_after_the_other(name, cell, folders)
-            self.trial.pairs[key].append(self.read(name, cell, results))
+                    folders, in_turn = self.folders_for(cell, new=True), False
+            if not in_turn:
+                results = self.one_after_the_other(name, cell, folders)
+            self.trial.pairs[key].append(self.read(name, cell, results, in_turn))
 
     def in_turn(self, name: str, cell: Cell, folders: list[Path]) -> list[Any]:
         """Both sides' results, from processes that live at the same time."""
@@ -214,7 +214,7 @@ class Round:
             self.folders[key] = self.on_both(create)
         return self.folders[key]
 
-    def read(self, name: str, cell: Cell, results: list[Any]) -> Pair:
+    def read(self, name: str, cell: Cell, results: list[Any], in_turn: bool) -> Pair:
         """The two values as asv makes them of samples; why there is none goes to the trial's reasons."""
         values: list[float | None] = []
         whys: list[str | None] = []
@@ -233,7 +233,10 @@ class Round:
             self.trial.reasons[key] = "; ".join(
                 f"{side}: {why}" for side, why in zip(SIDES, whys, strict=True) if why
             )
-        return values[0], values[1]
+        samples = [result.samples[cell.index] or [] for result in results]
+        if in_turn and len(samples[0]) == len(samples[1]) > 1 and min(map(min, samples)) > 0:
+            return Pair.of_blocks(*samples)
+        return Pair(*values)
 
 
 def run_rounds(trial: Trial, rounds: int) -> bool:

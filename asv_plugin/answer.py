@@ -16,7 +16,7 @@ FASTER = 1.03
 """A precision is recommended over FP32 only if it is faster by more than measuring it again would show."""
 
 WIDE = 0.05
-"""A spread above this share of the value is marked: it is wider than what compare_factor calls a change in speed."""
+"""A spread above this share of the value is marked: it is wider than what counts as a change in speed."""
 
 REPEATS = ("CellFailed: measured once, and it failed", "CellFailed: the process that measured this cell died")
 """How the other metrics of a failed cell point to the first one's reason."""
@@ -24,9 +24,10 @@ REPEATS = ("CellFailed: measured once, and it failed", "CellFailed: the process 
 LEGEND = (
     "Improvement: above 1 is better than FP32 in every row, below 1 is worse. ±: half the distance between the "
     "quartiles of the blocks timed in one process; it does not hold the difference from process to process. "
-    "!: that is over 5 %, too wide to judge by: run it again, or use make ab. ~: the warm-up did not settle. Peak memory on a CPU: the whole process, Python and PyTorch included; on a "
-    "GPU: what was allocated there. Min cosine: the smallest similarity of any protein's embedding to its FP32 "
-    "embedding; with random weights it says how the arithmetic rounds, not what pretrained weights would show."
+    "!: that is over 5 %, too wide to judge by: run it again, or use make ab. ~: the warm-up did not settle. "
+    "Peak memory on a CPU: the whole process, Python and PyTorch included; on a GPU: what was allocated there. "
+    "Min cosine: the smallest similarity of any protein's embedding to its FP32 embedding; with random weights it "
+    "says how the arithmetic rounds, not what pretrained weights would show."
 )
 
 

@@ -1,14 +1,15 @@
 """Judge two commits from paired rounds: the ratio of each cell, its confidence interval, and a verdict.
 
-The two sides of a round are measured one right after the other, so a machine that drifts from round to round
-drifts for both. The interval is Student's for the mean of the rounds' log ratios: it holds the difference from
-process to process, which the spread inside one process does not.
+The two sides of a round are measured in turn, or one right after the other, so a machine that drifts from round to
+round drifts for both. The interval is Student's for the mean of the rounds' log ratios: it holds the difference
+from process to process, which the spread inside one process does not.
 """
 
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from asv_plugin.direction import Rule
 
@@ -22,6 +23,24 @@ STUDENT = (
 DEFAULT_FACTOR = 1.1  # asv's own, for a benchmark that sets none
 
 VERDICTS = ("worse", "better", "no change", "not measured")
+
+
+class Pair(NamedTuple):
+    """What one round measured; `ratio` (HEAD over BASE) where that is known better than from the two values."""
+
+    base: float | None
+    head: float | None
+    ratio: float | None = None
+
+    @classmethod
+    def of_blocks(cls, base: Sequence[float], head: Sequence[float]) -> "Pair":
+        """Blocks that were measured in turn: the median of the ratios of neighbours.
+
+        A machine that is disturbed for some seconds disturbs few of the ratios, and the median forgets them; both
+        sides' medians would come from different moments.
+        """
+        ratios = [after / before for before, after in zip(base, head, strict=True)]
+        return cls(statistics.median(base), statistics.median(head), statistics.median(ratios))
 
 
 @dataclass(frozen=True)
@@ -38,19 +57,20 @@ class Comparison:
     verdict: str
 
 
-def compare(cell: str, pairs: Sequence[tuple[float | None, float | None]], rule: Rule) -> Comparison:
-    """Judge a cell by its (BASE, HEAD) pairs; a pair with a value missing does not count.
+def compare(cell: str, pairs: Sequence[Pair], rule: Rule) -> Comparison:
+    """Judge a cell by its pairs; one with a value missing does not count.
 
     A change is one whose interval leaves out 1 and that is larger than the benchmark's compare_factor (or, for one
     with a compare_difference, whose mean difference is larger). Two rounds are the least that have an interval.
     """
-    complete = [(base, head) for base, head in pairs if base is not None and head is not None]
+    complete = [(base, head) for base, head, _ in pairs if base is not None and head is not None]
     if len(complete) < 2:
         return Comparison(cell, None, None, None, None, None, len(complete), "not measured")
     base, head = (statistics.median(side) for side in zip(*complete, strict=True))
     if min(map(min, complete)) <= 0:  # no ratio; benchmarks of this suite have none such
         return Comparison(cell, base, head, None, None, None, len(complete), "not measured")
-    logs = [math.log(after / before) for before, after in complete]
+    ratios = [ratio or head / base for base, head, ratio in pairs if base is not None and head is not None]
+    logs = [math.log(ratio) for ratio in ratios]
     mean = statistics.mean(logs)
     half = student(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
     ratio, low, high = (math.exp(value) for value in (mean, mean - half, mean + half))

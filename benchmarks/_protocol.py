@@ -45,6 +45,10 @@ class Protocol:
 
 PROTOCOL = Protocol()
 
+IN_TURN = Protocol(blocks=21, block_seconds=0.1)
+"""Where two processes take turns: the shorter the blocks, the more alike is the machine in two neighbours, and the
+median of many ratios forgets those that something else disturbed."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -87,9 +91,10 @@ def passes_in_a_block(seconds_of_a_pass: float, protocol: Protocol) -> int:
 
 
 def measure(
-    run: Run, timer: Timer, protocol: Protocol = PROTOCOL, after_warm_up: Callable[[], None] = lambda: None
+    run: Run, timer: Timer, protocol: Protocol | None = None, after_warm_up: Callable[[], None] = lambda: None
 ) -> Timing:
     """Seconds of a pass: warm up, then time `protocol.blocks` blocks of at least `protocol.block_seconds`."""
+    protocol = protocol or default_protocol()
     warm = warm_up(run, timer, protocol)
     after_warm_up()
     block, samples = functools.partial(run, warm.passes), []
@@ -99,12 +104,13 @@ def measure(
     return Timing(samples, warm.passes, warm.settled)
 
 
-def alternate(reference: Run, run: Run, timer: Timer, protocol: Protocol = PROTOCOL) -> list[float]:
+def alternate(reference: Run, run: Run, timer: Timer, protocol: Protocol | None = None) -> list[float]:
     """How many times faster `run` is than `reference`: a ratio for each pair of neighbouring blocks.
 
     Block by block in one process and each first in turn, so that drift cancels; so there is no waiting until
     speeds settle, only one pass each before the one that tells how many passes fill a block.
     """
+    protocol = protocol or default_protocol()
     runs = (reference, run)
     await_turn(WARMING)
     for each in runs:
@@ -136,6 +142,11 @@ def referee() -> socket.socket | None:
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(name)
     return connection
+
+
+def default_protocol() -> Protocol:
+    """How this process is to measure."""
+    return IN_TURN if referee() else PROTOCOL
 
 
 def await_turn(purpose: bytes) -> None:

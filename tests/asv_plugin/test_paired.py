@@ -5,7 +5,7 @@ import random
 import pytest
 
 from asv_plugin.direction import Rule
-from asv_plugin.paired import STUDENT, compare, student
+from asv_plugin.paired import STUDENT, Pair, compare, student
 
 SPEED, SECONDS = Rule(higher_is_better=True, factor=1.05), Rule(factor=1.05)
 
@@ -15,7 +15,7 @@ def rounds(ratio: float, noise: float = 0.01, drift: float = 0.2, count: int = 5
     rng = random.Random(seed)
     for number in range(count):
         base = 1000 / (1 + drift * number)
-        yield base * rng.gauss(1, noise), base * ratio * rng.gauss(1, noise)
+        yield Pair(base * rng.gauss(1, noise), base * ratio * rng.gauss(1, noise))
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_change_below_the_benchmarks_factor_is_none():
 
 
 def test_a_large_difference_within_the_noise_is_no_change():
-    assert compare("cell", [(100, 60), (100, 150), (100, 80)], SPEED).verdict == "no change"
+    assert compare("cell", [Pair(100, 60), Pair(100, 150), Pair(100, 80)], SPEED).verdict == "no change"
 
 
 def test_same_against_same_is_rarely_called_changed():
@@ -54,13 +54,31 @@ def test_ten_per_cent_is_seen_in_five_rounds_that_differ_by_two_per_cent():
     assert called.count("worse") >= 0.9 * len(called)
 
 
+def test_blocks_measured_in_turn_are_compared_with_their_neighbours():
+    machine = [
+        1.0,
+        0.9,
+        0.5,
+        0.2,
+        0.7,
+        1.1,
+        1.3,
+    ]  # its speed in each pair of blocks; the fourth is disturbed in between
+    pair = Pair.of_blocks(
+        [100 * speed for speed in machine],
+        [90 * speed for speed in machine[:3]] + [5.0] + [90 * speed for speed in machine[4:]],
+    )
+    assert pair.ratio == pytest.approx(0.9)
+    assert compare("cell", [pair] * 2, SPEED).ratio == pytest.approx(0.9)
+
+
 def test_an_absolute_difference_is_judged_by_its_size():
     fidelity = Rule(higher_is_better=True, difference=0.0005)
-    assert compare("cell", [(0.9999, 0.99)] * 3, fidelity).verdict == "worse"
-    assert compare("cell", [(0.9999, 0.9998)] * 3, fidelity).verdict == "no change"
+    assert compare("cell", [Pair(0.9999, 0.99)] * 3, fidelity).verdict == "worse"
+    assert compare("cell", [Pair(0.9999, 0.9998)] * 3, fidelity).verdict == "no change"
 
 
-@pytest.mark.parametrize("pairs", [[], [(1.0, 2.0)], [(1.0, None), (2.0, 3.0)], [(0.0, 1.0), (0.0, 1.0)]])
+@pytest.mark.parametrize("pairs", [[], [Pair(1.0, 2.0)], [Pair(1.0, None), Pair(2.0, 3.0)], [Pair(0.0, 1.0)] * 2])
 def test_what_has_no_interval_is_not_measured(pairs):
     assert compare("cell", pairs, SPEED).verdict == "not measured"
 
