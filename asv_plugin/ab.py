@@ -53,7 +53,12 @@ PLACES = {
 
 SIDES = ("BASE", "HEAD")
 
-LEGEND = "Ratio: HEAD over BASE. The interval is over rounds, each with new processes."
+PAIRS_IN_A_ROUND = 3
+"""How often a round starts new processes for what takes turns. On two shared cores two processes of one program,
+and all that are forked from them, differ by several per cent for as long as they live: many short-lived pairs say
+more than a few long ones."""
+
+LEGEND = "Ratio: HEAD over BASE. The interval is over pairs of processes."
 
 T = TypeVar("T")
 
@@ -117,12 +122,31 @@ class Suite:
 
 @dataclass
 class Trial:
-    """The rounds of one comparison: `pairs` and the last reason why there is none, by `Cell.key`."""
+    """What one comparison has found.
+
+    `pairs` and the reason why there is none, by `Cell.key`; the cells that fail where both sides run at the same
+    time; and both sides' folders that setup_cache has left, by its key.
+    """
 
     suite: Suite
     pairs: dict[str, list[Pair]] = field(default_factory=lambda: defaultdict(list))
     reasons: dict[str, str] = field(default_factory=dict)
     alone: set[Cell] = field(default_factory=set)
+    caches: dict[str, list[Path]] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Remove what setup_cache has left."""
+        for folder in itertools.chain.from_iterable(self.caches.values()):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def given_up(self, cell: Cell) -> bool:
+        """Whether all of the cell has failed or is skipped: it would be in the next round, too."""
+        return all(cell.key(name) in self.reasons for name in cell.names)
+
+    def takes_turns(self, cell: Cell) -> bool:
+        """Whether the cell can be measured by two processes at the same time."""
+        benchmarks = self.suite.benchmarks
+        return cell not in self.alone and any(benchmarks[name].get("takes_turns") for name in cell.names)
 
     def judged(self) -> list[Comparison]:
         """All cells that were tried, worst verdicts first."""
@@ -136,11 +160,11 @@ class Trial:
         return sorted(found, key=lambda each: VERDICTS.index(each.verdict))
 
 
-class Round:
-    """Every cell of both sides, measured by new processes; what they need is closed with it."""
+class Servers:
+    """A new process for each side, from which asv forks those that measure; or what starts them one by one."""
 
     def __init__(self, trial: Trial, first: int, resources: contextlib.ExitStack):
-        self.trial, self.first, self.suite, self.resources = trial, first, trial.suite, resources
+        self.trial, self.first, self.suite = trial, first, trial.suite
         self.folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="virnucpro-ab-")))
         self.pool = resources.enter_context(ThreadPoolExecutor(2))
         self.spawners: list[Any] = []
@@ -149,7 +173,6 @@ class Round:
             launch_method = self.suite.conf.launch_method or "auto"
             self.spawners.append(runner.get_spawner(env, self.suite.conf.benchmark_dir, launch_method))
         self.on_both(lambda side: self.spawners[side].preimport())
-        self.folders: dict[str | None, list[Path]] = {}
 
     def on_both(self, call: Callable[[int], T]) -> list[T]:
         """Do the same for both sides at the same time."""
@@ -160,7 +183,7 @@ class Round:
         folders = self.folders_for(cell)
         for name in cell.names:
             key = cell.key(name)
-            if key in self.trial.reasons:  # it has failed, or is skipped: so it will be in each round
+            if key in self.trial.reasons:
                 continue
             in_turn = bool(self.suite.benchmarks[name].get("takes_turns")) and cell not in self.trial.alone
             if in_turn:
@@ -168,7 +191,7 @@ class Round:
                 if any(result.errcode for result in results):
                     say(f"{key} failed where BASE and HEAD ran at the same time: now one after the other")
                     self.trial.alone.add(cell)
-                    folders, in_turn = self.folders_for(cell, new=True), False
+                    folders, in_turn = self.folders_for(cell), False
             if not in_turn:
                 results = self.one_after_the_other(name, cell, folders)
             self.trial.pairs[key].append(self.read(name, cell, results, in_turn))
@@ -182,8 +205,7 @@ class Round:
 
     def one_after_the_other(self, name: str, cell: Cell, folders: list[Path]) -> list[Any]:
         """Both sides' results."""
-        order = (self.first, 1 - self.first)
-        results = {side: self.run(side, name, cell, folders) for side in order}
+        results = {side: self.run(side, name, cell, folders) for side in (self.first, 1 - self.first)}
         return [results[0], results[1]]
 
     def run(self, side: int, name: str, cell: Cell, folders: list[Path], patience: int = 1) -> Any:
@@ -195,24 +217,29 @@ class Round:
             benchmark, self.spawners[side], False, selected_idx={cell.index}, cwd=str(folders[side])
         )
 
-    def folders_for(self, cell: Cell, new: bool = False) -> list[Path]:
-        """Each side's working directory, where asv has run the benchmarks' setup_cache."""
+    def folders_for(self, cell: Cell) -> list[Path]:
+        """A new working directory for each side: a copy of what setup_cache left, where there is one."""
+        folders = [Path(tempfile.mkdtemp(dir=self.folder)) for _ in SIDES]
         benchmark = self.suite.benchmarks[cell.names[0]]
         key = benchmark.get("setup_cache_key")
-        if key is None:
-            return [Path(tempfile.mkdtemp(dir=self.folder)) for _ in SIDES]
-        if new or key not in self.folders:
-            timeout = benchmark.get("setup_cache_timeout") or self.suite.conf.default_benchmark_timeout
+        if key is not None:
+            if key not in self.trial.caches:
+                self.trial.caches[key] = self.set_up(cell.names[0], benchmark)
+            for cache, folder in zip(self.trial.caches[key], folders, strict=True):
+                shutil.copytree(cache, folder, dirs_exist_ok=True)
+        return folders
 
-            def create(side: int) -> Path:
-                made, said = self.spawners[side].create_setup_cache(cell.names[0], timeout, "{}")
-                if made is None:
-                    raise util.UserError(f"{SIDES[side]}: {key} failed:\n{said}")
-                self.resources.callback(shutil.rmtree, made, ignore_errors=True)
-                return Path(made)
+    def set_up(self, name: str, benchmark: dict[str, Any]) -> list[Path]:
+        """Where asv has run setup_cache for each side."""
+        timeout = benchmark.get("setup_cache_timeout") or self.suite.conf.default_benchmark_timeout
 
-            self.folders[key] = self.on_both(create)
-        return self.folders[key]
+        def create(side: int) -> Path:
+            made, said = self.spawners[side].create_setup_cache(name, timeout, "{}")
+            if made is None:
+                raise util.UserError(f"{SIDES[side]}: setup_cache of {name} failed:\n{said}")
+            return Path(made)
+
+        return self.on_both(create)
 
     def read(self, name: str, cell: Cell, results: list[Any], in_turn: bool) -> Pair:
         """The two values as asv makes them of samples; why there is none goes to the trial's reasons."""
@@ -242,33 +269,37 @@ class Round:
 def run_rounds(trial: Trial, rounds: int) -> bool:
     """Measure all rounds, saying how far it is and how long it will take; False where Ctrl-C cut it short."""
     start, cells = time.monotonic(), trial.suite.cells()
-    done = itertools.count()
+    pairs = rounds * PAIRS_IN_A_ROUND
     try:
-        for number in range(rounds):
+        for pair in range(pairs):
+            number, again = divmod(pair, PAIRS_IN_A_ROUND)
+            these = [cell for cell in cells if not trial.given_up(cell) and (not again or trial.takes_turns(cell))]
+            left = (time.monotonic() - start) / pair * (pairs - pair) / 60 if pair else 0
+            about = f" (about {left:.0f} min left)" if pair else ""
             with contextlib.ExitStack() as resources:
-                this = Round(trial, number % 2, resources)
-                for at, cell in enumerate(cells, start=1):
-                    ready, spent = next(done), time.monotonic() - start
-                    left = spent / ready * (rounds * len(cells) - ready) / 60 if ready else 0
-                    about = f" (about {left:.0f} min left)" if ready else ""
-                    say(f"round {number + 1} of {rounds}, cell {at} of {len(cells)}: {cell}{about}")
-                    with interrupting(this):
-                        this.measure(cell)
+                servers = Servers(trial, (number + again) % 2, resources)
+                for at, cell in enumerate(these, start=1):
+                    part = f"pair {again + 1} of {PAIRS_IN_A_ROUND}, cell {at} of {len(these)}"
+                    say(f"round {number + 1} of {rounds}, {part}: {cell}{about}")
+                    with interrupting(servers):
+                        servers.measure(cell)
     except KeyboardInterrupt:
         say("\ninterrupted: this is what the complete pairs say")
         return False
+    finally:
+        trial.close()
     return True
 
 
 @contextlib.contextmanager
-def interrupting(this: Round) -> Iterator[None]:
+def interrupting(servers: Servers) -> Iterator[None]:
     """asv makes an error of its own of Ctrl-C, and it is one here, too; its servers then say nothing."""
     try:
         yield
     except (KeyboardInterrupt, util.UserError) as error:
         if isinstance(error, util.UserError) and str(error) != "Interrupted.":
             raise
-        for spawner in this.spawners:
+        for spawner in servers.spawners:
             spawner.interrupt()
         raise KeyboardInterrupt from None
 
@@ -287,19 +318,19 @@ def render(found: list[Comparison], reasons: dict[str, str], commits: tuple[str,
             f"{each.low:.3f} to {each.high:.3f}",
             f"{each.base:.6g}",
             f"{each.head:.6g}",
-            each.rounds,
+            each.pairs,
             each.cell,
         ]
         for each in found
         if each.ratio is not None
     ]
     base, head = (commit[:8] for commit in commits)
-    headers = ["Verdict", "Ratio", "95 % interval", f"BASE {base}", f"HEAD {head}", "Rounds", "Cell"]
+    headers = ["Verdict", "Ratio", "95 % interval", f"BASE {base}", f"HEAD {head}", "Pairs", "Cell"]
     parts = [tabulate(rows, headers, disable_numparse=True)] if rows else []
     missing = defaultdict(list)
     for each in found:
         if each.ratio is None:
-            missing[reasons.get(each.cell, "fewer than two rounds")].append(each.cell)
+            missing[reasons.get(each.cell, "fewer than two pairs")].append(each.cell)
     if missing:
         lines = [f"- {why} ({some(cells)})" for why, cells in missing.items()]
         parts.append("\n".join(["Not measured:", *lines]))

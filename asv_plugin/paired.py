@@ -1,8 +1,8 @@
-"""Judge two commits from paired rounds: the ratio of each cell, its confidence interval, and a verdict.
+"""Judge two commits from pairs of processes: the ratio of each cell, its confidence interval, and a verdict.
 
-The two sides of a round are measured in turn, or one right after the other, so a machine that drifts from round to
-round drifts for both. The interval is Student's for the mean of the rounds' log ratios: it holds the difference
-from process to process, which the spread inside one process does not.
+The two of a pair are measured in turn, or one right after the other, so a machine that drifts from pair to pair
+drifts for both. The interval is Student's for the mean of the pairs' log ratios: it holds the difference from
+process to process, which the spread inside one process does not.
 """
 
 import math
@@ -26,7 +26,7 @@ VERDICTS = ("worse", "better", "no change", "not measured")
 
 
 class Pair(NamedTuple):
-    """What one round measured; `ratio` (HEAD over BASE) where that is known better than from the two values."""
+    """What two processes measured; `ratio` (HEAD over BASE) where more is known than the two values."""
 
     base: float | None
     head: float | None
@@ -53,7 +53,7 @@ class Comparison:
     ratio: float | None
     low: float | None
     high: float | None
-    rounds: int
+    pairs: int
     verdict: str
 
 
@@ -61,7 +61,7 @@ def compare(cell: str, pairs: Sequence[Pair], rule: Rule) -> Comparison:
     """Judge a cell by its pairs; one with a value missing does not count.
 
     A change is one whose interval leaves out 1 and that is larger than the benchmark's compare_factor (or, for one
-    with a compare_difference, whose mean difference is larger). Two rounds are the least that have an interval.
+    with a compare_difference, whose mean difference is larger). Two pairs are the least that have an interval.
     """
     complete = [(base, head) for base, head, _ in pairs if base is not None and head is not None]
     if len(complete) < 2:

@@ -29,15 +29,19 @@ class CellFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Store:
-    """The folder that the processes of one class share, and what they run on. asv pickles it."""
+    """What the processes of one class share: what they run on, and a folder. asv pickles it."""
 
-    folder: Path
     hardware: Hardware
 
     @classmethod
     def create(cls) -> "Store":
-        """For ``setup_cache``: the working directory, which asv keeps until the class is done."""
-        return cls(Path.cwd(), probe())
+        """For ``setup_cache``."""
+        return cls(probe())
+
+    @property
+    def folder(self) -> Path:
+        """The working directory: asv's until the class is done, a copy of it for each pair of `make ab`."""
+        return Path.cwd()
 
     def require(self, model: str, precisions: tuple[str, ...], workload: str) -> None:
         """Raise NotImplementedError, which asv takes as n/a, where this machine cannot run the cell."""

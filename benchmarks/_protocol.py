@@ -45,7 +45,7 @@ class Protocol:
 
 PROTOCOL = Protocol()
 
-IN_TURN = Protocol(blocks=21, block_seconds=0.1)
+IN_TURN = Protocol(warm_up_seconds=0.6, blocks=11, block_seconds=0.1)
 """Where two processes take turns: the shorter the blocks, the more alike is the machine in two neighbours, and the
 median of many ratios forgets those that something else disturbed."""
 

@@ -117,9 +117,10 @@ def test_a_process_killed_after_a_warning_is_a_failure():
     assert found[cell("fp16")]["failed"].endswith("it last said: UserWarning: be careful")
 
 
-def test_the_plugin_knows_the_words_that_cells_use(tmp_path):
+def test_the_plugin_knows_the_words_that_cells_use(tmp_path, monkeypatch):
     assert MEASURED == _cells.NOTES  # written twice, because the suite's modules import PyTorch
-    store = _cells.Store(tmp_path, Hardware("cpu", "a CPU", 2**34, (0, 0), {}))
+    monkeypatch.chdir(tmp_path)
+    store = _cells.Store(Hardware("cpu", "a CPU", 2**34, (0, 0), {}))
     for failure in (None, ValueError("broken")):
         first = _cells.Cell(store, "died" if failure is None else "failed")
         first.claim()

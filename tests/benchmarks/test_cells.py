@@ -11,8 +11,9 @@ MACHINE = Hardware("cpu", "a CPU", 2**34, (0, 0), {})
 
 
 @pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path, MACHINE)
+def store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Store(MACHINE)
 
 
 def test_the_first_process_measures_and_the_others_read(store):
