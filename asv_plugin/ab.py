@@ -15,8 +15,10 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -293,15 +295,27 @@ def run_rounds(trial: Trial, rounds: int) -> bool:
 
 @contextlib.contextmanager
 def interrupting(servers: Servers) -> Iterator[None]:
-    """asv makes an error of its own of Ctrl-C, and it is one here, too; its servers then say nothing."""
+    """Ctrl-C as KeyboardInterrupt, of which asv makes an error of its own; its servers then say nothing."""
     try:
         yield
+        if PRESSED.is_set():
+            raise KeyboardInterrupt
     except (KeyboardInterrupt, util.UserError) as error:
         if isinstance(error, util.UserError) and str(error) != "Interrupted.":
             raise
         for spawner in servers.spawners:
             spawner.interrupt()
         raise KeyboardInterrupt from None
+
+
+PRESSED = threading.Event()
+"""Ctrl-C. Python loses a KeyboardInterrupt that it raises where a destructor runs."""
+
+
+def press(*_: object) -> None:
+    """The handler of Ctrl-C."""
+    PRESSED.set()
+    raise KeyboardInterrupt
 
 
 def say(text: str) -> None:
@@ -373,6 +387,7 @@ def main() -> None:
     config = arguments.config.absolute()
     os.chdir(config.parent)  # which asv takes for the project's folder
     os.environ[VARIABLE] = SOCKET
+    signal.signal(signal.SIGINT, press)
     commits = (resolve(arguments.base), resolve(arguments.head))
     try:
         check_places(PLACES, "asv_plugin.ab")

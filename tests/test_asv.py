@@ -203,3 +203,15 @@ def test_the_recorded_machine_has_its_cpu_and_memory(asv):
     machine = json.loads((asv.project / "results/here/machine.json").read_text())
     assert {"cpu", "ram", "os", "num_cpu", "arch"} <= set(machine)
     assert machine["machine"] == "here"
+
+
+def test_a_run_on_other_hardware_than_the_record_is_stopped(asv):
+    path = asv.project / "results/here/machine.json"
+    before = path.read_text()
+    path.write_text(json.dumps(json.loads(before) | {"num_cpu": "999"}))
+    try:
+        said = asv.run(sys.executable, "-m", "asv", "run", "--machine", "here", "main^!", code=1)
+        assert "number of CPUs '999', here" in said
+        assert "make bench MACHINE=name" in said
+    finally:
+        path.write_text(before)
