@@ -18,10 +18,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tabulate import tabulate
-
-from virnucpro.data.tokens import BatchConverter
-from virnucpro.models.esm2 import SHAPES
 
 from . import _peers
 from ._esm2 import Embedder
@@ -74,11 +70,15 @@ class Case:
 
     def encoder(self, peer: str, state: _peers.State | None) -> _peers.Encode:
         """A peer with these weights, or with random ones of its own."""
+        from virnucpro.models.esm2 import SHAPES  # asv imports this module beside commits that lack it
+
         shape = SHAPES[self.model]
         return PEERS[peer].build(shape, self.precision, self.hardware.device, state)
 
     def peer(self, name: str, encode: _peers.Encode, sizes: Sequence[int] | None) -> _peers.Peer:
         """A peer with its batches; `sizes` are the batch sizes to try."""
+        from virnucpro.data.tokens import BatchConverter
+
         by_length = PEERS[name].by_length
         proteins = sorted(self.entries, key=lambda entry: len(entry[1])) if by_length else self.entries
         device = self.hardware.device
@@ -156,6 +156,8 @@ def time_in_turn(rows: list[Row], device: str, rounds: int) -> dict[str, list[fl
 
 def table(case: Case, rounds: int, fresh: Fresh) -> str:
     """The table of one case."""
+    from tabulate import tabulate  # not in asv's environments
+
     engine = case.engine()
     filling = max(len(batch.input_ids) for batch in engine.batches)
     products = _peers.MatrixProducts(engine.esm2.shape, case.precision, engine.device, filling)
