@@ -100,10 +100,12 @@ class Partial:
     def _begin(self, resume: bool) -> None:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise StoreError(
                 f"another process is writing {self.output}: wait for it, or name another file"
             ) from error
+        except OSError as error:
+            raise StoreError(f"cannot lock {self.folder}, as on some network drives: {error.strerror}") from error
         with self._writing():
             begun = begun_settings(self.output) if resume else None
             if begun is None:
