@@ -160,7 +160,10 @@ class OncePerCell:
         self.cell = Cell(store, type(self).__name__, model, precision, workload)
         self.to_measure = self.cell.claim()
         if self.to_measure:
+            from ._protocol import WARMING, await_turn  # not above: a view needs no PyTorch
+
             with self.cell.recording_failure():
+                await_turn(WARMING)
                 self.entries = proteins(workload, store.hardware.device)
                 self.load(store, model, precision, workload)
 
