@@ -55,7 +55,7 @@ PLACES = {
 
 SIDES = ("BASE", "HEAD")
 
-PAIRS_IN_A_ROUND = 3
+PAIRS_IN_A_ROUND = 4
 """How often a round starts new processes for what takes turns. On two shared cores two processes of one program,
 and all that are forked from them, differ by several per cent for as long as they live: many short-lived pairs say
 more than a few long ones."""
