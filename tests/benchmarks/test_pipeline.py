@@ -16,8 +16,9 @@ PROTEINS = [("a", "MKTAYIAKQR"), ("b", "MSLL"), ("c", "M" * 40)]
 
 
 @pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path, Hardware("cpu", "a CPU", 2**34, (0, 0), {}))
+def store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Store(Hardware("cpu", "a CPU", 2**34, (0, 0), {}))
 
 
 def test_a_pass_is_from_fasta_to_hdf5(tmp_path):
