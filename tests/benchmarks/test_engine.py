@@ -84,21 +84,22 @@ def test_the_ceiling_has_the_models_matrix_products_and_nothing_else(model):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_on_a_cpu_is_skipped_with_the_reason(precision, tmp_path):
+def test_half_precision_on_a_cpu_is_skipped_with_the_reason(precision):
     with pytest.raises(NotImplementedError, match=r"on CPUs .* FP32 only"):
-        engine.Engine().setup(Store(tmp_path, CPU), MODEL, precision, "mixed")
+        engine.Engine().setup(Store(CPU), MODEL, precision, "mixed")
 
 
-def test_without_transformers_its_comparison_is_skipped_with_the_reason(tmp_path, monkeypatch):
+def test_without_transformers_its_comparison_is_skipped_with_the_reason(monkeypatch):
     monkeypatch.setattr(_peers, "find_spec", lambda name: None)
     with pytest.raises(NotImplementedError, match="Transformers is not installed"):
-        engine.OverTransformers().setup(Store(tmp_path, CPU), MODEL, "fp32", "mixed")
+        engine.OverTransformers().setup(Store(CPU), MODEL, "fp32", "mixed")
 
 
 def test_the_engine_is_compared_with_fair_esm(tmp_path, monkeypatch, capsys):
     quick = functools.partial(alternate, protocol=Protocol(blocks=2, block_seconds=0.001))
     monkeypatch.setattr(engine, "alternate", quick)
-    benchmark, store = engine.OverFairEsm(), Store(tmp_path, CPU)
+    monkeypatch.chdir(tmp_path)  # where a store keeps its outcomes
+    benchmark, store = engine.OverFairEsm(), Store(CPU)
     benchmark.setup(store, MODEL, "fp32", "mixed")
     samples = benchmark.track_speedup_over_fair_esm(store, MODEL, "fp32", "mixed")["samples"]
     assert len(samples) == 2
