@@ -140,7 +140,7 @@ def memory_in_use(device: str) -> int:
     return peak_memory(device)
 
 
-def time_in_turn(rows: list[Row], device: str, rounds: int) -> dict[str, list[float]]:
+def in_turn(rows: list[Row], device: str, rounds: int) -> dict[str, list[float]]:
     """Tokens/s of each implementation in each round."""
     timer = TIMERS[device]
     speeds: dict[str, list[float]] = {row.name: [] for row in rows}
@@ -175,7 +175,7 @@ def table(case: Case, rounds: int, fresh: Fresh) -> str:
         peer.check(engine.embeddings())
         rows.append(Row(f"{name}, batches of {peer.size}", peer.run, engine.tokens))
         peaks[rows[-1].name] = fresh(memory, (case, name, peer.size))
-    speeds = time_in_turn(rows, engine.device, rounds)
+    speeds = in_turn(rows, engine.device, rounds)
     lines = []
     for row in rows:
         ratios = [ours / theirs for ours, theirs in zip(speeds[ENGINE], speeds[row.name], strict=True)]

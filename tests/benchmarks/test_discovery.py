@@ -1,8 +1,11 @@
 """asv imports every module of the suite, beside commits of all ages and in environments of its own."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
+
+from asv_runner.benchmarks import benchmark_types
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,3 +21,15 @@ for name in {modules}:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(modules) > 5
+
+
+def test_only_classes_are_taken_for_benchmarks():
+    """asv takes a function of any module for one if its name begins like one, `time_` for example."""
+    functions = [
+        statement.name
+        for path in (ROOT / "benchmarks").glob("*.py")
+        for statement in ast.parse(path.read_text()).body
+        if isinstance(statement, ast.FunctionDef)
+    ]
+    assert [name for name in functions if any(kind.name_regex.match(name) for kind in benchmark_types)] == []
+    assert any(kind.name_regex.match("time_in_turn") for kind in benchmark_types)
