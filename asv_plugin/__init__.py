@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
-from asv_plugin import direction, machine, notes, page, progress, site
+from asv_plugin import direction, notes, page, progress, site
 
 
 def setup() -> None:
     """Called once by asv when it has loaded its configuration."""
+    from asv_plugin import machine  # not above: `python -m asv_plugin.machine` warns where it is imported already
+
     # asv tells cells where the project is, but not those of an existing environment (-E existing)
     os.environ.setdefault("ASV_CONF_DIR", str(Path.cwd()))
     notes.install()
