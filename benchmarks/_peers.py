@@ -174,7 +174,7 @@ def transformers(shape: Shape, precision: str, device: str, state: State | None)
         position_embedding_type="rotary",
         token_dropout=True,
         emb_layer_norm_before=False,
-        attn_implementation="sdpa",  # type: ignore[call-arg]
+        attn_implementation="sdpa",
     )
     names = {transformers_name(name): values for name, values in (state or {}).items()}
     peer = fill(lambda: EsmModel(config, add_pooling_layer=False), names, precision, device)
