@@ -21,12 +21,12 @@ Cells = dict[tuple[str, str, str], dict[str, float | list[float]]]
 
 
 def benchmarks() -> dict[str, dict]:
-    """The suite's benchmarks.json, as asv discovers it."""
+    """Of the suite's benchmarks.json, as asv discovers it, what `record` records."""
     code = "import sys; from asv_runner.discovery import _discover; _discover(('benchmarks', sys.argv[1]))"
     done = subprocess.run(
         [sys.executable, "-c", code, "/dev/stdout"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return {entry["name"]: entry for entry in json.loads(done.stdout)}
+    return {entry["name"]: entry for entry in json.loads(done.stdout) if entry["name"] in BENCHMARKS.values()}
 
 
 def machine(results: Path, name: str, known: dict[str, dict], **about: str) -> None:
