@@ -18,7 +18,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -298,7 +297,7 @@ def interrupting(servers: Servers) -> Iterator[None]:
     """Ctrl-C as KeyboardInterrupt, of which asv makes an error of its own; its servers then say nothing."""
     try:
         yield
-        if PRESSED.is_set():
+        if PRESSED:
             raise KeyboardInterrupt
     except (KeyboardInterrupt, util.UserError) as error:
         if isinstance(error, util.UserError) and str(error) != "Interrupted.":
@@ -308,13 +307,16 @@ def interrupting(servers: Servers) -> Iterator[None]:
         raise KeyboardInterrupt from None
 
 
-PRESSED = threading.Event()
-"""Ctrl-C. Python loses a KeyboardInterrupt that it raises where a destructor runs."""
+PRESSED: list[bool] = []
+"""Not empty after Ctrl-C. Python loses a KeyboardInterrupt that it raises where a destructor runs.
+
+No threading.Event: a second Ctrl-C inside its `set` would wait for the lock that the first one holds.
+"""
 
 
 def press(*_: object) -> None:
     """The handler of Ctrl-C."""
-    PRESSED.set()
+    PRESSED.append(True)
     raise KeyboardInterrupt
 
 
