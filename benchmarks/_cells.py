@@ -7,14 +7,14 @@ that asv's ``setup_cache`` made; the others read it. What went wrong is an outco
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ._esm2 import contract
 from ._hardware import Hardware, probe, why_not
-from ._workloads import proteins
+from ._workloads import Protein, proteins
 
 NOTES = "virnucpro-cell "
 """Marks the line of a cell's output that holds its notes as JSON; asv_plugin keeps them beside the results."""
@@ -48,6 +48,11 @@ class Store:
         reason = why_not(self.hardware, model, precisions, workload)
         if reason:
             raise NotImplementedError(reason)
+
+    def require_full_precision_on_cpus(self, precision: str) -> None:
+        """Raise NotImplementedError for a half precision on a CPU: for benchmarks where it takes minutes there."""
+        if self.hardware.device == "cpu" and precision in ("bf16", "fp16"):
+            raise NotImplementedError("on CPUs this is measured in FP32 only")
 
     def remember(self, name: tuple[str, ...], compute: Callable[[], float]) -> float:
         """A number that several cells need: computed by the first."""
@@ -164,7 +169,7 @@ class OncePerCell:
 
             with self.cell.recording_failure():
                 await_turn(WARMING)
-                self.entries = proteins(workload, store.hardware.device)
+                self.entries = self.proteins(workload, store.hardware.device)
                 self.load(store, model, precision, workload)
 
     def metric(self, name: str, store: Store) -> dict[str, Any]:
@@ -174,6 +179,10 @@ class OncePerCell:
                 self.cell.record(*self.measure(store))
         return self.cell.result(name)
 
+    def proteins(self, workload: str, device: str) -> list[Protein]:
+        """The proteins of a cell."""
+        return proteins(workload, device)
+
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Load the models; `self.entries` are the workload's proteins."""
         raise AssertionError("a benchmark says what it loads")
@@ -181,6 +190,39 @@ class OncePerCell:
     def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
         """The samples of each metric, and notes about them."""
         raise AssertionError("a benchmark says what it measures")
+
+
+class _SpeedAndMemory(OncePerCell):
+    """A benchmark with these four metrics. asv takes a class for one itself unless its name begins like this."""
+
+    @tracked("tokens/s", higher_is_better=True, compare_factor=1.05)
+    def track_tokens_per_second(self, store: Store, *parameters: str) -> dict[str, Any]:
+        """Residues, BOS and EOS embedded in a second; padding is not counted."""
+        return self.metric("tokens per second", store)
+
+    @tracked("sequences/s", higher_is_better=True, compare_factor=1.05)
+    def track_sequences_per_second(self, store: Store, *parameters: str) -> dict[str, Any]:
+        """Proteins embedded in a second."""
+        return self.metric("sequences per second", store)
+
+    @tracked("seconds", compare_factor=1.05)
+    def track_runtime(self, store: Store, *parameters: str) -> dict[str, Any]:
+        """Seconds for the workload's proteins once; where copies are embedded together, one copy's share."""
+        return self.metric("runtime", store)
+
+    @tracked("bytes", compare_factor=1.02)
+    def track_peak_memory(self, store: Store, *parameters: str) -> dict[str, Any]:
+        """Bytes at the peak while embedding, weights included."""
+        return self.metric("peak memory", store)
+
+
+def speeds(seconds: Sequence[float], tokens: int, sequences: int, copies: int) -> Samples:
+    """Samples of `_SpeedAndMemory`'s metrics but the memory, from the seconds that `copies` of a workload took."""
+    return {
+        "tokens per second": six_digits(tokens / each for each in seconds),
+        "sequences per second": six_digits(sequences / each for each in seconds),
+        "runtime": six_digits(each / copies for each in seconds),
+    }
 
 
 def six_digits(values: Iterable[float]) -> list[float]:

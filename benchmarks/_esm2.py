@@ -34,6 +34,12 @@ def contract() -> tuple[Any, Any]:
     return load_esm2_model, AsyncInferenceRunner
 
 
+def load(model: str, precision: str, device: str) -> tuple[Any, Any]:
+    """What this commit's load_esm2_model returns: ESM-2 with the weights to benchmark, and its converter."""
+    load_esm2_model, _ = contract()
+    return load_esm2_model(model, device, precision=precision, weights=weights_of(model))
+
+
 class Embedder:
     """ESM-2 loaded in one precision, and a workload as token batches.
 
@@ -41,13 +47,12 @@ class Embedder:
     """
 
     def __init__(self, model: str, precision: str, entries: Sequence[Protein], hardware: Hardware):
-        load_esm2_model, runner = contract()
+        _, runner = contract()
         self.device = hardware.device
-        esm2, converter = load_esm2_model(model, self.device, precision=precision, weights=weights_of(model))
-        self.runner = runner(esm2)
-        self.esm2, self.converter = esm2, converter
+        self.esm2, self.converter = load(model, precision, self.device)
+        self.runner = runner(self.esm2)
         self.proteins = joined(entries, self.device)
-        self.batches = self.packs() or token_batches(self.proteins, converter, self.device)
+        self.batches = self.packs() or token_batches(self.proteins, self.converter, self.device)
         self.copies = copies_in_a_pass(entries, self.device)
         self.sequences = self.copies * len(entries)
         self.tokens = self.copies * tokens_in(entries)

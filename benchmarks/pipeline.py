@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ._cells import OncePerCell, Samples, Store, six_digits, tracked
-from ._esm2 import contract, notes, weights_of
+from ._cells import Samples, Store, _SpeedAndMemory, six_digits, speeds, tracked
+from ._esm2 import contract, load, notes
 from ._hardware import PARAMETERS
 from ._protocol import TIMERS, VERSION, Protocol, alternate, peak_memory, reset_peak_memory
 from ._workloads import Protein, copies_in_a_pass, tokens_in
@@ -28,12 +28,6 @@ def program() -> Any:
             raise
         raise NotImplementedError(f"this commit has no virnucpro embed: {error}") from error
     return embed
-
-
-def skip_half_precision_on_cpus(store: Store, precision: str) -> None:
-    """Raise NotImplementedError for what takes minutes there and tells little."""
-    if store.hardware.device == "cpu" and precision != "fp32":
-        raise NotImplementedError("on CPUs this is measured in FP32 only")
 
 
 class File:
@@ -62,7 +56,7 @@ class File:
             pass
 
 
-class Pipeline(OncePerCell):
+class Pipeline(_SpeedAndMemory):
     """``virnucpro embed`` beside its engine alone, which gets the same proteins as token batches.
 
     The model is loaded before. The samples are whole files, long enough for some seconds on a GPU.
@@ -74,41 +68,20 @@ class Pipeline(OncePerCell):
 
     def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Skip a commit without the program, and what takes minutes."""
-        skip_half_precision_on_cpus(store, precision)
+        store.require_full_precision_on_cpus(precision)
         program()
         super().setup(store, model, precision, workload)
 
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
         """ESM-2, and as many copies of the proteins as the engine embeds in `ENGINE_SECONDS`."""
-        load_esm2_model, _ = contract()
         device = store.hardware.device
-        self.esm2, _ = load_esm2_model(model, device, precision=precision, weights=weights_of(model))
+        self.esm2, _ = load(model, precision, device)
         copies = copies_in_a_pass(self.entries, device)
         with tempfile.TemporaryDirectory() as folder:
             some = File(folder, self.entries * copies, self.esm2)
         some.run_engine(1)
         seconds = TIMERS[device](functools.partial(some.run_engine, 1))
         self.copies = copies * max(1, round(ENGINE_SECONDS[device] / seconds))
-
-    @tracked("tokens/s", higher_is_better=True, compare_factor=1.05)
-    def track_tokens_per_second(self, store: Store, *parameters: str) -> dict[str, Any]:
-        """Residues, BOS and EOS embedded in a second."""
-        return self.metric("tokens per second", store)
-
-    @tracked("sequences/s", higher_is_better=True, compare_factor=1.05)
-    def track_sequences_per_second(self, store: Store, *parameters: str) -> dict[str, Any]:
-        """Proteins embedded in a second."""
-        return self.metric("sequences per second", store)
-
-    @tracked("seconds", compare_factor=1.05)
-    def track_runtime(self, store: Store, *parameters: str) -> dict[str, Any]:
-        """Seconds for one copy of the workload's proteins: its share of the file's."""
-        return self.metric("runtime", store)
-
-    @tracked("bytes", compare_factor=1.02)
-    def track_peak_memory(self, store: Store, *parameters: str) -> dict[str, Any]:
-        """Bytes at the peak while embedding, weights included."""
-        return self.metric("peak memory", store)
 
     @tracked("of the engine's speed", higher_is_better=True, compare_factor=1.05)
     def track_fraction_of_engine(self, store: Store, *parameters: str) -> dict[str, Any]:
@@ -124,11 +97,7 @@ class Pipeline(OncePerCell):
             reset_peak_memory(device)
             fractions = alternate(file.run_engine, file.run, TIMERS[device], PROTOCOL)
         seconds = file.seconds[UNTIMED:]
-        tokens, sequences = tokens_in(proteins), len(proteins)
-        samples = {
-            "tokens per second": six_digits(tokens / each for each in seconds),
-            "sequences per second": six_digits(sequences / each for each in seconds),
-            "runtime": six_digits(each / self.copies for each in seconds),
+        samples = speeds(seconds, tokens_in(proteins), len(proteins), self.copies) | {
             "peak memory": [float(peak_memory(device))],
             "fraction of engine": six_digits(fractions),
         }

@@ -6,12 +6,12 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from ._cells import Cell, OncePerCell, Samples, Store, six_digits, tracked
-from ._esm2 import Embedder, contract, notes, weights_of
+from ._cells import OncePerCell, Samples, Store, six_digits, tracked
+from ._esm2 import Embedder, load, notes
 from ._hardware import PARAMETERS
 from ._protocol import TIMERS, VERSION, Protocol, measure
 from ._workloads import AMINO_ACIDS, LENGTHS, Protein, tokens_in
-from .pipeline import File, program, skip_half_precision_on_cpus
+from .pipeline import File, program
 
 PROTOCOL = Protocol(window=1, warm_up_seconds=0.0, blocks=3, block_seconds=0.1)
 """Short: a curve has many points."""
@@ -30,21 +30,18 @@ class Scaling(OncePerCell):
 
     def setup(self, store: Store, model: str, precision: str, number: int) -> None:  # type: ignore[override]
         """Make the proteins and load what embeds them, unless it was measured."""
-        skip_half_precision_on_cpus(store, precision)
+        store.require_full_precision_on_cpus(precision)
         if store.hardware.device == "cpu" and number > self.limit_on_cpu:
             most = f"{self.limit_on_cpu:,} {self.param_names[-1]}"
             raise NotImplementedError(f"more than {most} take too long on a CPU")
-        store.require(model, (precision,), "mixed")
-        contract()
-        self.cell = Cell(store, type(self).__name__, model, precision, str(number))
-        self.to_measure = self.cell.claim()
-        if self.to_measure:
-            with self.cell.recording_failure():
-                self.entries = self.proteins(number)
-                self.load(store, model, precision, str(number))
+        super().setup(store, model, precision, str(number))
 
-    def proteins(self, number: int) -> list[Protein]:
-        """The proteins of a cell."""
+    def proteins(self, workload: str, device: str) -> list[Protein]:
+        """Seeded ones; `workload` is the cell's number."""
+        return made_up(self.lengths(int(workload)))
+
+    def lengths(self, number: int) -> list[int]:
+        """Residues of each protein of a cell."""
         raise AssertionError("a benchmark says on what it is measured")
 
 
@@ -55,9 +52,9 @@ class SequenceLength(Scaling):
     param_names = ("model", "precision", "residues")
     limit_on_cpu = LONGEST_ON_CPU
 
-    def proteins(self, number: int) -> list[Protein]:
+    def lengths(self, number: int) -> list[int]:
         """As many of that length as have some hundred tokens, at least one."""
-        return made_up([number] * max(1, TOKENS // number))
+        return [number] * max(1, TOKENS // number)
 
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
         """ESM-2 and the token batches."""
@@ -87,18 +84,16 @@ class SequenceCount(Scaling):
         program()
         super().setup(store, model, precision, number)
 
-    def proteins(self, number: int) -> list[Protein]:
-        """The lengths of `mixed`, again and again; a single one has their median."""
+    def lengths(self, number: int) -> list[int]:
+        """Those of `mixed`, again and again; of a single one their median."""
         lengths = LENGTHS["mixed"]
         if number == 1:
-            return made_up([int(statistics.median(lengths))])
-        return made_up([lengths[index % len(lengths)] for index in range(number)])
+            return [int(statistics.median(lengths))]
+        return [lengths[index % len(lengths)] for index in range(number)]
 
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
         """ESM-2."""
-        load_esm2_model, _ = contract()
-        device = store.hardware.device
-        self.esm2, _ = load_esm2_model(model, device, precision=precision, weights=weights_of(model))
+        self.esm2, _ = load(model, precision, store.hardware.device)
 
     @tracked("tokens/s", higher_is_better=True, compare_factor=1.05)
     def track_tokens_per_second(self, store: Store, *parameters: str) -> dict[str, Any]:

@@ -58,11 +58,11 @@ def test_what_takes_too_long_on_a_cpu_is_skipped_with_the_reason(store, benchmar
 
 @pytest.mark.parametrize("number", [1, 10, 100])
 def test_so_many_proteins_are_made(number):
-    proteins = SequenceCount().proteins(number)
+    proteins = SequenceCount().proteins(str(number), "cpu")
     assert len(dict(proteins)) == number
 
 
 @pytest.mark.parametrize("number", SequenceLength.params[2])
 def test_proteins_of_that_length_are_made(number):
-    lengths = {len(protein) for _, protein in SequenceLength().proteins(number)}
+    lengths = {len(protein) for _, protein in SequenceLength().proteins(str(number), "cpu")}
     assert lengths == {number}

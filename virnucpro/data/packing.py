@@ -1,5 +1,6 @@
 """Packs: proteins one after the other in one row of tokens, without padding, up to a budget of tokens."""
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ class Pack:
     def __len__(self) -> int:
         return len(self.sequence_ids)
 
-    @property
+    @functools.cached_property
     def lengths(self) -> list[int]:
         """Tokens of each protein."""
         return self.cu_seqlens.diff().tolist()

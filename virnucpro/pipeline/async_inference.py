@@ -53,10 +53,8 @@ class AsyncInferenceRunner:
         if pool not in POOLS:
             raise ValueError(f"unknown pool {pool!r}; choose from {', '.join(POOLS)}")
         self.model, self.pool = model, pool
-        layers, self.embed_dim = int(model.num_layers), int(model.embed_dim)  # type: ignore[arg-type]
-        if not -layers <= layer + 1 <= layers + 1:
-            raise ValueError(f"layer {layer}: this model has layers 0 to {layers}, or {-layers - 1} to -1")
-        self.layer = layer % (layers + 1)
+        self.embed_dim = int(model.embed_dim)  # type: ignore[arg-type]
+        self.layer = layer_index(model, layer)
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
         self.told_of_splitting = False
         if self.device.type == "cuda":
@@ -147,6 +145,14 @@ class AsyncInferenceRunner:
         compute.wait_stream(self.copy_in)
         on_device.record_stream(compute)
         return on_device
+
+
+def layer_index(model: nn.Module, layer: int) -> int:
+    """A layer counted from 0, where negative ones count from the last; ValueError for one that does not exist."""
+    last = int(model.num_layers)  # type: ignore[arg-type]
+    if not -last - 1 <= layer <= last:
+        raise ValueError(f"layer {layer}: this model has layers 0 to {last}, or {-last - 1} to -1")
+    return layer % (last + 1)
 
 
 def mean_over_residues(representations: Tensor, cu_seqlens: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from virnucpro.data.store import (
 )
 from virnucpro.models.esm2 import ESM2
 from virnucpro.models.esm2_flash import find_device, load_esm2_model
-from virnucpro.pipeline.async_inference import POOLS, AsyncInferenceRunner, InferenceResult
+from virnucpro.pipeline.async_inference import POOLS, AsyncInferenceRunner, InferenceResult, layer_index
 
 DTYPES = ("float32", "float16")
 PACKS_AHEAD = 4  # read, tokenised and packed while the device computes
@@ -412,19 +412,10 @@ def in_type(result: InferenceResult, dtype: np.dtype) -> np.ndarray:
 
 def runner_for(model: ESM2, options: Options) -> AsyncInferenceRunner:
     """A runner that pools the layers of `options`, side by side where there are several."""
-    layers = layers_of(model, options)
+    layers = [layer_index(model, layer) for layer in options.layers]
     if len(layers) == 1:
         return AsyncInferenceRunner(model, pool=options.pool, layer=layers[0])
     return AsyncInferenceRunner(Layers(model, layers), pool=options.pool)
-
-
-def layers_of(model: ESM2, options: Options) -> list[int]:
-    """The layers counted from 0; ValueError for one that does not exist."""
-    count = model.num_layers + 1
-    for layer in options.layers:
-        if not -count <= layer < count:
-            raise ValueError(f"layer {layer}: this model has layers 0 to {count - 1}, or {-count} to -1")
-    return [layer % count for layer in options.layers]
 
 
 def shape_of_row(model: ESM2, options: Options) -> tuple[int, ...]:
@@ -441,7 +432,7 @@ def settings_of(model: ESM2, options: Options, begun: Mapping[str, Any]) -> dict
         "precision": model.precision,
         "weights_checksum": checksum(model),
         "pool": options.pool,
-        "layers": layers_of(model, options),
+        "layers": [layer_index(model, layer) for layer in options.layers],
         "max_length": options.max_length,
         "chunk": options.chunk,
         "dtype": options.dtype,
