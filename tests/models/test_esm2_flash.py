@@ -64,7 +64,7 @@ def test_fp32_turns_tf32_off_for_its_own_forward_pass_only(checkpoint):
         seen.append(torch.backends.cuda.matmul.fp32_precision)
         raise RuntimeError("stopped in the middle")
 
-    model.layers[0].self_attn.register_forward_pre_hook(stop)
+    model.layers[0].self_attn.qkv_proj.register_forward_pre_hook(stop)
     before = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     try:

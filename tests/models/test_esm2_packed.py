@@ -1,5 +1,7 @@
 """forward_packed against fair-esm: proteins of all kinds in one pack, in any order, in every precision."""
 
+import copy
+
 import esm
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from tests.conftest import MODEL, RAGGED
 from virnucpro.data.packing import make_pack, pack
 from virnucpro.data.tokens import encode
-from virnucpro.models.attention import attend
+from virnucpro.models.attention import attend, attend_memory_efficient
 from virnucpro.models.esm2 import ESM2, SHAPES, ESM2Shape, Layer, parts_of
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.models.rotary import RotaryTables, rotary_tables, rotate_
@@ -122,9 +124,8 @@ def test_gelu_is_the_exact_erf_form():
         for parameter in layer.parameters():
             parameter.zero_()
         layer.fc1.bias[0] = 1.0  # gelu(1): 0.841345 by erf, 0.841192 by tanh
-        layer.fc2.weight[0, 0] = 1.0
-        out = layer.feed_forward(torch.zeros(1, 320))
-    assert out[0, 0].item() == pytest.approx(0.8413447, abs=1e-6)
+        hidden = layer.hidden(torch.zeros(1, 320))
+    assert hidden[0, 0].item() == pytest.approx(0.8413447, abs=1e-6)
 
 
 def test_rotary_angles_are_fp32_in_half_precision():
@@ -152,44 +153,109 @@ def test_rotary_tables_grow_with_the_longest_protein_and_are_kept():
 
 
 def test_a_token_attends_to_its_own_protein_only():
-    q, k, v = torch.randn(3, 7, 2, 8, generator=torch.Generator().manual_seed(0))
-    ends = torch.tensor([0, 3, 7], dtype=torch.int32)
-    before = attend(q, k, v, ends, 4)
-    k[3:], v[3:] = 100.0, 100.0
-    after = attend(q, k, v, ends, 4)
+    qkv = torch.randn(7, 3, 2, 8, generator=torch.Generator().manual_seed(0))
+    ends, positions = torch.tensor([0, 3, 7], dtype=torch.int32), torch.tensor([0, 1, 2, 0, 1, 2, 3])
+    rotary = (positions, *rotary_tables(4, 8, CPU))
+    changed = qkv.clone()
+    changed[3:, 1:] = 100.0
+    before, after = attend(qkv, rotary, ends, 4), attend(changed, rotary, ends, 4)
     assert torch.equal(after[:3], before[:3])
     assert not torch.equal(after[3:], before[3:])
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_the_gpus_attention_takes_packs_as_they_are(dtype):
+def test_biases_kept_out_of_the_residual_are_in_what_is_returned(model, fair_esm_model):
+    """Those of out_proj and fc2, large here, so that one left out or counted twice shows at every layer."""
+    large, reference = copy.deepcopy(model), copy.deepcopy(fair_esm_model)
+    for some in (large, reference):
+        for index, layer in enumerate(some.layers):
+            layer.self_attn.out_proj.bias.data.fill_(3.0 + index)
+            layer.fc2.bias.data.copy_(torch.linspace(-5, 5, 320))
+    entry = ("a", "MKTAYIAKQR")
+    with torch.inference_mode():
+        tokens = torch.from_numpy(encode(*entry))[None]
+        expected = reference(tokens, repr_layers=range(7))["representations"]
+    for layer in range(7):
+        torch.testing.assert_close(run(large, [entry], layer)["a"], expected[layer][0], atol=1e-4, rtol=1e-5)
+
+
+def test_the_gpus_fp32_attention_takes_packs_as_they_are():
     """Fake tensors of a GPU: PyTorch checks the call and the shapes, and computes nothing."""
     with FakeTensorMode():
-        q, k, v = torch.empty(100, 3, 20, 64, dtype=dtype, device="cuda").unbind(1)
-        out = attend(q, k, v, torch.empty(3, dtype=torch.int32, device="cuda"), 60)
-    assert (out.shape, out.dtype, out.device.type) == (q.shape, dtype, "cuda")
+        qkv = torch.empty(100, 3, 20, 64, device="cuda")
+        out = attend_memory_efficient(qkv, torch.empty(3, dtype=torch.int32, device="cuda"), 60)
+    assert (out.shape, out.dtype, out.device.type) == ((100, 20, 64), torch.float32, "cuda")
     assert out.is_contiguous()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and there is none")
-@pytest.mark.parametrize(
-    "precision, tolerance, cosine",
-    [("fp32", 1e-5, 0.999999), ("tf32", None, 0.9999), ("bf16", None, 0.999), ("fp16", None, 0.9999)],
-)
-@pytest.mark.parametrize("name", [MODEL, "esm2_t33_650M_UR50D"])
-def test_the_gpus_packed_path_equals_the_cpus_fp32(name, precision, tolerance, cosine):
-    """The CPU's FP32 is held to fair-esm's above; random weights, made on the CPU for both."""
-    reference = load_esm2_model(name, "cpu", precision="fp32", weights="random")[0]
-    gpu = load_esm2_model(name, "cpu", precision="fp32" if precision == "tf32" else precision, weights="random")[0]
-    gpu = gpu.cuda()
+def fresh_on_gpu(name, precision):
+    """A model with the same random weights in every precision: made on the CPU, because a GPU draws others."""
+    model = load_esm2_model(name, "cpu", precision="fp32" if precision == "tf32" else precision, weights="random")
+    gpu = model[0].cuda()
     gpu.precision = precision
-    entries = [*RAGGED, ("4000", "ACDEFGHIKLMNPQRSTVWY" * 200)]
-    packed = make_pack([label for label, _ in entries], [encode(*entry) for entry in entries])
-    last = gpu.num_layers
-    expected = reference.forward_packed(packed.input_ids, packed.cu_seqlens, packed.max_seqlen)
-    found = gpu.forward_packed(packed.input_ids.cuda(), packed.cu_seqlens.cuda(), packed.max_seqlen)
-    expected, found = expected["representations"][last], found["representations"][last].float().cpu()
-    assert torch.cosine_similarity(found, expected, dim=-1).min() >= cosine
-    if tolerance:
-        assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+    return gpu
+
+
+def on_gpu(packed):
+    """The arguments of forward_packed."""
+    return packed.input_ids.cuda(), packed.cu_seqlens.cuda(), packed.max_seqlen
+
+
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+
+
+class TestOnGPU:
+    pytestmark = gpu
+
+    @pytest.mark.parametrize(
+        "precision, tolerance, cosine",
+        [("fp32", 1e-5, 0.999999), ("tf32", None, 0.9999), ("bf16", None, 0.999), ("fp16", None, 0.9999)],
+    )
+    @pytest.mark.parametrize("name", [MODEL, "esm2_t12_35M_UR50D", "esm2_t33_650M_UR50D"])
+    def test_the_packed_path_equals_the_cpus_fp32(self, name, precision, tolerance, cosine):
+        """The CPU's FP32 is held to fair-esm's above."""
+        long = ("4000", "ACDEFGHIKLMNPQRSTVWY" * 200)
+        entries = RAGGED if name == "esm2_t33_650M_UR50D" else [*RAGGED, long]
+        packed = make_pack([label for label, _ in entries], [encode(*entry) for entry in entries])
+        reference = load_esm2_model(name, "cpu", precision="fp32", weights="random")[0]
+        expected = reference.forward_packed(packed.input_ids, packed.cu_seqlens, packed.max_seqlen)
+        gpu = fresh_on_gpu(name, precision)
+        found = gpu.forward_packed(*on_gpu(packed))
+        expected, found = (each["representations"][gpu.num_layers].float().cpu() for each in (expected, found))
+        assert torch.cosine_similarity(found, expected, dim=-1).min() >= cosine
+        if tolerance:
+            assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+
+    @pytest.mark.parametrize("precision", ["bf16", "fp16"])
+    def test_gelu_in_the_products_epilogue_is_as_faithful_as_erf(self, precision, monkeypatch):
+        """Layers wide enough in their values for the two forms to differ; the mean over some thousand residues."""
+        name, scale = "esm2_t12_35M_UR50D", 3.0
+        (packed,) = pack([(f"p{n}", "ACDEFGHIKLMNPQRSTVWY" * n) for n in range(1, 20)], 10_000)
+
+        def representations(precision):
+            model = fresh_on_gpu(name, precision)
+            for layer in model.layers:
+                layer.fc1.weight.data.mul_(scale)
+            return model.forward_packed(*on_gpu(packed))["representations"][12].double()
+
+        exact, fused = representations("fp32"), representations(precision)
+        monkeypatch.setattr(Layer, "hidden", lambda self, x: torch.ops.aten.gelu_(self.fc1(x)))
+        erf = representations(precision)
+        of_fused, of_erf = (1 - torch.cosine_similarity(each, exact, dim=-1).mean() for each in (fused, erf))
+        assert of_fused <= 1.02 * of_erf
+
+    @pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-5), ("fp16", 1e-3)])
+    def test_results_depend_neither_on_the_pack_nor_on_the_order(self, precision, tolerance):
+        """A matrix product may choose its kernel by the number of tokens, so not bitwise."""
+        model = fresh_on_gpu(MODEL, precision)
+
+        def run(entries):
+            packed = make_pack([label for label, _ in entries], [encode(*entry) for entry in entries])
+            found = model.forward_packed(*on_gpu(packed))["representations"][6].float()
+            return dict(zip(packed.sequence_ids, found.split(packed.lengths), strict=True))
+
+        together, reversed_ = run(RAGGED), run(RAGGED[::-1])
+        for entry in RAGGED:
+            (alone,) = run([entry]).values()
+            for other in (together, reversed_):
+                difference = (other[entry[0]] - alone).abs().max()
+                assert difference <= tolerance * alone.abs().max(), entry[0]

@@ -12,6 +12,7 @@ INTERPRETED = """
 import torch
 from torch import nn
 from virnucpro.models import kernels
+from virnucpro.models.attention import attend_one_by_one
 from virnucpro.models.rotary import rotary_tables, rotate_
 torch.manual_seed(0)
 """
@@ -44,19 +45,55 @@ for heads in (1, 20):
 """)
 
 
-def test_residual_and_norm_equal_pytorchs_in_every_width_and_type():
+def test_keys_alone_can_be_rotated():
+    run("""
+cos, sin = rotary_tables(64, 64, torch.device("cpu"))
+qkv, positions = torch.randn(4, 3, 5, 64), torch.tensor([0, 1, 2, 0], dtype=torch.int32)
+both = kernels.rotate_(qkv.clone(), positions, cos, sin)
+found = kernels.rotate_(qkv.clone(), positions, cos, sin, queries=False)
+assert torch.equal(found[:, 1], both[:, 1])
+assert torch.equal(found[:, ::2], qkv[:, ::2])
+""")
+
+
+def test_attention_equals_pytorchs_in_every_shape():
+    """In FP16: Triton's interpreter multiplies no BF16 matrices."""
+    run("""
+for heads, dim in ((2, 16), (3, 24), (2, 64), (1, 128)):
+    tables = rotary_tables(256, dim, torch.device("cpu"))
+    for lengths in ([1], [64], [65, 3, 0, 130, 7]):
+        tokens, ends = sum(lengths), torch.tensor([0, *lengths]).cumsum(0).int()
+        positions = torch.cat([torch.arange(length) for length in lengths]).int()
+        qkv = torch.randn(tokens, 3, heads, dim).half()
+        expected = attend_one_by_one(rotate_(qkv.clone(), positions, *tables).float(), ends)
+        found = kernels.attend(qkv, positions, *tables, ends, max(lengths))
+        assert found.dtype == torch.float16 and found.is_contiguous()
+        torch.testing.assert_close(found.float(), expected, atol=2e-3, rtol=0)
+""")
+
+
+def test_attention_within_a_protein_does_not_depend_on_the_pack():
+    run("""
+tables = rotary_tables(256, 64, torch.device("cpu"))
+def attend(lengths, qkv):
+    positions = torch.cat([torch.arange(length) for length in lengths]).int()
+    ends = torch.tensor([0, *lengths]).cumsum(0).int()
+    return kernels.attend(qkv.clone(), positions, *tables, ends, max(lengths))
+one, other = torch.randn(70, 3, 2, 64).half(), torch.randn(200, 3, 2, 64).half()
+assert torch.equal(attend([200, 70], torch.cat((other, one)))[200:], attend([70], one))
+""")
+
+
+def test_norm_of_the_residual_equals_pytorchs_in_every_width_and_type():
     run("""
 for dim in (320, 480, 1280, 2560):
     for dtype, tolerance in ((torch.float32, 2e-6), (torch.float16, 4e-3), (torch.bfloat16, 4e-2)):
         norm = nn.LayerNorm(dim)
         norm.weight.data.normal_(1, 0.1); norm.bias.data.normal_(0, 0.1)
-        x, update = 3 * torch.randn(5, dim).to(dtype) + 2, torch.randn(5, dim).to(dtype)
-        total = x.float() + update.float()
+        x, offset = 3 * torch.randn(5, dim).to(dtype) + 2, torch.randn(dim)
         weight, bias = norm.weight.detach().to(dtype), norm.bias.detach().to(dtype)
-        expected = nn.functional.layer_norm(total, (dim,), weight.float(), bias.float(), norm.eps)
-        found = kernels.add_layer_norm_(x, update, weight, bias, norm.eps)
-        one_ulp = 2**-7 if dtype == torch.bfloat16 else 0  # the interpreter cuts BF16 off instead of rounding it
-        torch.testing.assert_close(x, total.to(dtype), rtol=one_ulp, atol=0)
+        expected = nn.functional.layer_norm(x + offset, (dim,), weight.float(), bias.float(), norm.eps)
+        found = kernels.layer_norm(x, offset, weight, bias, norm.eps)
         assert found.dtype == dtype
         torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=0)
 """)
@@ -65,19 +102,24 @@ for dim in (320, 480, 1280, 2560):
 def test_no_tokens_are_no_work():
     run("""
 cos, sin = rotary_tables(4, 16, torch.device("cpu"))
-kernels.rotate_(torch.empty(0, 3, 2, 16), torch.empty(0, dtype=torch.int32), cos, sin)
-normed = kernels.add_layer_norm_(torch.empty(0, 8), torch.empty(0, 8), torch.ones(8), torch.ones(8), 1e-5)
-assert normed.shape == (0, 8)
+nowhere = torch.empty(0, dtype=torch.int32)
+kernels.rotate_(torch.empty(0, 3, 2, 16), nowhere, cos, sin)
+assert kernels.layer_norm(torch.empty(0, 8), torch.ones(8), torch.ones(8), torch.ones(8), 1e-5).shape == (0, 8)
+none = torch.zeros(1, dtype=torch.int32)
+assert kernels.attend(torch.empty(0, 3, 2, 16).half(), nowhere, cos, sin, none, 0).shape == (0, 2, 16)
 """)
 
 
 def test_what_the_kernels_cannot_take_is_refused():
     run("""
 cos, sin = rotary_tables(4, 16, torch.device("cpu"))
+places, ones = torch.zeros(4, dtype=torch.int32), torch.ones(8)
 for call in (
-    lambda: kernels.rotate_(torch.ones(4, 2, 3, 16).transpose(1, 2), torch.zeros(4, dtype=torch.int32), cos, sin),
-    lambda: kernels.rotate_(torch.ones(4, 3, 2, 8), torch.zeros(4, dtype=torch.int32), cos, sin),
-    lambda: kernels.add_layer_norm_(torch.ones(8, 4).T, torch.ones(4, 8), torch.ones(8), torch.ones(8), 1e-5),
+    lambda: kernels.rotate_(torch.ones(4, 2, 3, 16).transpose(1, 2), places, cos, sin),
+    lambda: kernels.rotate_(torch.ones(4, 3, 2, 8), places, cos, sin),
+    lambda: kernels.layer_norm(torch.ones(8, 4).T, ones, ones, ones, 1e-5),
+    lambda: kernels.layer_norm(torch.ones(4, 8), ones.half(), ones, ones, 1e-5),
+    lambda: kernels.attend(torch.ones(4, 3, 2, 16), places, cos, sin, torch.tensor([0, 4]), 4),
 ):
     try:
         call()
@@ -97,8 +139,18 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 for kernel, arguments, constants in (
-    (kernels.rotate_kernel, ("*fp16", "*i32", "*fp32", "*fp32"), dict(HEADS=40, HALF=32, BLOCK_H=128, BLOCK_D=32)),
-    (kernels.add_layer_norm_kernel, ("*fp16",) * 5 + ("fp32",), dict(DIM=2560, BLOCK=4096)),
+    (
+        kernels.rotate_kernel, ("*fp16", "*i32", "*fp32", "*fp32"),
+        dict(HEADS=40, HALF=32, FIRST=0, COUNT=80, BLOCK_H=128, BLOCK_D=32),
+    ),
+    (
+        kernels.layer_norm_kernel, ("*fp16", "*fp32", "*fp16", "*fp16", "*fp16", "fp32"),
+        dict(DIM=2560, BLOCK=4096),
+    ),
+    (
+        kernels.attend_kernel, ("*fp16", "*i32", "*fp32", "*fp32", "*fp16", "fp32"),
+        dict(HEADS=40, HALF=32, BLOCKS=16, BLOCK_D=64, BLOCK_M=64, BLOCK_N=64),
+    ),
 ):
     names = kernel.arg_names
     signature = dict(zip(names, arguments)) | {{name: "constexpr" for name in constants}}
@@ -112,4 +164,4 @@ for kernel, arguments, constants in (
         size, local = map(int, line.split())
         assert size > 1000
         assert local == 0
-    assert len(said.splitlines()) == 2
+    assert len(said.splitlines()) == 3

@@ -11,9 +11,9 @@ from torch import Tensor
 from virnucpro.data.tokens import encode
 from virnucpro.models.esm2 import ESM2, PAD
 
-FILLING = {"cpu": 2_048, "cuda": 16_384}
-"""Tokens from which on more did not make the model faster: 8M and 35M measured on two CPU cores, 650M and 3B on an
-H100 by a prototype of this engine."""
+FILLING = {"cpu": 2_048, "cuda": 49_152}
+"""Tokens from which on more made the model faster by less than 2 %: 8M and 35M measured on two CPU cores, 650M and
+3B on an H100."""
 
 SHARE_OF_FREE_MEMORY = 0.8
 """What is left over is for PyTorch's allocator, which rounds up, and for kernels' own scratch."""
@@ -114,8 +114,9 @@ def token_budget(model: ESM2) -> int:
 def bytes_per_token(model: ESM2) -> int:
     """The most bytes of activations that a token needs at a time.
 
-    While a layer's feed-forward runs: the residual, its norm, 4 D hidden values and the output, 7 D values of the
-    model's type. While the last layer is pooled: two copies of D in FP32 beside the residual and the last norm.
+    In a layer: the residual, its norm, and 4 D hidden values, or queries, keys, values and what attention makes
+    of them: 6 D values of the model's type. While the last layer is pooled: two copies of D in FP32 beside the
+    residual and the last norm.
     """
     size = next(model.parameters()).element_size()
-    return model.embed_dim * max(7 * size, 2 * size + 2 * 4)
+    return model.embed_dim * max(6 * size, 2 * size + 2 * 4)

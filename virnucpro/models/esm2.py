@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from virnucpro.models.attention import attend
-from virnucpro.models.rotary import RotaryTables, rotate_
+from virnucpro.models.attention import Rotary, attend
+from virnucpro.models.rotary import RotaryTables
 
 PAD, MASK = 1, 32  # indices in ESM-2's alphabet
 VOCABULARY = 33
@@ -113,15 +113,17 @@ class ESM2(nn.Module):
             x = self.embed(input_ids, protein, cu_seqlens)
             if 0 in wanted:
                 representations[0] = x.clone()  # the layers below change x in place
+            # x is the residual without the biases that were added to it: those are in `before`, summed up
+            before = self.summed_biases()
             norms = [layer.self_attn_layer_norm for layer in self.layers] + [self.emb_layer_norm_after]
-            normed = norms[0](x)
+            normed = layer_norm(x, before[0], norms[0])
             for index, layer in enumerate(self.layers, start=1):
-                normed = add_layer_norm_(
-                    x, layer.self_attn(normed, rotary, cu_seqlens, max_seqlen), layer.final_layer_norm
-                )
-                normed = add_layer_norm_(x, layer.feed_forward(normed), norms[index])
+                layer.self_attn.add_to_(x, normed, rotary, cu_seqlens, max_seqlen)
+                normed = layer_norm(x, before[2 * index - 1], layer.final_layer_norm)
+                layer.add_feed_forward_(x, normed)
+                normed = layer_norm(x, before[2 * index], norms[index])
                 if index in wanted and index < self.num_layers:
-                    representations[index] = x.clone()
+                    representations[index] = (x + before[2 * index]).to(x.dtype)
             if self.num_layers in wanted:
                 representations[self.num_layers] = normed
         return {"representations": representations}
@@ -129,10 +131,20 @@ class ESM2(nn.Module):
     def embed(self, input_ids: Tensor, protein: Tensor, cu_seqlens: Tensor) -> Tensor:
         """Token embeddings ``[T, D]``: mask tokens zeroed, each protein rescaled for its masked share."""
         masked = input_ids.eq(MASK)
-        x = self.embed_tokens(input_ids).masked_fill_(masked[:, None], 0.0)
+        x = self.embed_tokens(input_ids)
         count = torch.zeros(len(cu_seqlens) - 1, device=x.device).index_add_(0, protein, masked.float())
         observed = count / cu_seqlens.diff()
-        return x.mul_(((1 - MASK_RATIO_TRAIN) / (1 - observed)).to(x.dtype)[protein, None])
+        scale = ((1 - MASK_RATIO_TRAIN) / (1 - observed)).to(x.dtype)[protein].masked_fill_(masked, 0.0)
+        return x.mul_(scale[:, None])
+
+    def summed_biases(self) -> Tensor:
+        """What the biases of the products before each norm add to the residual: FP32 ``[2 layers + 1, D]``.
+
+        The products are added to the residual where they are computed, in one step, and a bias would need another.
+        """
+        linears = (linear for layer in self.layers for linear in (layer.self_attn.out_proj, layer.fc2))
+        biases: list[Tensor] = [linear.bias for linear in linears]
+        return F.pad(torch.stack(biases).float().cumsum(0), (0, 0, 1, 0))
 
     def fair_esm_state(self) -> dict[str, Tensor]:
         """The parameters by fair-esm's names, sharing memory with this model's."""
@@ -144,7 +156,7 @@ class ESM2(nn.Module):
 
 
 class Layer(nn.Module):
-    """One transformer layer, pre-norm: attention and a GELU feed-forward; ESM2's loop adds the residuals."""
+    """One transformer layer, pre-norm: attention and a GELU feed-forward, each added to the residual."""
 
     def __init__(self, shape: ESM2Shape):
         super().__init__()
@@ -154,9 +166,20 @@ class Layer(nn.Module):
         self.fc2 = nn.Linear(4 * shape.dim, shape.dim)
         self.final_layer_norm = nn.LayerNorm(shape.dim)
 
-    def feed_forward(self, x: Tensor) -> Tensor:
-        """``[T, D]`` to ``[T, D]``."""
-        return self.fc2(torch.ops.aten.gelu_(self.fc1(x)))  # the exact erf form, as fair-esm's
+    def add_feed_forward_(self, x: Tensor, normed: Tensor) -> None:
+        """Add the feed-forward of `normed` to `x`, without fc2's bias; both ``[T, D]``."""
+        x.addmm_(self.hidden(normed), self.fc2.weight.t())
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """GELU of fc1: ``[T, D]`` to ``[T, 4 D]``.
+
+        The exact erf form, as fair-esm's, but for FP16 and BF16 on a GPU: there the matrix product's own epilogue
+        computes the tanh form before the product is rounded. That rounding, saved, was worth more than the forms'
+        difference: see docs/engine.md.
+        """
+        if x.is_cuda and x.dtype != torch.float32:
+            return torch._addmm_activation(self.fc1.bias, x, self.fc1.weight.t(), use_gelu=True)
+        return torch.ops.aten.gelu_(self.fc1(x))
 
 
 class Attention(nn.Module):
@@ -168,13 +191,10 @@ class Attention(nn.Module):
         self.qkv_proj = nn.Linear(shape.dim, 3 * shape.dim)
         self.out_proj = nn.Linear(shape.dim, shape.dim)
 
-    def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor, Tensor], cu_seqlens: Tensor, max_seqlen: int
-    ) -> Tensor:
-        """``[T, D]`` to ``[T, D]``; `rotary` is each token's position, and the tables of cosines and sines."""
-        qkv = rotate_(self.qkv_proj(x).unflatten(-1, (3, self.heads, -1)), *rotary)  # [T, 3, H, d]
-        q, k, v = qkv.unbind(1)
-        return self.out_proj(attend(q, k, v, cu_seqlens, max_seqlen).flatten(1))
+    def add_to_(self, x: Tensor, normed: Tensor, rotary: Rotary, cu_seqlens: Tensor, max_seqlen: int) -> None:
+        """Add the attention of `normed` to `x`, without out_proj's bias; both ``[T, D]``."""
+        qkv = self.qkv_proj(normed).unflatten(-1, (3, self.heads, -1))  # [T, 3, H, d]
+        x.addmm_(attend(qkv, rotary, cu_seqlens, max_seqlen).flatten(1), self.out_proj.weight.t())
 
 
 def parts_of(parameter: str) -> list[str]:
@@ -192,13 +212,14 @@ def protein_of_each_token(cu_seqlens: Tensor, tokens: int) -> Tensor:
     return torch.repeat_interleave(proteins, cu_seqlens.diff(), output_size=tokens)
 
 
-def add_layer_norm_(x: Tensor, update: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """Add `update` to the residual `x` in place, and return the layer norm of the sum; all ``[T, D]``."""
+def layer_norm(x: Tensor, offset: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """The layer norm of ``x + offset``, computed in FP32; `x` ``[T, D]``, `offset` FP32 ``[D]``."""
     if x.is_cuda:
         from virnucpro.models import kernels  # Triton comes with PyTorch's CUDA builds only
 
-        return kernels.add_layer_norm_(x, update, norm.weight, norm.bias, norm.eps)
-    return norm(x.add_(update))
+        return kernels.layer_norm(x, offset, norm.weight, norm.bias, norm.eps)
+    weight, bias = norm.weight.float(), norm.bias.float()
+    return F.layer_norm(x + offset, norm.normalized_shape, weight, bias, norm.eps).to(x.dtype)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,13 @@
-"""Triton kernels for the two steps of a layer that only move memory: rotary positions, and residual with norm.
+"""Triton kernels for the steps of a layer that are not matrix products: rotary positions, norm, attention.
 
-PyTorch alone reads and writes the activations three to five times for each of them; these do it once. They compute
-in FP32 and store in the type of the activations. Nothing is tuned or compiled for a number of tokens, so a pack of
-a new size runs the kernels that are there. Tested without a GPU through Triton's interpreter.
+PyTorch alone reads and writes the activations several times for the first two; these do it once. Its attention
+for packs works in tiles of 128 tokens, which proteins of a few hundred residues fill badly; these are smaller.
+All compute in FP32 and store in the type of the activations. Nothing is tuned or compiled for a number of tokens,
+so a pack of a new size runs the kernels that are there. Tested without a GPU through Triton's interpreter.
 """
+
+import math
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -11,18 +15,37 @@ import triton.language as tl
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Tile:
+    """How much of a protein one program of the attention kernel holds, and how Triton is to run it."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+TILE = Tile(queries=64, keys=64, warps=4, stages=3)
+"""The fastest of those tried on an H100 for heads of 64 and proteins of 20 to 1,022 residues."""
+
+WIDE_TILE = Tile(queries=64, keys=64, warps=4, stages=2)
+"""For heads of more than 64 (15B): three stages of them are more shared memory than smaller GPUs have."""
+
+
 @triton.jit
 def rotate_kernel(  # type: ignore[no-untyped-def]
-    qkv, positions, cos, sin, HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr
-):
-    """One token: all heads of its query and its key, which lie side by side in front of its value."""
+    qkv, positions, cos, sin,
+    HEADS: tl.constexpr, HALF: tl.constexpr, FIRST: tl.constexpr, COUNT: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """One token: `COUNT` of its heads from `FIRST` on; its queries, keys and values lie one after the other."""
     token = tl.program_id(0).to(tl.int64)
     head, pair = tl.arange(0, BLOCK_H), tl.arange(0, BLOCK_D)
     angle = tl.load(positions + token) * HALF + pair
     c = tl.load(cos + angle, mask=pair < HALF, other=0.0)[None, :]
     s = tl.load(sin + angle, mask=pair < HALF, other=0.0)[None, :]
-    kept = (head < 2 * HEADS)[:, None] & (pair < HALF)[None, :]
-    first = qkv + token * (3 * HEADS * 2 * HALF) + head[:, None] * (2 * HALF) + pair[None, :]
+    kept = (head < COUNT)[:, None] & (pair < HALF)[None, :]
+    first = qkv + token * (3 * HEADS * 2 * HALF) + (FIRST + head)[:, None] * (2 * HALF) + pair[None, :]
     a = tl.load(first, mask=kept, other=0.0).to(tl.float32)
     b = tl.load(first + HALF, mask=kept, other=0.0).to(tl.float32)
     tl.store(first, a * c - b * s, mask=kept)
@@ -30,16 +53,15 @@ def rotate_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def add_layer_norm_kernel(  # type: ignore[no-untyped-def]
-    x, update, weight, bias, out, eps, DIM: tl.constexpr, BLOCK: tl.constexpr
+def layer_norm_kernel(  # type: ignore[no-untyped-def]
+    x, offset, weight, bias, out, eps, DIM: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """One token: x becomes x + update, and out its layer norm."""
+    """One token: the layer norm of x + offset."""
     row = tl.program_id(0).to(tl.int64) * DIM
     column = tl.arange(0, BLOCK)
     kept = column < DIM
     total = tl.load(x + row + column, mask=kept, other=0.0).to(tl.float32)
-    total += tl.load(update + row + column, mask=kept, other=0.0).to(tl.float32)
-    tl.store(x + row + column, total, mask=kept)
+    total += tl.load(offset + column, mask=kept, other=0.0)
     mean = tl.sum(total, axis=0) / DIM
     centred = tl.where(kept, total - mean, 0.0)
     variance = tl.sum(centred * centred, axis=0) / DIM
@@ -48,27 +70,118 @@ def add_layer_norm_kernel(  # type: ignore[no-untyped-def]
     tl.store(out + row + column, centred / tl.sqrt(variance + eps) * scale + shift, mask=kept)
 
 
-def rotate_(qkv: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """As `rotary.rotate_`, in one pass over queries and keys; `qkv` ``[T, 3, H, d]`` must be contiguous."""
+@triton.jit
+def attend_kernel(  # type: ignore[no-untyped-def]
+    qkv, cu_seqlens, cos, sin, out, scale,
+    HEADS: tl.constexpr, HALF: tl.constexpr, BLOCKS: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """`BLOCK_M` queries of one protein and head, rotated here, over all its keys, which are rotated already.
+
+    The softmax is kept up to date block by block of keys. `scale` has the factor log2(e), because exp2 is what the
+    hardware computes. A head's two halves are padded to `BLOCK_D` / 2 each.
+    """
+    program = tl.program_id(0)
+    block, head, protein = program % BLOCKS, program // BLOCKS % HEADS, program // BLOCKS // HEADS
+    start = tl.load(cu_seqlens + protein)
+    length = tl.load(cu_seqlens + protein + 1) - start
+    begin = block * BLOCK_M
+    if begin >= length:
+        return
+    row: tl.constexpr = 3 * HEADS * 2 * HALF
+    own = qkv + start.to(tl.int64) * row + head * 2 * HALF
+    m, n, pair = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D // 2)
+    if 2 * HALF == BLOCK_D:
+        column = tl.arange(0, BLOCK_D)
+        real = column < BLOCK_D
+    else:
+        padded = tl.arange(0, BLOCK_D)
+        column = padded // (BLOCK_D // 2) * HALF + padded % (BLOCK_D // 2)
+        real = padded % (BLOCK_D // 2) < HALF
+
+    kept = (m < length - begin)[:, None] & (pair < HALF)[None, :]
+    angle = (begin + m)[:, None] * HALF + pair[None, :]
+    c = tl.load(cos + angle, mask=kept, other=0.0)
+    s = tl.load(sin + angle, mask=kept, other=0.0)
+    queries = own + begin.to(tl.int64) * row + m[:, None] * row + pair[None, :]
+    a = tl.load(queries, mask=kept, other=0.0).to(tl.float32)
+    b = tl.load(queries + HALF, mask=kept, other=0.0).to(tl.float32)
+    turned = tl.join((a * c - b * s).to(qkv.dtype.element_ty), (b * c + a * s).to(qkv.dtype.element_ty))
+    q = turned.permute(0, 2, 1).reshape(BLOCK_M, BLOCK_D)
+
+    keys = own + HEADS * 2 * HALF + n[None, :] * row + column[:, None]  # [d, n]
+    values = own + 2 * HEADS * 2 * HALF + n[:, None] * row + column[None, :]  # [n, d]
+    largest = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    result = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    for first in range(0, length, BLOCK_N):
+        here = n < length - first
+        k = tl.load(keys, mask=here[None, :] & real[:, None], other=0.0)
+        score = tl.where(here[None, :], tl.dot(q, k), float("-inf"))
+        larger = tl.maximum(largest, tl.max(score, axis=1) * scale)
+        share = tl.exp2(score * scale - larger[:, None])
+        shrink = tl.exp2(largest - larger)
+        total = total * shrink + tl.sum(share, axis=1)
+        v = tl.load(values, mask=here[:, None] & real[None, :], other=0.0)
+        result = tl.dot(share.to(v.dtype), v, result * shrink[:, None])
+        largest = larger
+        keys += BLOCK_N * row
+        values += BLOCK_N * row
+    place = out + (start + begin).to(tl.int64) * (HEADS * 2 * HALF) + head * 2 * HALF
+    place += m[:, None] * (HEADS * 2 * HALF) + column[None, :]
+    tl.store(place, result / total[:, None], mask=(m < length - begin)[:, None] & real[None, :])
+
+
+def rotate_(qkv: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, queries: bool = True) -> Tensor:
+    """As `rotary.rotate_`, in one pass; without `queries` only the keys. `qkv` ``[T, 3, H, d]``, contiguous."""
     tokens, _, heads, head_dim = qkv.shape
     half = head_dim // 2
     if not qkv.is_contiguous() or cos.shape[1] != half:
         raise ValueError(f"contiguous [T, 3, H, d] and tables of d / 2 columns are needed, not {tuple(qkv.shape)}")
     if tokens:
-        block_h, block_d = triton.next_power_of_2(2 * heads), triton.next_power_of_2(half)
+        first, count = (0, 2 * heads) if queries else (heads, heads)
+        block_h, block_d = triton.next_power_of_2(count), triton.next_power_of_2(half)
         with torch.cuda.device_of(qkv):  # Triton launches on the current device, wherever the tensors are
-            rotate_kernel[(tokens,)](qkv, positions, cos, sin, heads, half, block_h, block_d, num_warps=4)
+            rotate_kernel[(tokens,)](
+                qkv, positions, cos, sin, heads, half, first, count, block_h, block_d, num_warps=4
+            )
     return qkv
 
 
-def add_layer_norm_(x: Tensor, update: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Add `update` to `x` in place and return the layer norm of the sum; both ``[T, D]``, contiguous."""
-    if not (x.is_contiguous() and update.is_contiguous() and x.shape == update.shape):
-        raise ValueError(f"contiguous [T, D] of one shape are needed, not {tuple(x.shape)}, {tuple(update.shape)}")
+def layer_norm(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """The layer norm of ``x + offset``; `x` ``[T, D]``, contiguous, `offset` FP32 ``[D]``."""
     tokens, dim = x.shape
+    if not x.is_contiguous() or offset.shape != (dim,) or offset.dtype != torch.float32:
+        raise ValueError(
+            f"contiguous [T, D] and FP32 [D] are needed, not {tuple(x.shape)} and {tuple(offset.shape)}"
+        )
     out = torch.empty_like(x)
     if tokens:
         block, warps = triton.next_power_of_2(dim), 4 if dim <= 2048 else 8
         with torch.cuda.device_of(x):
-            add_layer_norm_kernel[(tokens,)](x, update, weight, bias, out, eps, dim, block, num_warps=warps)
+            layer_norm_kernel[(tokens,)](x, offset, weight, bias, out, eps, dim, block, num_warps=warps)
+    return out
+
+
+def attend(
+    qkv: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, cu_seqlens: Tensor, max_seqlen: int
+) -> Tensor:
+    """As `attention.attend`, for FP16 and BF16; `qkv` ``[T, 3, H, d]`` must be contiguous.
+
+    Keys are rotated in place; queries while they are loaded, which is less traffic, because each is loaded once.
+    """
+    tokens, _, heads, dim = qkv.shape
+    if qkv.dtype not in (torch.float16, torch.bfloat16):
+        raise ValueError(f"queries, keys and values in FP16 or BF16 are needed, not {qkv.dtype}")
+    rotate_(qkv, positions, cos, sin, queries=False)
+    out = torch.empty((tokens, heads, dim), dtype=qkv.dtype, device=qkv.device)
+    if tokens:
+        tile = TILE if dim <= 64 else WIDE_TILE
+        blocks = triton.cdiv(max_seqlen, tile.queries)
+        with torch.cuda.device_of(qkv):
+            attend_kernel[((len(cu_seqlens) - 1) * heads * blocks,)](
+                qkv, cu_seqlens, cos, sin, out, dim**-0.5 * math.log2(math.e),
+                heads, dim // 2, blocks, max(16, triton.next_power_of_2(dim)), tile.queries, tile.keys,
+                num_warps=tile.warps, num_stages=tile.stages,
+            )  # fmt: skip
     return out
