@@ -38,14 +38,20 @@ class Protocol:
 
     window: int = 3  # blocks
     settled: float = 0.02  # relative difference of two consecutive windows' medians
-    warm_up_seconds: float = 1.5  # no new window begins after this
+    warm_up_seconds: float = 1.5  # no new block of the warm-up begins after this
     blocks: int = 7
     block_seconds: float = 0.25
+    least_blocks: int = 3
+    enough_seconds: float = 5.0  # after this and `least_blocks`, no new block begins: 3B in FP32 takes two a pass
+
+    def enough(self, blocks: int, seconds: float) -> bool:
+        """Whether so many blocks, in so many seconds, are all that is measured."""
+        return blocks >= self.blocks or (blocks >= self.least_blocks and seconds >= self.enough_seconds)
 
 
 PROTOCOL = Protocol()
 
-IN_TURN = Protocol(warm_up_seconds=0.6, blocks=11, block_seconds=0.1)
+IN_TURN = Protocol(warm_up_seconds=0.6, blocks=11, block_seconds=0.1, enough_seconds=math.inf)
 """Where two processes take turns: the shorter the blocks, the more alike is the machine in two neighbours, and the
 median of many ratios forgets those that something else disturbed."""
 
@@ -72,14 +78,14 @@ def warm_up(run: Run, timer: Timer, protocol: Protocol = PROTOCOL) -> WarmUp:
     passes, spent = 1, 0.0
     previous: float | None = None
     while True:
-        window = []
-        for _ in range(protocol.window):
+        window: list[float] = []
+        while len(window) < protocol.window and (not window or spent < protocol.warm_up_seconds):
             await_turn(WARMING)
             window.append(timer(functools.partial(run, passes)))
+            spent += window[-1]
         median = statistics.median(window) / passes
         agreed = None if previous is None else abs(median - previous) < protocol.settled * median
         passes = passes_in_a_block(median, protocol)
-        spent += sum(window)
         if agreed or spent >= protocol.warm_up_seconds:
             return WarmUp(passes, agreed)
         previous = median
@@ -93,15 +99,15 @@ def passes_in_a_block(seconds_of_a_pass: float, protocol: Protocol) -> int:
 def measure(
     run: Run, timer: Timer, protocol: Protocol | None = None, after_warm_up: Callable[[], None] = lambda: None
 ) -> Timing:
-    """Seconds of a pass: warm up, then time `protocol.blocks` blocks of at least `protocol.block_seconds`."""
+    """Seconds of a pass: warm up, then time blocks of at least `protocol.block_seconds` until they are enough."""
     protocol = protocol or default_protocol()
     warm = warm_up(run, timer, protocol)
     after_warm_up()
-    block, samples = functools.partial(run, warm.passes), []
-    for _ in range(protocol.blocks):
+    block, seconds = functools.partial(run, warm.passes), list[float]()
+    while not protocol.enough(len(seconds), sum(seconds)):
         await_turn(TIMED)
-        samples.append(timer(block) / warm.passes)
-    return Timing(samples, warm.passes, warm.settled)
+        seconds.append(timer(block))
+    return Timing([each / warm.passes for each in seconds], warm.passes, warm.settled)
 
 
 def alternate(reference: Run, run: Run, timer: Timer, protocol: Protocol | None = None) -> list[float]:
@@ -116,12 +122,15 @@ def alternate(reference: Run, run: Run, timer: Timer, protocol: Protocol | None 
     for each in runs:
         each(1)
     passes = [passes_in_a_block(timer(functools.partial(each, 1)), protocol) for each in runs]
-    ratios = []
-    for pair in range(protocol.blocks):
+    ratios: list[float] = []
+    spent = 0.0
+    while not protocol.enough(len(ratios), spent):
         await_turn(TIMED)
         seconds = [0.0, 0.0]
-        for index in (0, 1) if pair % 2 == 0 else (1, 0):
-            seconds[index] = timer(functools.partial(runs[index], passes[index])) / passes[index]
+        for index in (0, 1) if len(ratios) % 2 == 0 else (1, 0):
+            block = timer(functools.partial(runs[index], passes[index]))
+            seconds[index] = block / passes[index]
+            spent += block
         ratios.append(seconds[0] / seconds[1])
     return ratios
 

@@ -22,6 +22,7 @@ def side(folder, how: str) -> None:
     """A process of the pair: leaves when each of its blocks began and ended."""
     os.chdir(folder)
     os.environ[_protocol.TURNS] = turns.SOCKET
+    _protocol.referee.cache_clear()  # forked from a process that may have measured alone
     blocks = []
 
     def run(passes: int) -> None:

@@ -53,7 +53,18 @@ def test_a_warm_up_that_never_settles_is_bounded_and_says_so():
 def test_a_slow_pass_is_not_warmed_up_a_second_time_after_the_time_for_it():
     machine = FakeMachine(itertools.repeat(10.0))
     assert warm_up(machine.run, machine.timer).settled is None
-    assert machine.calls == [1, 1, 1]
+    assert machine.calls == [1]
+
+
+def test_slow_blocks_are_fewer_but_at_least_three():
+    slow, slower = (FakeMachine(itertools.repeat(seconds)) for seconds in (1.2, 10.0))
+    assert len(measure(slow.run, slow.timer).samples) == 5  # the fifth begins after 4.8 of 5 seconds
+    assert len(measure(slower.run, slower.timer).samples) == 3
+
+
+def test_slow_pairs_are_fewer_but_at_least_three():
+    machine = FakeMachine(itertools.repeat(10.0))
+    assert len(alternate(machine.run, machine.run, machine.timer)) == 3
 
 
 def test_blocks_of_short_passes_last_at_least_the_block_time():
@@ -79,9 +90,10 @@ def test_the_peak_is_reset_between_warm_up_and_blocks():
 
 
 def test_samples_are_seconds_of_a_pass_and_keep_their_spread():
-    steady = [0.3] * 6
-    machine = FakeMachine(itertools.chain(steady, [0.3, 0.31, 0.32, 0.33, 0.34, 0.35, 0.36]))
-    assert measure(machine.run, machine.timer).samples == pytest.approx([0.3, 0.31, 0.32, 0.33, 0.34, 0.35, 0.36])
+    warming = [0.3] * 4
+    machine = FakeMachine(itertools.chain(warming, [0.3, 0.31, 0.32, 0.33, 0.34, 0.35, 0.36]))
+    timing = measure(machine.run, machine.timer, Protocol(warm_up_seconds=1.0))
+    assert timing.samples == pytest.approx([0.3, 0.31, 0.32, 0.33, 0.34, 0.35, 0.36])
 
 
 def test_alternating_cancels_a_machine_that_slows_down():
