@@ -3,6 +3,7 @@
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 BASE   ?= HEAD~1
+COMMITS ?= HEAD
 HEAD   ?= HEAD
 BENCH  ?= .
 ROUNDS ?= 5
@@ -15,7 +16,7 @@ ASV = $(PY) -m asv
 NAME = "$$($(PY) -m asv_plugin.machine --name "$(MACHINE)")"
 
 .DEFAULT_GOAL := help
-.PHONY: help ab bench test compare engine precision publish preview lint setup clean
+.PHONY: help ab bench bench-gpu test compare engine precision publish preview lint setup clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -27,6 +28,9 @@ bench: setup ## benchmark the current commit (BENCH=regex for some cells), publi
 	$(ASV) publish || status=$$?; \
 	$(PY) -m asv_plugin.terminal --machine "$$name" --commit HEAD || status=$$?; \
 	exit $$status
+
+bench-gpu: ## record COMMITS="a b" with PYTHON's own PyTorch, as it is: for GPU machines without a package registry
+	@$(PYTHON) -m asv_plugin.bench_gpu $(COMMITS) $(if $(MACHINE),--machine "$(MACHINE)") $(if $(ONLY),--only $(ONLY))
 
 precision: setup ## print which precision to use, and the newest numbers (FORMAT=--markdown for a pull request)
 	@$(PY) -m asv_plugin.terminal $(if $(MACHINE),--machine "$(MACHINE)") $(FORMAT)

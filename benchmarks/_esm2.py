@@ -4,6 +4,7 @@ import inspect
 import itertools
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +16,21 @@ from ._workloads import Protein, copies_in_a_pass, from_project, joined, token_b
 WEIGHTS = os.environ.get("VIRNUCPRO_BENCH_WEIGHTS", "random")
 """``random`` (the speed does not depend on the weights' values), ``pretrained``, or a folder of ``.pt``."""
 
+SOURCE = "VIRNUCPRO_BENCH_SOURCE"
+"""Names the folder that virnucpro must come from, which asv does not know of an environment it did not build."""
+
 
 def contract() -> tuple[Any, Any]:
     """``load_esm2_model`` and ``AsyncInferenceRunner`` of the installed commit.
 
-    Raises NotImplementedError, which asv takes as n/a, for a commit that does not have them yet.
+    Raises NotImplementedError, which asv takes as n/a, for a commit that does not have them yet; RuntimeError where
+    virnucpro is not that of `SOURCE`.
     """
+    import virnucpro
+
+    source = os.environ.get(SOURCE)
+    if source and not Path(next(iter(virnucpro.__path__))).is_relative_to(Path(source).resolve()):
+        raise RuntimeError(f"virnucpro was to come from {source}, and came from {next(iter(virnucpro.__path__))}")
     try:
         from virnucpro.models.esm2_flash import load_esm2_model
         from virnucpro.pipeline.async_inference import AsyncInferenceRunner

@@ -1,0 +1,134 @@
+"""Record commits with the Python and the PyTorch that run this: for GPU machines without a package registry.
+
+    python -m asv_plugin.bench_gpu COMMIT ... [--only throughput precision ...] [--machine NAME]
+
+Each commit's virnucpro is taken from git into a folder of its own and measured by the newest benchmarks through
+asv's ``-E existing``; a cell that finds another virnucpro imported fails. asv saves a file of benchmarks at a
+time, and what is saved is skipped when this is started again.
+"""
+
+import argparse
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from asv import util
+from asv.config import Config
+from asv.environment import get_env_name
+from asv.results import iter_results_for_machine
+
+from asv_plugin import machine
+from asv_plugin.repository import commit_hash, git
+from benchmarks._esm2 import SOURCE
+
+FILES = ("throughput", "precision", "engine", "pipeline", "scaling")
+"""The files of benchmarks, what most want to know first."""
+
+
+def check_out(commit: str, folder: Path) -> Path:
+    """The measured program of a commit, without anything of asv's or git's beside it."""
+    archive = subprocess.run(["git", "archive", commit, "virnucpro"], capture_output=True, check=False)
+    if archive.returncode:
+        sys.exit(f"error: commit {commit[:8]} has no folder virnucpro: {archive.stderr.decode().strip()}")
+    target = folder / commit
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
+        files.extractall(target, filter="data")
+    return target
+
+
+def recorded(results: Path, name: str) -> dict[str, dict[str, float]]:
+    """Commit to file of benchmarks to the seconds that it took, where this Python recorded it on this machine."""
+    found: dict[str, dict[str, float]] = {}
+    if not (results / name).is_dir():
+        return found
+    for result in iter_results_for_machine(str(results), name):
+        if result.env_name != environment():
+            continue
+        seconds = found.setdefault(result.commit_hash, {})
+        for benchmark in result.get_all_result_keys():
+            file = benchmark.partition(".")[0]
+            seconds[file] = seconds.get(file, 0.0) + (result.duration.get(benchmark) or 0.0)
+    return found
+
+
+def environment() -> str:
+    """What asv calls this Python."""
+    return get_env_name("existing", str(Path(sys.executable).absolute()).replace(os.sep, "_"), {}, {})
+
+
+def expected_seconds(file: str, known: dict[str, dict[str, float]]) -> float | None:
+    """The longest that a file of benchmarks took for any commit; None where none was recorded."""
+    return max((seconds[file] for seconds in known.values() if file in seconds), default=None)
+
+
+def plan(commits: list[str], files: list[str], known: dict[str, dict[str, float]]) -> Iterator[tuple[str, str]]:
+    """What is to be measured: commit and file of benchmarks."""
+    return ((commit, file) for commit in commits for file in files if file not in known.get(commit, {}))
+
+
+def announce(todo: list[tuple[str, str]], done: int, name: str, known: dict[str, dict[str, float]]) -> None:
+    """Say what will be measured, and how long that will take."""
+    times = [expected_seconds(file, known) for _, file in todo]
+    unknown = sorted({file for (_, file), seconds in zip(todo, times, strict=True) if seconds is None})
+    about = f"about {util.human_time(sum(filter(None, times)))} by what is recorded"
+    if unknown:
+        about += f", and as long as {', '.join(unknown)} may take, of which nothing is"
+    skipped = f"; {done} recorded before, skipped" if done else ""
+    print(f"{name}: {len(todo)} files of benchmarks to measure{skipped}; {about}", flush=True)
+
+
+def measure(commit: str, file: str, source: Path, name: str) -> int:
+    """Let asv measure one file of benchmarks; its exit code."""
+    paths = [str(source), os.environ.get("PYTHONPATH", "")]
+    env: dict[str, Any] = dict(os.environ)
+    env |= {"ASV_PYTHONPATH": os.pathsep.join(filter(None, paths)), SOURCE: str(source)}
+    command = [
+        sys.executable,
+        "-m",
+        "asv",
+        "run",
+        "--environment",
+        f"existing:{sys.executable}",
+        "--machine",
+        name,
+    ]
+    command += ["--set-commit-hash", commit, "--bench", rf"^{file}\."]
+    return subprocess.run(command, env=env, check=False).returncode
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("commits", nargs="+", metavar="COMMIT", help="as git names them")
+    parser.add_argument("--only", nargs="+", choices=FILES, default=list(FILES), help="these files of benchmarks")
+    parser.add_argument("--machine", help="its name in results/ (default: after its GPU or CPU)")
+    arguments = parser.parse_args()
+    if git("rev-parse", "--show-toplevel") is None:
+        sys.exit("error: this folder is not a git repository: clone the project, or a bundle of it, with git")
+    commits = [commit_hash(name) for name in arguments.commits]
+    name = machine.register(arguments.machine)
+    results = Path(Config.load().results_dir)
+    try:
+        known = recorded(results, name)
+    except util.UserError as error:
+        sys.exit(f"error: {error}")
+    todo = list(plan(commits, arguments.only, known))
+    announce(todo, len(commits) * len(arguments.only) - len(todo), name, known)
+    failed = []
+    with tempfile.TemporaryDirectory(prefix="virnucpro-") as folder:
+        sources = {commit: check_out(commit, Path(folder)) for commit in dict.fromkeys(each for each, _ in todo)}
+        for commit, file in todo:
+            if measure(commit, file, sources[commit], name):
+                failed.append(f"{file} at {commit[:8]}")
+    if failed:
+        sys.exit(f"error: cells failed in {', '.join(failed)}; the rest is recorded")
+
+
+if __name__ == "__main__":
+    main()

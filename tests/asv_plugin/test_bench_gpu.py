@@ -1,0 +1,106 @@
+"""Recording commits with an environment that asv did not build, in the real asv."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks._esm2 import SOURCE
+
+ROOT = Path(__file__).parent.parent.parent
+
+SUITE = """
+from benchmarks._esm2 import contract
+
+def track_answer():
+    contract()
+    import virnucpro.answer
+    return virnucpro.answer.ANSWER
+"""
+PROGRAM = "def {name}(precision, weights): ...\n"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A repository whose commits carry their numbers, and a suite of one benchmark that reads them."""
+    folder = tmp_path_factory.mktemp("gpu") / "project"
+    for part in ("benchmarks", "asv_plugin"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (folder / "benchmarks").glob("[a-z]*.py"):
+        path.unlink()
+    (folder / "benchmarks/throughput.py").write_text(SUITE)
+    (folder / "benchmarks/scaling.py").write_text("def track_two(): return 2\n")
+    shutil.copy(ROOT / "asv.conf.json", folder)
+    (folder / ".gitignore").write_text("results\n__pycache__\n")
+    env = os.environ | {"HOME": str(folder.parent)}
+    env.pop("PYTHONPATH", None)
+
+    def run(*command: str, code: int = 0, **more: str) -> str:
+        done = subprocess.run(command, cwd=folder, env=env | more, capture_output=True, text=True, timeout=120)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def commit(answer: int) -> str:
+        for path, text in {
+            "__init__.py": "",
+            "answer.py": f"ANSWER = {answer}\n",
+            "models/esm2_flash.py": PROGRAM.format(name="load_esm2_model"),
+            "pipeline/async_inference.py": PROGRAM.format(name="AsyncInferenceRunner"),
+        }.items():
+            (folder / "virnucpro" / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "virnucpro" / path).write_text(text)
+        run("git", "add", "-A")
+        run("git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", str(answer))
+        return run("git", "rev-parse", "HEAD").strip()
+
+    run("git", "init", "-qb", "main")
+    first, second = commit(41), commit(42)
+
+    def record(*arguments: str, code: int = 0) -> str:
+        command = [sys.executable, "-m", "asv_plugin.bench_gpu", *arguments, "--machine", "here"]
+        return run(*command, code=code)
+
+    said = record(first, "HEAD", "--only", "throughput")
+
+    def answer(commit: str) -> list:
+        (path,) = (folder / "results/here").glob(f"{commit[:8]}-existing-*.json")
+        return json.loads(path.read_text())["results"]["throughput.track_answer"][0]
+
+    return SimpleNamespace(
+        folder=folder, run=run, record=record, answer=answer, said=said, first=first, second=second
+    )
+
+
+def test_each_commit_is_measured_with_its_own_program(project):
+    assert (project.answer(project.first), project.answer(project.second)) == ([41], [42])
+
+
+def test_it_says_beforehand_what_it_will_do(project):
+    assert "here: 2 files of benchmarks to measure; " in project.said
+
+
+def test_what_is_recorded_is_skipped_and_its_time_known(project):
+    said = project.record("HEAD", project.first, "--only", "throughput", "scaling")
+    assert "2 files of benchmarks to measure; 2 recorded before, skipped; about " in said
+    assert "as long as scaling may take" in said
+    again = project.record("HEAD", "--only", "scaling")
+    assert "0 files of benchmarks to measure; 1 recorded before" in again
+
+
+def test_a_virnucpro_from_elsewhere_fails_its_cells(project):
+    """As where something on the machine goes before the commit's folder."""
+    env = {"ASV_PYTHONPATH": str(project.folder), SOURCE: str(project.folder / "checkout")}
+    command = ["asv", "run", "-E", f"existing:{sys.executable}", "--set-commit-hash", project.first, "--dry-run"]
+    said = project.run(sys.executable, "-m", *command, "--machine", "here", "--show-stderr", code=2, **env)
+    assert f"virnucpro was to come from {project.folder / 'checkout'}" in said
+
+
+def test_an_unknown_commit_is_named(project):
+    assert "git knows no commit 'nonsense'" in project.record("nonsense", code=1)
