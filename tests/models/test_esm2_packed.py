@@ -1,6 +1,7 @@
 """forward_packed against fair-esm: proteins of all kinds in one pack, in any order, in every precision."""
 
 import copy
+import functools
 
 import esm
 import pytest
@@ -12,7 +13,7 @@ from virnucpro.data.packing import make_pack, pack
 from virnucpro.data.tokens import encode
 from virnucpro.models.attention import attend, attend_memory_efficient
 from virnucpro.models.esm2 import ESM2, SHAPES, ESM2Shape, Layer, parts_of
-from virnucpro.models.esm2_flash import load_esm2_model
+from virnucpro.models.esm2_flash import PRECISIONS, load_esm2_model
 from virnucpro.models.rotary import RotaryTables, rotary_tables, rotate_
 
 CPU = torch.device("cpu")
@@ -187,10 +188,15 @@ def test_the_gpus_fp32_attention_takes_packs_as_they_are():
     assert out.is_contiguous()
 
 
+@functools.cache
+def random_on_cpu(name):
+    """Random weights for every precision: made on the CPU, because a GPU draws others."""
+    return load_esm2_model(name, "cpu", precision="fp32", weights="random")[0]
+
+
 def fresh_on_gpu(name, precision):
-    """A model with the same random weights in every precision: made on the CPU, because a GPU draws others."""
-    model = load_esm2_model(name, "cpu", precision="fp32" if precision == "tf32" else precision, weights="random")
-    gpu = model[0].cuda()
+    """A model with the weights of `random_on_cpu`."""
+    gpu = copy.deepcopy(random_on_cpu(name)).to("cuda", PRECISIONS[precision])
     gpu.precision = precision
     return gpu
 
@@ -216,8 +222,7 @@ class TestOnGPU:
         long = ("4000", "ACDEFGHIKLMNPQRSTVWY" * 200)
         entries = RAGGED if name == "esm2_t33_650M_UR50D" else [*RAGGED, long]
         packed = make_pack([label for label, _ in entries], [encode(*entry) for entry in entries])
-        reference = load_esm2_model(name, "cpu", precision="fp32", weights="random")[0]
-        expected = reference.forward_packed(packed.input_ids, packed.cu_seqlens, packed.max_seqlen)
+        expected = random_on_cpu(name).forward_packed(packed.input_ids, packed.cu_seqlens, packed.max_seqlen)
         gpu = fresh_on_gpu(name, precision)
         found = gpu.forward_packed(*on_gpu(packed))
         expected, found = (each["representations"][gpu.num_layers].float().cpu() for each in (expected, found))

@@ -231,3 +231,22 @@ def test_the_gpu_gives_the_cpus_embeddings(checkpoint, precision, tolerance):
         assert found.sequence_ids == expected.sequence_ids
         assert found.embeddings.device.type == "cpu"
         torch.testing.assert_close(found.embeddings, expected.embeddings, atol=tolerance, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and there is none")
+def test_what_the_gpus_memory_does_not_hold_is_computed_in_parts_and_equal(caplog):
+    model, _ = load_esm2_model(MODEL, "cuda", precision="fp16", weights="random")
+    (whole,) = pack([(f"p{n}", "ACDEFGHIKLMNPQRSTVWY" * 20) for n in range(150)], 100_000)
+    runner = AsyncInferenceRunner(model)
+    (expected,) = runner.run([whole])
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 80 * 2**20) / total)
+    try:
+        (found,) = runner.run([whole])
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert found.sequence_ids == expected.sequence_ids
+    torch.testing.assert_close(found.embeddings, expected.embeddings, atol=1e-3, rtol=0)
+    assert ["computed in parts" in record.message for record in caplog.records] == [True]
