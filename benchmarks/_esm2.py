@@ -17,7 +17,7 @@ WEIGHTS = os.environ.get("VIRNUCPRO_BENCH_WEIGHTS", "random")
 """``random`` (the speed does not depend on the weights' values), ``pretrained``, or a folder of ``.pt``."""
 
 SOURCE = "VIRNUCPRO_BENCH_SOURCE"
-"""Names the folder that virnucpro must come from, which asv cannot know of environments that it did not build."""
+"""Names the folder that virnucpro must come from: asv checks nothing in environments it did not build."""
 
 
 def contract() -> tuple[Any, Any]:
