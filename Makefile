@@ -19,7 +19,7 @@ NAME = "$$($(PY) -m asv_plugin.machine --name "$(MACHINE)")"
 .PHONY: help ab bench bench-gpu test compare engine precision publish preview lint setup clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 bench: setup ## benchmark the current commit (BENCH=regex for some cells), publish, print the table
 	@$(PY) -m asv_plugin.preflight
@@ -29,7 +29,7 @@ bench: setup ## benchmark the current commit (BENCH=regex for some cells), publi
 	$(PY) -m asv_plugin.terminal --machine "$$name" --commit HEAD || status=$$?; \
 	exit $$status
 
-bench-gpu: ## record COMMITS="a b" with PYTHON's own PyTorch, as it is: for GPU machines without a package registry
+bench-gpu: ## record COMMITS="a b" with the PyTorch of PYTHON: for GPU machines without a package registry
 	@$(PYTHON) -m asv_plugin.bench_gpu $(COMMITS) $(if $(MACHINE),--machine "$(MACHINE)") $(if $(ONLY),--only $(ONLY))
 
 precision: setup ## print which precision to use, and the newest numbers (FORMAT=--markdown for a pull request)
