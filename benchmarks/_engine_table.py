@@ -1,10 +1,10 @@
 """Print the engine beside its own matrix products and beside what users run today, all in one process.
 
-    python -m benchmarks._engine_table [--models NAME ...] [--precisions NAME ...] [--proteins N] [--rounds N]
+    python -m benchmarks._engine_table [--models NAME ...] [--precisions NAME ...] [--profile] (--help for all)
 
 All implementations have the same random weights and proteins (20 to 400 residues), and are timed in turn, round by
-round. A peer whose embeddings are not the engine's ends the run. Peak memory, weights included, is measured in a
-process for each; on a CPU it is what the process grew by.
+round. A peer whose embeddings are not the engine's ends the run; one that cannot run is named. Peak memory,
+weights included, is measured in a process for each; on a CPU it is what the process grew by.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from . import _peers
+from . import _esm_efficient, _peers
 from ._esm2 import Embedder
 from ._hardware import BYTES, Hardware, probe
 from ._protocol import TIMERS, peak_memory, reset_peak_memory
@@ -31,8 +31,14 @@ MODELS = {
     "cuda": ["esm2_t33_650M_UR50D", "esm2_t36_3B_UR50D"],
 }
 PRECISIONS = {"cpu": ["fp32"], "cuda": list(BYTES)}
-PROTEINS = {"cpu": 32, "cuda": 512}
 MIB = 1024**2
+
+
+def proteins_for(device: str, precision: str) -> int:
+    """As many as take seconds a pass."""
+    if device == "cpu":
+        return 32
+    return 96 if precision == "fp32" else 512
 
 
 Fresh = Callable[[Callable[..., int], tuple[Any, ...]], int]
@@ -68,36 +74,48 @@ class Case:
         """virnucpro, loaded."""
         return Embedder(self.model, self.precision, self.entries, self.hardware)
 
-    def encoder(self, peer: str, state: _peers.State | None) -> _peers.Encode:
+    def encoder(self, peer: str, state: _peers.State | None) -> Callable[..., torch.Tensor]:
         """A peer with these weights, or with random ones of its own."""
         from virnucpro.models.esm2 import SHAPES  # asv imports this module beside commits that lack it
 
         shape = SHAPES[self.model]
         return PEERS[peer].build(shape, self.precision, self.hardware.device, state)
 
-    def peer(self, name: str, encode: _peers.Encode, sizes: Sequence[int] | None) -> _peers.Peer:
-        """A peer with its batches; `sizes` are the batch sizes to try."""
+    def peer(self, name: str, encode: Callable[..., torch.Tensor], sizes: Sequence[int] | None) -> _peers.Peer:
+        """A peer with its batches; `sizes` are those to try."""
         from virnucpro.data.tokens import BatchConverter
 
-        by_length = PEERS[name].by_length
-        proteins = sorted(self.entries, key=lambda entry: len(entry[1])) if by_length else self.entries
-        device = self.hardware.device
-        return _peers.Peer(encode, proteins, BatchConverter(), self.precision, device, sizes)
+        how, device = PEERS[name], self.hardware.device
+        if how.packed:
+            return _esm_efficient.PackedPeer(encode, self.entries, self.precision, device, sizes)
+        proteins = sorted(self.entries, key=lambda entry: len(entry[1])) if how.by_length else self.entries
+        return _peers.PaddedPeer(encode, proteins, BatchConverter(), self.precision, device, sizes)
 
 
 @dataclass(frozen=True)
 class How:
-    """How users run a peer: proteins sorted by length in the best batch size, or as they come."""
+    """How users run a peer: proteins sorted by length in the best batch size, as they come, or packed."""
 
-    build: Callable[..., _peers.Encode]
-    by_length: bool
+    build: Callable[..., Callable[..., torch.Tensor]]
+    by_length: bool = False
+    packed: bool = False
     sizes: Sequence[int] | None = None
+    missing: Callable[[], str | None] = lambda: None
+
+    def why_not(self, case: Case) -> str | None:
+        """Why it cannot run here; None where it can."""
+        if self.packed and case.hardware.device == "cuda" and case.precision not in ("fp16", "bf16"):
+            return "its attention on a GPU takes FP16 and BF16 only"
+        return self.missing()
 
 
 PEERS = {
-    "fair-esm, as they come": How(_peers.fair_esm, by_length=False, sizes=[8]),
+    "fair-esm, as they come": How(_peers.fair_esm, sizes=[8]),
     "fair-esm, sorted": How(_peers.fair_esm, by_length=True),
-    "Transformers SDPA, sorted": How(_peers.transformers, by_length=True),
+    "Transformers SDPA, sorted": How(_peers.transformers, by_length=True, missing=_peers.transformers_is_missing),
+    "esm-efficient on PyTorch's attention, packed": How(
+        _esm_efficient.esm_efficient, packed=True, missing=_esm_efficient.missing
+    ),
 }
 
 
@@ -126,7 +144,6 @@ def memory(case: Case, peer: str | None = None, size: int = 0) -> int:
     torch.ones(1, device=device)
     before = memory_in_use(device)
     run = case.peer(peer, case.encoder(peer, None), [size]).run if peer else case.engine().run
-    run(1)
     reset_peak_memory(device)
     run(1)
     return peak_memory(device) - before
@@ -148,14 +165,38 @@ def in_turn(rows: list[Row], device: str, rounds: int) -> dict[str, list[float]]
         row.run(1)
     for number in range(rounds):
         for row in rows[number % len(rows) :] + rows[: number % len(rows)]:
-            print(f"\r  round {number + 1} of {rounds}: {row.name:60}", end="", file=sys.stderr, flush=True)
+            show(f"  round {number + 1} of {rounds}: {row.name}")
             speeds[row.name].append(row.tokens / timer(functools.partial(row.run, 1)))
-    print("\r" + " " * 80 + "\r", end="", file=sys.stderr)
+    show("")
     return speeds
 
 
-def table(case: Case, rounds: int, fresh: Fresh) -> str:
-    """The table of one case."""
+def show(progress: str) -> None:
+    """On a terminal, what is going on, instead of what was."""
+    if sys.stderr.isatty():
+        print(f"\r{progress:90}\r", end="", file=sys.stderr, flush=True)
+
+
+def profile(run: Callable[[int], None], device: str) -> str:
+    """What one pass consists of, longest first: kernels on a GPU, PyTorch's operators on a CPU."""
+    from tabulate import tabulate
+
+    activity = torch.profiler.ProfilerActivity
+    run(1)
+    with torch.profiler.profile(activities=[activity.CUDA if device == "cuda" else activity.CPU]) as profiler:
+        run(1)
+    attribute = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
+    took = {each.key: (getattr(each, attribute) / 1000, each.count) for each in profiler.key_averages()}
+    total = sum(milliseconds for milliseconds, _ in took.values())
+    longest = sorted(took.items(), key=lambda each: -each[1][0])[:16]
+    lines = [[key[:90], count, f"{ms:,.2f}", f"{100 * ms / total:.1f} %"] for key, (ms, count) in longest]
+    return tabulate(
+        [*lines, ["all", "", f"{total:,.2f}", ""]], ["", "calls", "ms", "share"], disable_numparse=True
+    )
+
+
+def table(case: Case, rounds: int, fresh: Fresh, profiled: bool = False) -> str:
+    """The table of one case; `profiled`: and what the engine's time consists of."""
     from tabulate import tabulate  # not in asv's environments
 
     engine = case.engine()
@@ -167,13 +208,18 @@ def table(case: Case, rounds: int, fresh: Fresh) -> str:
         Row("its matrix products alone", products.run, filling),
     ]
     peaks = {ENGINE: fresh(memory, (case,))}
+    left_out = []
     for name, how in PEERS.items():
-        if how.build is _peers.transformers and _peers.transformers_is_missing():
+        reason = how.why_not(case)
+        if reason:
+            left_out.append(f"not measured: {name} ({reason})")
             continue
+        show(f"  {name}: loading, its fastest batches, its results, its memory")
         peer = case.peer(name, case.encoder(name, engine.weights()), how.sizes)
         peer.choose_fastest(engine.timer)
         peer.check(engine.embeddings())
-        rows.append(Row(f"{name}, batches of {peer.size}", peer.run, engine.tokens))
+        kind = "packs" if how.packed else "batches"
+        rows.append(Row(f"{name}, {kind} of {peer.size:,}", peer.run, engine.tokens))
         peaks[rows[-1].name] = fresh(memory, (case, name, peer.size))
     speeds = in_turn(rows, engine.device, rounds)
     lines = []
@@ -183,7 +229,8 @@ def table(case: Case, rounds: int, fresh: Fresh) -> str:
         median, spread = statistics.median(ratios), f"{min(ratios):.2f} to {max(ratios):.2f}"
         lines.append([row.name, f"{statistics.median(speeds[row.name]):,.0f}", f"{median:.2f}", spread, peak])
     headers = [f"{case.model}, {case.precision}", "tokens/s", "virnucpro is", "in rounds", "peak memory"]
-    return tabulate(lines, headers, disable_numparse=True)
+    parts = [tabulate(lines, headers, disable_numparse=True), *left_out]
+    return "\n".join([*parts, profile(rows[1].run, engine.device)] if profiled else parts)
 
 
 def main() -> None:
@@ -193,20 +240,21 @@ def main() -> None:
     parser.add_argument(
         "--precisions", nargs="+", choices=list(BYTES), help="default: fp32 on a CPU, all on a GPU"
     )
-    parser.add_argument("--proteins", type=int, help="default: 32 on a CPU, 512 on a GPU")
+    parser.add_argument("--proteins", type=int, help="default: 32 on a CPU, 512 on a GPU, there 96 for FP32")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--profile", action="store_true", help="print what the engine's forward pass consists of")
     arguments = parser.parse_args()
     # A process for each call: what one left behind must not count as the next one's memory
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         hardware = pool.apply(probe)
-        entries = mixed(arguments.proteins or PROTEINS[hardware.device])
         versions = ", ".join(f"{name} {version}" for name, version in hardware.versions.items())
-        size = f"{len(entries)} proteins, {tokens_in(entries):,} tokens"
-        print(f"{hardware.name}; {versions}; random weights; {size}\n")
         for model in arguments.models or MODELS[hardware.device]:
             for precision in arguments.precisions or PRECISIONS[hardware.device]:
+                entries = mixed(arguments.proteins or proteins_for(hardware.device, precision))
+                size = f"{len(entries)} proteins, {tokens_in(entries):,} tokens"
+                print(f"{hardware.name}; {versions}; random weights; {size}", flush=True)
                 case = Case(model, precision, entries, hardware)
-                print(table(case, arguments.rounds, pool.apply), end="\n\n", flush=True)
+                print(table(case, arguments.rounds, pool.apply, arguments.profile), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

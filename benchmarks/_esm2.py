@@ -23,8 +23,8 @@ SOURCE = "VIRNUCPRO_BENCH_SOURCE"
 def contract() -> tuple[Any, Any]:
     """``load_esm2_model`` and ``AsyncInferenceRunner`` of the installed commit.
 
-    Raises NotImplementedError, which asv takes as n/a, for a commit that does not have them yet; RuntimeError where
-    virnucpro is not that of `SOURCE`.
+    Raises NotImplementedError, which asv takes as n/a, for a commit that does not have them yet; RuntimeError
+    where virnucpro is not that of `SOURCE`.
     """
     import virnucpro
 

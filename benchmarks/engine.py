@@ -85,7 +85,7 @@ class OverPeer(EngineCell):
         device = store.hardware.device
         self.engine = Embedder(model, precision, self.entries, store.hardware)
         encode = self.peer(self.engine.esm2.shape, precision, device, self.engine.weights())
-        self.other = _peers.Peer(encode, self.engine.proteins, self.engine.converter, precision, device)
+        self.other = _peers.PaddedPeer(encode, self.engine.proteins, self.engine.converter, precision, device)
 
     def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
         """Check that both compute the same, and time them in turn."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import _peers, engine
+from benchmarks import _engine_table, _esm_efficient, _peers, engine
 from benchmarks._cells import Store
 from benchmarks._hardware import GIB, Hardware
 from benchmarks._protocol import Protocol, alternate
@@ -23,6 +23,9 @@ ROOT = Path(__file__).parents[2]
 CPU = Hardware("cpu", "a CPU", 24 * GIB, (0, 0), {})
 PROTEINS = [entry for entry in RAGGED if entry[0] != "masked"]  # Peer counts letters
 BUILD = {"fair-esm": _peers.fair_esm, "transformers": _peers.transformers}
+needs_esm_efficient = pytest.mark.skipif(
+    _esm_efficient.missing() is not None, reason=f"needs esm-efficient: {_esm_efficient.missing()}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +44,37 @@ def embeddings(model):
 def test_a_peer_with_the_engines_weights_gives_its_embeddings(model, embeddings, package, size):
     pytest.importorskip(package.replace("fair-esm", "esm"), reason=f"{package} is not installed")
     encode = BUILD[package](model.shape, "fp32", "cpu", model.fair_esm_state())
-    peer = _peers.Peer(encode, PROTEINS, BatchConverter(), "fp32", "cpu", [size])
+    peer = _peers.PaddedPeer(encode, PROTEINS, BatchConverter(), "fp32", "cpu", [size])
     assert peer.check(embeddings) <= 1e-5
 
 
+@needs_esm_efficient
+def test_esm_efficient_with_the_engines_weights_gives_its_embeddings(model, embeddings):
+    encode = _esm_efficient.esm_efficient(model.shape, "fp32", "cpu", model.fair_esm_state())
+    peer = _esm_efficient.PackedPeer(encode, PROTEINS, "fp32", "cpu", [500])
+    assert len(peer.batches[500]) > 1
+    assert peer.check(embeddings) <= 1e-5
+
+
+@needs_esm_efficient
+def test_esm_efficients_stand_ins_are_gone_after_its_import():
+    _esm_efficient.import_model()
+    assert not {"flash_attn", "flash_attn.bert_padding"} & set(sys.modules)
+
+
+def test_an_option_that_the_stand_in_does_not_have_is_refused():
+    with pytest.raises(NotImplementedError, match="causal"):
+        _esm_efficient.flash_attn_varlen_func(*[torch.zeros(1)] * 5, 1, 1, causal=True)
+
+
+def test_a_peer_that_cannot_run_is_named_with_the_reason():
+    gpu = Hardware("cuda", "a GPU", 80 * GIB, (9, 0), {})
+    how = _engine_table.PEERS["esm-efficient on PyTorch's attention, packed"]
+    assert "FP16 and BF16 only" in how.why_not(_engine_table.Case(MODEL, "fp32", [], gpu))
+
+
 def test_a_peer_with_other_weights_is_found_out(model, embeddings):
-    peer = _peers.Peer(
+    peer = _peers.PaddedPeer(
         _peers.fair_esm(model.shape, "fp32", "cpu", None), PROTEINS, BatchConverter(), "fp32", "cpu"
     )
     with pytest.raises(RuntimeError, match="differ from the engine's by"):
@@ -59,7 +87,7 @@ def test_a_peer_must_take_all_weights(model):
 
 
 def test_a_peer_is_run_in_its_fastest_batch_size():
-    peer = _peers.Peer(lambda tokens: tokens, PROTEINS, BatchConverter(), "fp32", "cpu", [1, 2, 3])
+    peer = _peers.PaddedPeer(lambda tokens: tokens, PROTEINS, BatchConverter(), "fp32", "cpu", [1, 2, 3])
     tried: list[int] = []
     peer.run = lambda passes: tried.append(peer.size)
 
@@ -133,7 +161,7 @@ for metric in ("fraction_of_gemm_ceiling", "load_seconds", "compile_seconds"):
 
 
 @pytest.mark.slow
-def test_the_engine_table_has_a_row_for_each_implementation():
+def test_the_engine_table_has_a_row_for_each_implementation_and_a_profile():
     command = [
         sys.executable,
         "-m",
@@ -144,9 +172,11 @@ def test_the_engine_table_has_a_row_for_each_implementation():
         "2",
         "--rounds",
         "1",
+        "--profile",
     ]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     rows = [line for line in printed.splitlines() if "MiB" in line]
     assert rows[0].startswith("virnucpro, tokens to embeddings on the CPU")
     assert rows[1].startswith("fair-esm, as they come, batches of 8")
     assert "random weights; 2 proteins" in printed
+    assert "aten::addmm" in printed
