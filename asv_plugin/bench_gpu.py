@@ -18,14 +18,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from asv import util
 from asv.config import Config
 from asv.environment import get_env_name
 from asv.results import iter_results_for_machine
 
-from asv_plugin import machine
+from asv_plugin import notes
 from asv_plugin.repository import commit_hash, git
 from benchmarks._esm2 import SOURCE
+from benchmarks._protocol import VERSION
+
+CELLS_FAILED = 2
+"""asv's exit code where it recorded what there was."""
 
 FILES = ("throughput", "precision", "engine", "pipeline", "scaling")
 """The files of benchmarks, what most want to know first."""
@@ -36,7 +41,7 @@ def check_out(commit: str, folder: Path) -> Path:
     archive = subprocess.run(["git", "archive", commit, "virnucpro"], capture_output=True, check=False)
     if archive.returncode:
         sys.exit(f"error: commit {commit[:8]} has no folder virnucpro: {archive.stderr.decode().strip()}")
-    target = folder / commit
+    target = folder.resolve() / commit
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
         files.extractall(target, filter="data")
     return target
@@ -51,20 +56,48 @@ def recorded(results: Path, name: str) -> dict[str, dict[str, float]]:
         if result.env_name != environment():
             continue
         seconds = found.setdefault(result.commit_hash, {})
+        failed = set()
         for benchmark in result.get_all_result_keys():
             file = benchmark.partition(".")[0]
             seconds[file] = seconds.get(file, 0.0) + (result.duration.get(benchmark) or 0.0)
+            values = result.get_result_value(benchmark, result.get_result_params(benchmark))
+            if None in (values or [None]) or result.benchmark_version.get(benchmark) != VERSION:
+                failed.add(file)  # or is of an older protocol
+        for file in failed:
+            del seconds[file]
     return found
+
+
+def require_the_same_pytorch(results: Path, name: str) -> None:
+    """End the program where this Python's results are of another PyTorch: asv has one file for both."""
+    for path in (results / name).glob(f"*-{environment()}.notes"):
+        for note in notes.read(path).values():
+            recorded = note.get("versions", {}).get("torch", torch.__version__)
+            if recorded != torch.__version__:
+                sys.exit(
+                    f"error: {path} was recorded with PyTorch {recorded}, and {sys.executable} has "
+                    f"{torch.__version__}: give this machine another name (MACHINE=...), or remove {path.parent}"
+                )
 
 
 def environment() -> str:
     """What asv calls this Python."""
-    return get_env_name("existing", str(Path(sys.executable).absolute()).replace(os.sep, "_"), {}, {})
+    path = os.path.abspath(sys.executable)  # noqa: PTH100 -- as asv, which takes .. out and follows no link
+    return get_env_name("existing", path.replace(os.sep, "_"), {}, {})
 
 
 def expected_seconds(file: str, known: dict[str, dict[str, float]]) -> float | None:
     """The longest that a file of benchmarks took for any commit; None where none was recorded."""
     return max((seconds[file] for seconds in known.values() if file in seconds), default=None)
+
+
+def registered(name: str | None) -> str:
+    """Let asv know this machine; its name. In a process of its own: this one must not hold a part of the GPU."""
+    command = [sys.executable, "-m", "asv_plugin.machine", *(["--name", name] if name else [])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout.strip().splitlines()[-1]
 
 
 def plan(commits: list[str], files: list[str], known: dict[str, dict[str, float]]) -> Iterator[tuple[str, str]]:
@@ -111,10 +144,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if git("rev-parse", "--show-toplevel") is None:
         sys.exit("error: this folder is not a git repository: clone the project, or a bundle of it, with git")
-    commits = [commit_hash(name) for name in arguments.commits]
-    name = machine.register(arguments.machine)
-    results = Path(Config.load().results_dir)
+    commits = list(dict.fromkeys(commit_hash(name) for name in arguments.commits))
+    name = registered(arguments.machine)
     try:
+        results = Path(Config.load().results_dir)
+        require_the_same_pytorch(results, name)
         known = recorded(results, name)
     except util.UserError as error:
         sys.exit(f"error: {error}")
@@ -124,10 +158,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="virnucpro-") as folder:
         sources = {commit: check_out(commit, Path(folder)) for commit in dict.fromkeys(each for each, _ in todo)}
         for commit, file in todo:
-            if measure(commit, file, sources[commit], name):
+            code = measure(commit, file, sources[commit], name)
+            if code not in (0, CELLS_FAILED):
+                sys.exit(f"error: asv recorded nothing of {file} at {commit[:8]} (exit code {code})")
+            if code:
                 failed.append(f"{file} at {commit[:8]}")
     if failed:
-        sys.exit(f"error: cells failed in {', '.join(failed)}; the rest is recorded")
+        sys.exit(f"error: cells failed in {', '.join(failed)}; they are measured again next time")
 
 
 if __name__ == "__main__":

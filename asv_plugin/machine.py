@@ -129,21 +129,16 @@ def name_for(hardware: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", hardware).strip("-")
 
 
-def register(name: str | None = None) -> str:
-    """Let asv know this machine, by this name or after its hardware; returns the name."""
-    from benchmarks._hardware import probe  # not above: the plugin also serves suites of other projects
-
-    name = name or name_for(probe().name)
-    # `asv machine --yes --machine NAME` would record the name alone, without CPU, memory and system
-    MachineCollection.save(name, hardware() | {"machine": name})
-    return name
-
-
 def main() -> None:
     """Command line."""
+    from benchmarks._hardware import probe  # not above: the plugin also serves suites of other projects
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--name", help="use this name instead of the hardware's")
-    print(register(parser.parse_args().name))
+    name = parser.parse_args().name or name_for(probe().name)
+    # `asv machine --yes --machine NAME` would record the name alone, without CPU, memory and system
+    MachineCollection.save(name, hardware() | {"machine": name})
+    print(name)
 
 
 if __name__ == "__main__":

@@ -209,13 +209,16 @@ def table(case: Case, rounds: int, fresh: Fresh, profiled: bool = False) -> str:
     ]
     peaks = {ENGINE: fresh(memory, (case,))}
     left_out = []
+    encoders: dict[Callable[..., Any], Callable[..., torch.Tensor]] = {}
     for name, how in PEERS.items():
         reason = how.why_not(case)
         if reason:
             left_out.append(f"not measured: {name} ({reason})")
             continue
         show(f"  {name}: loading, its fastest batches, its results, its memory")
-        peer = case.peer(name, case.encoder(name, engine.weights()), how.sizes)
+        if how.build not in encoders:
+            encoders[how.build] = case.encoder(name, engine.weights())
+        peer = case.peer(name, encoders[how.build], how.sizes)
         peer.choose_fastest(engine.timer)
         peer.check(engine.embeddings())
         kind = "packs" if how.packed else "batches"

@@ -28,9 +28,9 @@ def contract() -> tuple[Any, Any]:
     """
     import virnucpro
 
-    source = os.environ.get(SOURCE)
-    if source and not Path(next(iter(virnucpro.__path__))).is_relative_to(Path(source).resolve()):
-        raise RuntimeError(f"virnucpro was to come from {source}, and came from {next(iter(virnucpro.__path__))}")
+    source, found = os.environ.get(SOURCE), Path(next(iter(virnucpro.__path__)))
+    if source and not found.resolve().is_relative_to(Path(source).resolve()):
+        raise RuntimeError(f"virnucpro was to come from {source}, and came from {found}")
     try:
         from virnucpro.models.esm2_flash import load_esm2_model
         from virnucpro.pipeline.async_inference import AsyncInferenceRunner

@@ -22,6 +22,9 @@ from ._workloads import Protein
 
 VERSION = "0.0.9"
 
+NEEDED = ("einops", "huggingface_hub", "safetensors", "tqdm")
+"""What of its dependencies the model alone imports."""
+
 BUDGETS = {"cpu": (2_048,), "cuda": (16_384, 49_152)}
 """Tokens of a pack that it is tried with; the fastest one counts."""
 
@@ -34,11 +37,11 @@ EncodePack = Callable[[Tensor, Tensor, int], Tensor]
 
 def missing() -> str | None:
     """Why esm-efficient cannot be measured here; None where it can."""
-    lacking = [name for name in ("esme", "einops", "tqdm", "huggingface_hub") if find_spec(name) is None]
+    lacking = [name for name in ("esme", *NEEDED) if find_spec(name) is None]
     if lacking:
         return (
-            f"{', '.join(lacking)} not installed: pip install --no-deps esm-efficient=={VERSION} and "
-            "pip install einops tqdm huggingface_hub"
+            f"without {', '.join(lacking)}: pip install --no-deps esm-efficient=={VERSION}, "
+            f"pip install {' '.join(NEEDED)}"
         )
     return None
 

@@ -91,8 +91,9 @@ class Peer:
     ):
         self.encode, self.precision, self.device = encode, precision, device
         self.batches = {size: cut(entries, size) for size in sizes}
-        # Enough proteins for one batch of the largest size tell which size is the fastest
-        some = entries[:: max(1, len(entries) // max(sizes))]
+        # One batch of the largest size tells which size is the fastest: neighbours, as batches of sorted ones are
+        middle = max(0, (len(entries) - max(sizes)) // 2)
+        some = entries[middle : middle + max(sizes)]
         self.trials = {size: cut(some, size) for size in sizes} if len(sizes) > 1 else {}
         self.size = min(sizes)
 

@@ -16,11 +16,23 @@ ROOT = Path(__file__).parent.parent.parent
 
 SUITE = """
 from benchmarks._esm2 import contract
+from benchmarks._protocol import VERSION
 
 def track_answer():
     contract()
     import virnucpro.answer
     return virnucpro.answer.ANSWER
+track_answer.version = VERSION
+"""
+FAILS_ONCE = """
+from pathlib import Path
+
+def track_second_try():
+    Path(__file__).with_name("tried").open("x").close()
+    return 1
+def track_first_try():
+    return 1
+track_first_try.version = track_second_try.version = "1"
 """
 PROGRAM = "def {name}(precision, weights): ...\n"
 
@@ -36,7 +48,8 @@ def project(tmp_path_factory):
     for path in (folder / "benchmarks").glob("[a-z]*.py"):
         path.unlink()
     (folder / "benchmarks/throughput.py").write_text(SUITE)
-    (folder / "benchmarks/scaling.py").write_text("def track_two(): return 2\n")
+    (folder / "benchmarks/scaling.py").write_text("def track_two(): return 2\ntrack_two.version = '1'\n")
+    (folder / "benchmarks/engine.py").write_text(FAILS_ONCE)
     shutil.copy(ROOT / "asv.conf.json", folder)
     (folder / ".gitignore").write_text("results\n__pycache__\n")
     env = os.environ | {"HOME": str(folder.parent)}
@@ -100,6 +113,42 @@ def test_a_virnucpro_from_elsewhere_fails_its_cells(project):
     command = ["asv", "run", "-E", f"existing:{sys.executable}", "--set-commit-hash", project.first, "--dry-run"]
     said = project.run(sys.executable, "-m", *command, "--machine", "here", "--show-stderr", code=2, **env)
     assert f"virnucpro was to come from {project.folder / 'checkout'}" in said
+
+
+def test_what_failed_is_measured_again(project):
+    (project.folder / "benchmarks/tried").touch()
+    said = project.record("HEAD", "--only", "engine", code=1)
+    assert f"cells failed in engine at {project.second[:8]}; they are measured again next time" in said
+    (project.folder / "benchmarks/tried").unlink()
+    assert "1 files of benchmarks to measure; " in project.record("HEAD", "--only", "engine")
+    assert "0 files of benchmarks to measure; 1 recorded before" in project.record("HEAD", "--only", "engine")
+
+
+def test_a_commit_is_measured_once_however_it_is_called(project):
+    assert "0 files of benchmarks to measure; 1 recorded before" in project.record(
+        "HEAD", "main", project.second, "--only", "throughput"
+    )
+
+
+def test_results_of_another_pytorch_are_not_mixed(project):
+    (path,) = (project.folder / "results/here").glob(f"{project.first[:8]}-existing-*.json")
+    beside = path.with_suffix(".notes")
+    beside.write_text(json.dumps({"throughput.track_answer()": {"versions": {"torch": "1.0"}}}))
+    try:
+        assert "was recorded with PyTorch 1.0" in project.record("HEAD", code=1)
+    finally:
+        beside.unlink()
+
+
+def test_a_run_that_asv_refuses_stops_the_recording(project):
+    path = project.folder / "results/here/machine.json"
+    right = path.read_text()
+    path.write_text(json.dumps(json.loads(right) | {"cpu": "another"}))
+    try:
+        said = project.record("HEAD~1", "HEAD", "--only", "pipeline", code=1)
+    finally:
+        path.write_text(right)
+    assert f"error: asv recorded nothing of pipeline at {project.first[:8]}" in said
 
 
 def test_an_unknown_commit_is_named(project):

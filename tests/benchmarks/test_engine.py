@@ -100,6 +100,15 @@ def test_a_peer_is_run_in_its_fastest_batch_size():
     assert set(tried) == {1, 2, 3}
 
 
+def test_batch_sizes_are_tried_on_neighbours_as_sorted_batches_hold_them():
+    entries = [(f"p{length}", "A" * length) for length in range(1, 101)]
+    peer = _peers.PaddedPeer(lambda tokens: tokens, entries, BatchConverter(), "fp32", "cpu", [2, 10])
+    tried = {
+        size: [label for labels, _, _ in batches for label in labels] for size, batches in peer.trials.items()
+    }
+    assert tried[2] == tried[10] == [f"p{length}" for length in range(46, 56)]
+
+
 def test_the_ceiling_has_the_models_matrix_products_and_nothing_else(model):
     products = _peers.MatrixProducts(model.shape, "fp32", "cpu", tokens=7)
     with torch.profiler.profile(with_flops=True) as profile:

@@ -58,21 +58,35 @@ def test_half_precision_keeps_every_residues_direction(checkpoint, expected, pre
         assert cosine.min() >= smallest_cosine, name
 
 
-def test_a_protein_of_4000_residues_equals_fair_esms():
-    """One layer: fair-esm's attention at this length takes seconds a layer."""
+def twins(**shape):
+    """A small model of fair-esm's and ours with the same weights."""
     torch.manual_seed(0)
-    reference = esm.ESM2(num_layers=1, embed_dim=320, attention_heads=20).eval()
-    model = ESM2(ESM2Shape(layers=1, dim=320, heads=20))
+    reference = esm.ESM2(num_layers=shape["layers"], embed_dim=shape["dim"], attention_heads=shape["heads"]).eval()
+    model = ESM2(ESM2Shape(**shape))
     fair_esms = reference.state_dict()
     model.load_state_dict({
         name: torch.cat([fair_esms[part] for part in parts_of(name)]) for name, _ in model.named_parameters()
     })  # fmt: skip
+    return reference, model
+
+
+def test_a_protein_of_4000_residues_equals_fair_esms():
+    """One layer: fair-esm's attention at this length takes seconds a layer."""
+    reference, model = twins(layers=1, dim=320, heads=20)
     entries = [("one", "M"), ("long", "ACDEFGHIKLMNPQRSTVWY" * 200)]
     with torch.inference_mode():
         tokens = torch.from_numpy(encode(*entries[1]))[None]
         expected = reference(tokens, repr_layers=[1])["representations"][1][0]
     found = run(model, entries, layer=1)["long"]
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_autocast_around_the_model_changes_nothing(model):
+    (packed,) = pack(RAGGED[:3], 1000)
+    arguments = (packed.input_ids, packed.cu_seqlens, packed.max_seqlen)
+    expected = model.forward_packed(*arguments)["representations"][6]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.forward_packed(*arguments)["representations"][6], expected)
 
 
 def test_results_depend_neither_on_the_pack_nor_on_the_order(model):
@@ -217,18 +231,39 @@ class TestOnGPU:
         [("fp32", 1e-5, 0.999999), ("tf32", None, 0.9999), ("bf16", None, 0.999), ("fp16", None, 0.9999)],
     )
     @pytest.mark.parametrize("name", [MODEL, "esm2_t12_35M_UR50D", "esm2_t33_650M_UR50D"])
-    def test_the_packed_path_equals_the_cpus_fp32(self, name, precision, tolerance, cosine):
+    def test_every_layer_equals_the_cpus_fp32(self, name, precision, tolerance, cosine):
         """The CPU's FP32 is held to fair-esm's above."""
         long = ("4000", "ACDEFGHIKLMNPQRSTVWY" * 200)
         entries = RAGGED if name == "esm2_t33_650M_UR50D" else [*RAGGED, long]
         packed = make_pack([label for label, _ in entries], [encode(*entry) for entry in entries])
-        expected = random_on_cpu(name).forward_packed(packed.input_ids, packed.cu_seqlens, packed.max_seqlen)
-        gpu = fresh_on_gpu(name, precision)
-        found = gpu.forward_packed(*on_gpu(packed))
-        expected, found = (each["representations"][gpu.num_layers].float().cpu() for each in (expected, found))
-        assert torch.cosine_similarity(found, expected, dim=-1).min() >= cosine
-        if tolerance:
-            assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+        reference, gpu = random_on_cpu(name), fresh_on_gpu(name, precision)
+        layers = range(gpu.num_layers + 1)
+        expected = reference.forward_packed(packed.input_ids, packed.cu_seqlens, packed.max_seqlen, layers)
+        found = gpu.forward_packed(*on_gpu(packed), layers)
+        for layer in layers:
+            right, ours = (each["representations"][layer].float().cpu() for each in (expected, found))
+            some = right.abs().amax(-1) > 0  # layer 0 has nothing for mask tokens
+            assert torch.equal(some, ours.abs().amax(-1) > 0), layer
+            assert torch.cosine_similarity(ours, right, dim=-1)[some].min() >= cosine, layer
+            if tolerance:
+                assert (ours - right).abs().max() <= tolerance * right.abs().max(), layer
+
+    @pytest.mark.parametrize("precision, cosine", [("fp32", 0.999999), ("bf16", 0.999), ("fp16", 0.9999)])
+    @pytest.mark.parametrize("head_dim", [32, 128])
+    def test_heads_of_other_models_equal_fair_esms(self, head_dim, precision, cosine):
+        """150M has heads of 32, 15B of 128."""
+        reference, gpu = twins(layers=2, dim=256, heads=256 // head_dim)
+        gpu, gpu.precision = gpu.to("cuda", PRECISIONS[precision]), precision
+        for name, protein in RAGGED:
+            tokens = torch.from_numpy(encode(name, protein))[None]
+            with torch.inference_mode():
+                expected = reference(tokens, repr_layers=[2])["representations"][2]
+            found = gpu(tokens.cuda())["representations"][2].float().cpu()
+            assert torch.cosine_similarity(found, expected, dim=-1).min() >= cosine, name
+
+    def test_an_empty_pack_has_an_empty_result(self):
+        found = fresh_on_gpu(MODEL, "fp16").forward_packed(*on_gpu(make_pack([], [])))
+        assert found["representations"][6].shape == (0, 320)
 
     @pytest.mark.parametrize("precision", ["bf16", "fp16"])
     def test_gelu_in_the_products_epilogue_is_as_faithful_as_erf(self, precision, monkeypatch):

@@ -104,7 +104,8 @@ class ESM2(nn.Module):
         if not len(input_ids):
             return {"representations": {layer: self.embed_tokens(input_ids) for layer in wanted}}
         representations: dict[int, Tensor] = {}
-        with float32_products(self.precision):
+        # autocast would mix types, and this model has one
+        with torch.autocast(input_ids.device.type, enabled=False), float32_products(self.precision):
             protein = protein_of_each_token(cu_seqlens, len(input_ids))
             positions = (
                 torch.arange(len(input_ids), device=input_ids.device, dtype=torch.int32) - cu_seqlens[protein]
@@ -144,7 +145,8 @@ class ESM2(nn.Module):
         """
         linears = (linear for layer in self.layers for linear in (layer.self_attn.out_proj, layer.fc2))
         biases: list[Tensor] = [linear.bias for linear in linears]
-        return F.pad(torch.stack(biases).float().cumsum(0), (0, 0, 1, 0))
+        before = torch.ones(len(biases) + 1, len(biases), device=biases[0].device, dtype=torch.float64).tril(-1)
+        return (before @ torch.stack(biases).double()).float()  # a sum that is the same in every run
 
     def fair_esm_state(self) -> dict[str, Tensor]:
         """The parameters by fair-esm's names, sharing memory with this model's."""
@@ -173,9 +175,9 @@ class Layer(nn.Module):
     def hidden(self, x: Tensor) -> Tensor:
         """GELU of fc1: ``[T, D]`` to ``[T, 4 D]``.
 
-        The exact erf form, as fair-esm's, but for FP16 and BF16 on a GPU: there the matrix product's own epilogue
+        The exact erf form, as fair-esm's, but for FP16 and BF16 on a GPU: there the epilogue of cuBLASLt's product
         computes the tanh form before the product is rounded. That rounding, saved, was worth more than the forms'
-        difference: see docs/engine.md.
+        difference: see docs/engine.md. (Where PyTorch is told not to use cuBLASLt it rounds, and computes tanh.)
         """
         if x.is_cuda and x.dtype != torch.float32:
             return torch._addmm_activation(self.fc1.bias, x, self.fc1.weight.t(), use_gelu=True)

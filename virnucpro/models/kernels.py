@@ -2,8 +2,9 @@
 
 PyTorch alone reads and writes the activations several times for the first two; these do it once. Its attention
 for packs works in tiles of 128 tokens, which proteins of a few hundred residues fill badly; these are smaller.
-All compute in FP32 and store in the type of the activations. Nothing is tuned or compiled for a number of tokens,
-so a pack of a new size runs the kernels that are there. Tested without a GPU through Triton's interpreter.
+All compute in FP32 and store in the type of the activations, but that attention's two products take rotated
+queries and keys, and the softmax's shares, in that type. Nothing is compiled for a number of tokens or the length
+of a protein, so any pack runs the kernels that are there. Tested without a GPU through Triton's interpreter.
 """
 
 import math
@@ -27,9 +28,6 @@ class Tile:
 
 TILE = Tile(queries=64, keys=64, warps=4, stages=3)
 """The fastest of those tried on an H100 for heads of 64 and proteins of 20 to 1,022 residues."""
-
-WIDE_TILE = Tile(queries=64, keys=64, warps=4, stages=2)
-"""For heads of more than 64 (15B): three stages of them are more shared memory than smaller GPUs have."""
 
 
 @triton.jit
@@ -70,10 +68,10 @@ def layer_norm_kernel(  # type: ignore[no-untyped-def]
     tl.store(out + row + column, centred / tl.sqrt(variance + eps) * scale + shift, mask=kept)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks"])  # it changes with the longest protein of a pack
 def attend_kernel(  # type: ignore[no-untyped-def]
-    qkv, cu_seqlens, cos, sin, out, scale,
-    HEADS: tl.constexpr, HALF: tl.constexpr, BLOCKS: tl.constexpr,
+    qkv, cu_seqlens, cos, sin, out, scale, blocks,
+    HEADS: tl.constexpr, HALF: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """`BLOCK_M` queries of one protein and head, rotated here, over all its keys, which are rotated already.
@@ -82,7 +80,7 @@ def attend_kernel(  # type: ignore[no-untyped-def]
     hardware computes. A head's two halves are padded to `BLOCK_D` / 2 each.
     """
     program = tl.program_id(0)
-    block, head, protein = program % BLOCKS, program // BLOCKS % HEADS, program // BLOCKS // HEADS
+    block, head, protein = program % blocks, program // blocks % HEADS, program // blocks // HEADS
     start = tl.load(cu_seqlens + protein)
     length = tl.load(cu_seqlens + protein + 1) - start
     begin = block * BLOCK_M
@@ -176,12 +174,11 @@ def attend(
     rotate_(qkv, positions, cos, sin, queries=False)
     out = torch.empty((tokens, heads, dim), dtype=qkv.dtype, device=qkv.device)
     if tokens:
-        tile = TILE if dim <= 64 else WIDE_TILE
-        blocks = triton.cdiv(max_seqlen, tile.queries)
+        blocks = triton.cdiv(max_seqlen, TILE.queries)
         with torch.cuda.device_of(qkv):
             attend_kernel[((len(cu_seqlens) - 1) * heads * blocks,)](
-                qkv, cu_seqlens, cos, sin, out, dim**-0.5 * math.log2(math.e),
-                heads, dim // 2, blocks, max(16, triton.next_power_of_2(dim)), tile.queries, tile.keys,
-                num_warps=tile.warps, num_stages=tile.stages,
+                qkv, cu_seqlens, cos, sin, out, dim**-0.5 * math.log2(math.e), blocks,
+                heads, dim // 2, max(16, triton.next_power_of_2(dim)), TILE.queries, TILE.keys,
+                num_warps=TILE.warps, num_stages=TILE.stages,
             )  # fmt: skip
     return out
