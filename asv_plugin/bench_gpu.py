@@ -8,11 +8,10 @@ time, and what is saved is skipped when this is started again.
 """
 
 import argparse
-import io
 import os
+import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,12 +37,11 @@ FILES = ("throughput", "precision", "engine", "pipeline", "scaling")
 
 def check_out(commit: str, folder: Path) -> Path:
     """The measured program of a commit, without anything of asv's or git's beside it."""
-    archive = subprocess.run(["git", "archive", commit, "virnucpro"], capture_output=True, check=False)
-    if archive.returncode:
-        sys.exit(f"error: commit {commit[:8]} has no folder virnucpro: {archive.stderr.decode().strip()}")
     target = folder.resolve() / commit
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(target, filter="data")
+    archive = target.with_suffix(".zip")
+    if git("archive", "--output", str(archive), commit, "virnucpro") is None:
+        sys.exit(f"error: commit {commit[:8]} has no folder virnucpro")
+    shutil.unpack_archive(archive, target)
     return target
 
 
