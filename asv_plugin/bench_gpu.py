@@ -13,9 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from asv import util
@@ -98,9 +96,9 @@ def registered(name: str | None) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def plan(commits: list[str], files: list[str], known: dict[str, dict[str, float]]) -> Iterator[tuple[str, str]]:
+def plan(commits: list[str], files: list[str], known: dict[str, dict[str, float]]) -> list[tuple[str, str]]:
     """What is to be measured: commit and file of benchmarks."""
-    return ((commit, file) for commit in commits for file in files if file not in known.get(commit, {}))
+    return [(commit, file) for commit in commits for file in files if file not in known.get(commit, {})]
 
 
 def announce(todo: list[tuple[str, str]], done: int, name: str, known: dict[str, dict[str, float]]) -> None:
@@ -116,21 +114,11 @@ def announce(todo: list[tuple[str, str]], done: int, name: str, known: dict[str,
 
 def measure(commit: str, file: str, source: Path, name: str) -> int:
     """Let asv measure one file of benchmarks; its exit code."""
-    paths = [str(source), os.environ.get("PYTHONPATH", "")]
-    env: dict[str, Any] = dict(os.environ)
-    env |= {"ASV_PYTHONPATH": os.pathsep.join(filter(None, paths)), SOURCE: str(source)}
-    command = [
-        sys.executable,
-        "-m",
-        "asv",
-        "run",
-        "--environment",
-        f"existing:{sys.executable}",
-        "--machine",
-        name,
-    ]
-    command += ["--set-commit-hash", commit, "--bench", rf"^{file}\."]
-    return subprocess.run(command, env=env, check=False).returncode
+    paths = filter(None, (str(source), os.environ.get("PYTHONPATH")))
+    env = os.environ | {"ASV_PYTHONPATH": os.pathsep.join(paths), SOURCE: str(source)}
+    asv_run = [sys.executable, "-m", "asv", "run", "--environment", f"existing:{sys.executable}"]
+    what = ["--machine", name, "--set-commit-hash", commit, "--bench", rf"^{file}\."]
+    return subprocess.run([*asv_run, *what], env=env, check=False).returncode
 
 
 def main() -> None:
@@ -150,7 +138,7 @@ def main() -> None:
         known = recorded(results, name)
     except util.UserError as error:
         sys.exit(f"error: {error}")
-    todo = list(plan(commits, arguments.only, known))
+    todo = plan(commits, arguments.only, known)
     announce(todo, len(commits) * len(arguments.only) - len(todo), name, known)
     failed = []
     with tempfile.TemporaryDirectory(prefix="virnucpro-") as folder:

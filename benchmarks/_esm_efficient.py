@@ -157,15 +157,10 @@ class PackedPeer(_peers.Peer):
 
         super().__init__(encode, entries, cut, precision, device, sizes or BUDGETS[device])
 
-    @torch.inference_mode()
-    def embeddings(self) -> dict[str, Tensor]:
-        """Each protein's embedding ``[D]``: the mean over its residues."""
+    def embed(self, batch: Any) -> tuple[Sequence[str], Tensor]:
+        """A pack's labels and embeddings, ``[N, D]`` on the device."""
         from virnucpro.pipeline.async_inference import mean_over_residues
 
-        pending = []
-        for each in self.batches[self.size]:
-            cu_seqlens = each.cu_seqlens.to(self.device)
-            found = self.encode(each.input_ids.to(self.device), cu_seqlens, each.max_seqlen)
-            mean = mean_over_residues(found, cu_seqlens)
-            pending.append((each.sequence_ids, mean.to("cpu", non_blocking=True)))
-        return self.collect(pending)
+        cu_seqlens = batch.cu_seqlens.to(self.device)
+        found = self.encode(batch.input_ids.to(self.device), cu_seqlens, batch.max_seqlen)
+        return batch.sequence_ids, mean_over_residues(found, cu_seqlens)

@@ -128,15 +128,20 @@ class Peer:
         for _ in range(passes):
             self.embeddings()
 
+    @torch.inference_mode()
     def embeddings(self) -> dict[str, Tensor]:
         """Each protein's embedding ``[D]``: the mean over its residues."""
-        raise AssertionError("a subclass says how its batches are embedded")
-
-    def collect(self, pending: list[tuple[Sequence[str], Tensor]]) -> dict[str, Tensor]:
-        """Rows by label, once the device has computed and copied them."""
+        pending = []
+        for batch in self.batches[self.size]:
+            labels, mean = self.embed(batch)
+            pending.append((labels, mean.to("cpu", non_blocking=True)))
         if self.device == "cuda":
             torch.cuda.synchronize()
         return {label: row for labels, mean in pending for label, row in zip(labels, mean, strict=True)}
+
+    def embed(self, batch: Any) -> tuple[Sequence[str], Tensor]:
+        """A batch's labels and embeddings, ``[N, D]`` on the device."""
+        raise AssertionError("a subclass says how")
 
 
 class PaddedPeer(Peer):
@@ -156,16 +161,12 @@ class PaddedPeer(Peer):
 
         super().__init__(encode, entries, cut, precision, device, sizes or BATCH_SIZES[device])
 
-    @torch.inference_mode()
-    def embeddings(self) -> dict[str, Tensor]:
-        """Each protein's embedding ``[D]``: the mean over its residues."""
-        pending = []
-        for labels, proteins, tokens in self.batches[self.size]:
-            lengths = torch.tensor([len(protein) for protein in proteins])
-            on_device = tokens.to(self.device)
-            mean = mean_over_residues(self.encode(on_device), lengths.to(self.device))
-            pending.append((labels, mean.to("cpu", non_blocking=True)))
-        return self.collect(pending)
+    def embed(self, batch: Any) -> tuple[Sequence[str], Tensor]:
+        """A batch's labels and embeddings, ``[N, D]`` on the device."""
+        labels, proteins, tokens = batch
+        lengths = torch.tensor([len(protein) for protein in proteins])
+        on_device = tokens.to(self.device)
+        return labels, mean_over_residues(self.encode(on_device), lengths.to(self.device))
 
 
 def mean_over_residues(representations: Tensor, lengths: Tensor) -> Tensor:
