@@ -84,21 +84,23 @@ class AsyncInferenceRunner:
             return lambda: InferenceResult([], torch.empty((0, self.embed_dim)), [])
         if self.device.type == "cpu":
             embeddings = self._embed(pack)
-            return lambda: finite(pack, embeddings, self.pool)
+            return lambda: finite(pack, embeddings, finite_rows(embeddings), self.pool)
 
         compute = torch.cuda.current_stream(self.device)
         pooled = self._embed(pack)
-        result = torch.empty(pooled.shape, dtype=pooled.dtype, pin_memory=True)
+        good = finite_rows(pooled)
         self.copy_out.wait_stream(compute)
         with torch.cuda.stream(self.copy_out):
-            result.copy_(pooled, non_blocking=True)
+            results = [torch.empty(each.shape, dtype=each.dtype, pin_memory=True) for each in (pooled, good)]
+            for result, each in zip(results, (pooled, good), strict=True):
+                result.copy_(each, non_blocking=True)
+                each.record_stream(self.copy_out)
             done = torch.cuda.Event()
             done.record(self.copy_out)
-        pooled.record_stream(self.copy_out)
 
         def collect() -> InferenceResult:
             done.synchronize()
-            return finite(pack, result, self.pool)
+            return finite(pack, *results, self.pool)
 
         return collect
 
@@ -185,10 +187,14 @@ def check_residues(pack: Pack) -> None:
         raise ValueError(f"no residue to average in {some(names)}; leave empty proteins out")
 
 
-def finite(pack: Pack, embeddings: Tensor, pool: str) -> InferenceResult:
-    """The result, unless it has NaN or Inf."""
+def finite_rows(embeddings: Tensor) -> Tensor:
+    """Which rows of ``[N, D]`` have neither NaN nor Inf: bool ``[N]``."""
+    return embeddings.isfinite().all(-1)
+
+
+def finite(pack: Pack, embeddings: Tensor, good: Tensor, pool: str) -> InferenceResult:
+    """The result, unless it has NaN or Inf; `good`: its `finite_rows`, which a GPU tells sooner than a CPU."""
     residues = residues_of(pack)
-    good = embeddings.isfinite().all(-1)
     if not good.all():
         by_protein = good.split(residues if pool == "residue" else 1)
         names = [name for name, all_good in zip(pack.sequence_ids, by_protein, strict=True) if not all_good.all()]
