@@ -1,6 +1,6 @@
 """Compare two commits in paired rounds: is HEAD worse than BASE?
 
-    python -m asv_plugin.ab BASE HEAD [--rounds 5] [--bench REGEX] [--json FILE]
+    python -m asv_plugin.ab BASE HEAD [--rounds 5] [--bench REGEX] [--factor 1.03] [--json FILE]
 
 In each round new processes measure every cell of both commits. Those of a benchmark that takes turns live at the
 same time and time their blocks in turn; those of another run one right after the other, the first one in turn.
@@ -35,7 +35,7 @@ from asv.results import Results
 from tabulate import tabulate
 
 from asv_plugin import notes
-from asv_plugin.direction import check_places, rules_of
+from asv_plugin.direction import check_places, rules_of, with_factor
 from asv_plugin.paired import VERDICTS, Comparison, Pair, compare
 from asv_plugin.repository import commit_hash, git
 from asv_plugin.turns import SOCKET, VARIABLE, Turns
@@ -149,9 +149,11 @@ class Trial:
         benchmarks = self.suite.benchmarks
         return cell not in self.alone and any(benchmarks[name].get("takes_turns") for name in cell.names)
 
-    def judged(self) -> list[Comparison]:
-        """All cells that were tried, worst verdicts first."""
+    def judged(self, factor: float | None = None) -> list[Comparison]:
+        """All cells that were tried, worst verdicts first; `factor` as for asv: instead of each benchmark's own."""
         rules = rules_of(self.suite.benchmarks)
+        if factor is not None:
+            rules = {name: with_factor(rule, factor) for name, rule in rules.items()}
         found = [
             compare(cell.key(name), self.pairs[cell.key(name)], rules[name])
             for cell in self.suite.cells()
@@ -380,11 +382,16 @@ def main() -> None:
     parser.add_argument("head", metavar="HEAD", help='the commit to judge, or "worktree"')
     parser.add_argument("--rounds", type=int, default=5, help="at least 2 (default: %(default)s)")
     parser.add_argument("--bench", default=".", help="regular expression of cells (default: all)")
+    parser.add_argument(
+        "--factor", type=float, help="what counts as a change (default: each benchmark's own, 1.05 for a speed)"
+    )
     parser.add_argument("--json", type=Path, help="also write the comparisons to this file")
     parser.add_argument("--config", type=Path, default=Path("asv.conf.json"), help="default: %(default)s")
     arguments = parser.parse_args()
     if arguments.rounds < 2:
         parser.error("--rounds: an interval needs at least 2")
+    if arguments.factor is not None and not arguments.factor >= 1:
+        parser.error("--factor: a change is a ratio of at least 1, as 1.03")
     output = arguments.json and arguments.json.absolute()
     config = arguments.config.absolute()
     os.chdir(config.parent)  # which asv takes for the project's folder
@@ -397,7 +404,7 @@ def main() -> None:
         finished = run_rounds(trial, arguments.rounds)
     except (util.UserError, util.ProcessError) as error:
         sys.exit(f"error: {error}")
-    found = trial.judged()
+    found = trial.judged(arguments.factor)
     print(render(found, trial.reasons, commits))
     if output:
         output.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")

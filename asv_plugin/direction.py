@@ -83,6 +83,11 @@ def rules_of(benchmarks: dict[str, dict[str, Any]]) -> dict[str, Rule]:
     }
 
 
+def with_factor(rule: Rule, factor: float) -> Rule:
+    """The rule with a threshold of the command line; one with an absolute threshold keeps that, too."""
+    return rule if rule.difference is not None else replace(rule, factor=factor)
+
+
 def judged(value: Any, rule: Rule) -> Any:
     """`value`, where a number, with its rule: asv hands on the number alone to what judges it."""
     if rule == Rule() or type(value) not in (int, float):

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from asv_plugin.direction import Rule
+from asv_plugin.direction import Rule, with_factor
 from asv_plugin.paired import STUDENT, Pair, compare, student
 
 SPEED, SECONDS = Rule(higher_is_better=True, factor=1.05), Rule(factor=1.05)
@@ -38,6 +38,11 @@ def test_the_verdict_follows_the_benchmarks_direction_through_drift(rule, ratio,
 def test_a_change_below_the_benchmarks_factor_is_none():
     assert compare("cell", list(rounds(0.97, noise=0.0001)), SPEED).verdict == "no change"
     assert compare("cell", list(rounds(0.97, noise=0.0001)), Rule(True, 1.02)).verdict == "worse"
+
+
+def test_a_factor_of_the_command_line_replaces_the_benchmarks_own():
+    assert compare("cell", list(rounds(0.97, noise=0.0001)), with_factor(SPEED, 1.02)).verdict == "worse"
+    assert with_factor(Rule(difference=0.0005), 1.02) == Rule(difference=0.0005)
 
 
 def test_a_large_difference_within_the_noise_is_no_change():
