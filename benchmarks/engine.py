@@ -19,6 +19,7 @@ class EngineCell(OncePerCell):
     params = (list(PARAMETERS), list(BYTES), ["mixed"])
     param_names = ("model", "precision", "workload")
     version = VERSION
+    on_gpus: tuple[str, ...] = ("fp32", "fp16")
 
     def together(self, precision: str) -> tuple[str, ...]:
         """Twice the model: the engine's, and what it is measured beside."""
@@ -26,7 +27,7 @@ class EngineCell(OncePerCell):
 
     def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Skip what takes minutes and tells little."""
-        store.require_full_precision_on_cpus(precision)
+        store.require_precision(precision, cpu=["fp32"], cuda=self.on_gpus)
         super().setup(store, model, precision, workload)
 
 
@@ -75,6 +76,7 @@ class OverPeer(EngineCell):
     """The engine beside another implementation with the same weights, in the same precision."""
 
     package: str
+    on_gpus = ("fp16",)  # a cell of 3B in FP32 takes a minute; `make engine` measures it
 
     def peer(self, *arguments: Any) -> _peers.Encode:
         """Build the other implementation."""

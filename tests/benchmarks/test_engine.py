@@ -21,6 +21,7 @@ from virnucpro.pipeline.async_inference import AsyncInferenceRunner
 
 ROOT = Path(__file__).parents[2]
 CPU = Hardware("cpu", "a CPU", 24 * GIB, (0, 0), {})
+GPU = Hardware("cuda", "a GPU", 80 * GIB, (9, 0), {})
 PROTEINS = [entry for entry in RAGGED if entry[0] != "masked"]  # Peer counts letters
 BUILD = {"fair-esm": _peers.fair_esm, "transformers": _peers.transformers}
 needs_esm_efficient = pytest.mark.skipif(
@@ -68,9 +69,8 @@ def test_an_option_that_the_stand_in_does_not_have_is_refused():
 
 
 def test_a_peer_that_cannot_run_is_named_with_the_reason():
-    gpu = Hardware("cuda", "a GPU", 80 * GIB, (9, 0), {})
     how = _engine_table.PEERS["esm-efficient on PyTorch's attention, packed"]
-    assert "FP16 and BF16 only" in how.why_not(_engine_table.Case(MODEL, "fp32", [], gpu))
+    assert "FP16 and BF16 only" in how.why_not(_engine_table.Case(MODEL, "fp32", [], GPU))
 
 
 def test_a_peer_with_other_weights_is_found_out(model, embeddings):
@@ -124,6 +124,21 @@ def test_the_ceiling_has_the_models_matrix_products_and_nothing_else(model):
 def test_half_precision_on_a_cpu_is_skipped_with_the_reason(precision):
     with pytest.raises(NotImplementedError, match=r"on CPUs .* FP32 only"):
         engine.Engine().setup(Store(CPU), MODEL, precision, "mixed")
+
+
+@pytest.mark.parametrize(
+    "benchmark, precision, said",
+    [
+        (engine.Engine, "tf32", "on GPUs this is measured in FP32 and FP16 only"),
+        (engine.Engine, "bf16", "on GPUs this is measured in FP32 and FP16 only"),
+        (engine.OverFairEsm, "fp32", "on GPUs this is measured in FP16 only"),
+        (engine.OverTransformers, "fp32", "on GPUs this is measured in FP16 only"),
+    ],
+)
+def test_what_costs_a_gpu_more_than_it_tells_is_skipped_with_the_reason(monkeypatch, benchmark, precision, said):
+    monkeypatch.setattr(_peers, "transformers_is_missing", lambda: None)
+    with pytest.raises(NotImplementedError, match=said):
+        benchmark().setup(Store(GPU), MODEL, precision, "mixed")
 
 
 def test_without_transformers_its_comparison_is_skipped_with_the_reason(monkeypatch):

@@ -56,6 +56,16 @@ def test_what_takes_too_long_on_a_cpu_is_skipped_with_the_reason(store, benchmar
         benchmark().setup(store, MODEL, *cell)
 
 
+@pytest.mark.parametrize(
+    "benchmark, cell",
+    [(Pipeline, ("fp32", "mixed")), (SequenceLength, ("fp32", 64)), (SequenceCount, ("fp32", 1))],
+)
+def test_full_precision_on_a_gpu_is_skipped_with_the_reason(benchmark, cell):
+    store = Store(Hardware("cuda", "a GPU", 2**36, (9, 0), {}))
+    with pytest.raises(NotImplementedError, match="on GPUs this is measured in FP16 only"):
+        benchmark().setup(store, MODEL, *cell)
+
+
 @pytest.mark.parametrize("number", [1, 10, 100])
 def test_so_many_proteins_are_made(number):
     proteins = SequenceCount().proteins(str(number), "cpu")

@@ -10,9 +10,13 @@ import torch
 
 from benchmarks import _protocol
 from benchmarks._protocol import (
+    IN_TURN,
+    ON_GPU,
     PROTOCOL,
     Protocol,
     alternate,
+    cuda_timer,
+    default_protocol,
     measure,
     warm_up,
 )
@@ -34,6 +38,17 @@ class FakeMachine:
         start = self.now
         call()
         return self.now - start
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Takes a fake machine for a GPU, and returns its timer."""
+
+    def timer_of(machine: FakeMachine):
+        monkeypatch.setattr(_protocol, "cuda_timer", machine.timer)
+        return _protocol.cuda_timer
+
+    return timer_of
 
 
 def test_warm_up_goes_on_until_two_windows_agree():
@@ -80,6 +95,39 @@ def test_a_long_pass_is_a_block_of_its_own():
     timing = measure(machine.run, machine.timer)
     assert timing.passes == 1
     assert len(timing.samples) == PROTOCOL.blocks >= 7
+
+
+def test_blocks_on_a_gpu_are_as_many_and_shorter(gpu):
+    machine = FakeMachine(itertools.chain([1.0], itertools.repeat(0.004)))
+    timing = measure(machine.run, gpu(machine))
+    assert timing.passes == 25  # 25 x 4 ms = 100 ms
+    assert len(timing.samples) == PROTOCOL.blocks
+    assert timing.settled
+
+
+def test_pairs_on_a_gpu_are_as_many_and_shorter(gpu):
+    machine = FakeMachine(itertools.repeat(0.004))
+    assert len(alternate(machine.run, machine.run, gpu(machine))) == PROTOCOL.blocks
+    assert machine.calls[-1] == 25
+
+
+def test_slow_blocks_on_a_gpu_are_fewer_but_at_least_three(gpu):
+    slow, slower = (FakeMachine(itertools.repeat(seconds)) for seconds in (0.7, 1.95))
+    assert len(measure(slow.run, gpu(slow)).samples) == 5  # the fifth begins after 2.8 of 3 seconds
+    assert len(measure(slower.run, gpu(slower)).samples) == 3
+
+
+def test_a_first_pass_that_compiles_is_not_taken_for_the_time_of_a_pass(gpu):
+    machine = FakeMachine(itertools.chain([4.0], itertools.repeat(0.03)))
+    timing = measure(machine.run, gpu(machine))
+    assert machine.calls == [1, 1] + [4] * ON_GPU.blocks  # 4 x 30 ms = 120 ms
+    assert timing.samples == pytest.approx([0.03] * ON_GPU.blocks)
+
+
+def test_processes_that_take_turns_measure_alike_on_a_gpu_and_a_cpu(monkeypatch):
+    assert default_protocol(cuda_timer) is ON_GPU
+    monkeypatch.setattr(_protocol, "referee", lambda: "one who grants turns")
+    assert default_protocol(cuda_timer) is default_protocol(_protocol.cpu_timer) is IN_TURN
 
 
 def test_the_peak_is_reset_between_warm_up_and_blocks():
@@ -195,8 +243,11 @@ def test_the_peak_of_one_process_does_not_see_anothers():
     assert changed < 4
 
 
-def test_importing_the_suite_does_not_ask_for_cuda_or_start_threads():
-    said = in_clean_process("""
+@pytest.mark.parametrize("gpu_is_there", [False, True])
+def test_importing_the_suite_does_not_ask_for_cuda_or_start_threads(gpu_is_there):
+    said = in_clean_process(f"""
+        exists = Path.exists
+        Path.exists = lambda path: {gpu_is_there} if str(path) == "/dev/nvidiactl" else exists(path)
         def refuse(*args):
             raise SystemExit("CUDA was asked for")
         torch.cuda._lazy_init = torch.cuda.is_available = torch.cuda.device_count = refuse
@@ -205,6 +256,18 @@ def test_importing_the_suite_does_not_ask_for_cuda_or_start_threads():
         print(len(os.listdir("/proc/self/task")) - before if before else 0)
         """)
     assert said.strip() == "0"
+
+
+@pytest.mark.parametrize("gpu_is_there", [False, True])
+def test_triton_is_imported_once_for_all_cells_where_there_is_a_gpu(gpu_is_there):
+    pytest.importorskip("triton", reason="needs Triton, which PyTorch's CPU build does not bring")
+    said = in_clean_process(f"""
+        import sys
+        Path.exists = lambda path: {gpu_is_there}
+        import benchmarks.throughput
+        print("triton" in sys.modules)
+        """)
+    assert said.strip() == str(gpu_is_there)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
