@@ -150,7 +150,7 @@ class Trial:
         return cell not in self.alone and any(benchmarks[name].get("takes_turns") for name in cell.names)
 
     def judged(self, factor: float | None = None) -> list[Comparison]:
-        """All cells that were tried, worst verdicts first; `factor` as for asv: instead of each benchmark's own."""
+        """All cells that were tried, worst verdicts first; `factor` replaces each benchmark's own, as for asv."""
         rules = rules_of(self.suite.benchmarks)
         if factor is not None:
             rules = {name: with_factor(rule, factor) for name, rule in rules.items()}

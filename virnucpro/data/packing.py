@@ -90,11 +90,13 @@ def unpad(sequence_ids: Sequence[str], tokens: Tensor) -> Pack:
     """A padded batch, int64 ``[B, T]`` as a batch converter makes it, as a pack."""
     if tokens.ndim != 2 or len(sequence_ids) != len(tokens):
         raise ValueError(f"{len(sequence_ids)} labels for tokens of shape {tuple(tokens.shape)}; [B, T] is needed")
-    kept = tokens.ne(PAD)
+    values = tokens.numpy()
+    kept = values != PAD
     lengths = kept.sum(-1)
-    cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
-    longest = int(lengths.max()) if len(lengths) else 0
-    return Pack(list(sequence_ids), tokens[kept], cu_seqlens, longest)
+    ends = np.cumsum([0, *lengths], dtype=np.int32)
+    return Pack(
+        list(sequence_ids), torch.from_numpy(values[kept]), torch.from_numpy(ends), int(max(lengths, default=0))
+    )
 
 
 def token_budget(model: ESM2) -> int:

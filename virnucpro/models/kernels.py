@@ -159,10 +159,10 @@ def attend_kernel(  # type: ignore[no-untyped-def]
 def embed(
     input_ids: Tensor, cu_seqlens: Tensor, weight: Tensor, mask_id: int, kept: float
 ) -> tuple[Tensor, Tensor]:
-    """Embeddings of tokens, ``[T, D]`` in the type of `weight`, and the place of each in its protein, int32 ``[T]``.
+    """Embeddings ``[T, D]`` in the type of `weight`, and each token's place in its protein, int32 ``[T]``.
 
-    `input_ids`: int64 ``[T]``; `weight` ``[vocabulary, D]``, contiguous. Tokens that are `mask_id` become zero, and
-    the others of a protein are scaled by `kept` over the share of its tokens that are not `mask_id`.
+    `input_ids`: int64 ``[T]``; `weight` ``[vocabulary, D]``, contiguous. Tokens that are `mask_id` become zero,
+    others of a protein are scaled by `kept` over the share of its tokens that are not `mask_id`.
     """
     tokens, dim = len(input_ids), weight.shape[1]
     if not weight.is_contiguous() or input_ids.dtype != torch.int64:

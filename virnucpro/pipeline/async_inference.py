@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -91,16 +92,13 @@ class AsyncInferenceRunner:
         good = finite_rows(pooled)
         self.copy_out.wait_stream(compute)
         with torch.cuda.stream(self.copy_out):
-            results = [torch.empty(each.shape, dtype=each.dtype, pin_memory=True) for each in (pooled, good)]
-            for result, each in zip(results, (pooled, good), strict=True):
-                result.copy_(each, non_blocking=True)
-                each.record_stream(self.copy_out)
+            on_host, good_on_host = self._to_host(pooled), self._to_host(good)
             done = torch.cuda.Event()
             done.record(self.copy_out)
 
         def collect() -> InferenceResult:
             done.synchronize()
-            return finite(pack, *results, self.pool)
+            return finite(pack, on_host, good_on_host, self.pool)
 
         return collect
 
@@ -141,12 +139,20 @@ class AsyncInferenceRunner:
         if self.device.type == "cpu":
             return tensor
         compute = torch.cuda.current_stream(self.device)
-        pinned = tensor.pin_memory()
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        pinned.numpy()[...] = tensor.numpy()  # see `finite`
         with torch.cuda.stream(self.copy_in):
             on_device = pinned.to(self.device, non_blocking=True)
         compute.wait_stream(self.copy_in)
         on_device.record_stream(compute)
         return on_device
+
+    def _to_host(self, tensor: Tensor) -> Tensor:
+        """Pinned memory that the current stream, which is `copy_out`, copies a tensor of the device to."""
+        on_host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        on_host.copy_(tensor, non_blocking=True)
+        tensor.record_stream(self.copy_out)
+        return on_host
 
 
 def layer_index(model: nn.Module, layer: int) -> int:
@@ -167,12 +173,12 @@ def mean_over_residues(representations: Tensor, cu_seqlens: Tensor) -> Tensor:
 
 def rows(pack: Pack, pool: str) -> Tensor:
     """Which tokens ``pool="bos"`` or ``pool="residue"`` takes: int64, on the CPU."""
-    starts, ends = pack.cu_seqlens[:-1].long(), pack.cu_seqlens[1:].long()
+    ends = pack.cu_seqlens.numpy().astype(np.int64)
     if pool == "bos":
-        return starts
-    kept = torch.ones(len(pack.input_ids), dtype=torch.bool)
-    kept[starts] = kept[ends - 1] = False
-    return kept.nonzero().squeeze(1)
+        return torch.from_numpy(ends[:-1])
+    kept = np.ones(len(pack.input_ids), dtype=bool)
+    kept[ends[:-1]] = kept[ends[1:] - 1] = False
+    return torch.from_numpy(np.flatnonzero(kept))
 
 
 def residues_of(pack: Pack) -> list[int]:
@@ -193,17 +199,22 @@ def finite_rows(embeddings: Tensor) -> Tensor:
 
 
 def finite(pack: Pack, embeddings: Tensor, good: Tensor, pool: str) -> InferenceResult:
-    """The result, unless it has NaN or Inf; `good`: its `finite_rows`, which a GPU tells sooner than a CPU."""
-    residues = residues_of(pack)
-    if not good.all():
-        by_protein = good.split(residues if pool == "residue" else 1)
-        names = [name for name, all_good in zip(pack.sequence_ids, by_protein, strict=True) if not all_good.all()]
+    """The result, unless it has NaN or Inf; `good`: its `finite_rows`.
+
+    What the host does beside a GPU is done by NumPy, on one thread: PyTorch's operators on tensors of this size
+    wait for a pool of threads, now and then for 20 to 60 ms where other programs use the cores, too.
+    """
+    residues, all_good = residues_of(pack), good.numpy()
+    if not all_good.all():
+        sizes = residues if pool == "residue" else [1] * len(pack)
+        by_protein = np.split(all_good, np.cumsum(sizes)[:-1])
+        names = [name for name, rows in zip(pack.sequence_ids, by_protein, strict=True) if not rows.all()]
         raise NonFiniteEmbeddingError(
             f"NaN or Inf in the embedding of {some(names)}: the precision may be too narrow for these "
             "weights (try bf16 or fp32), or the checkpoint is damaged"
         )
     # A plain tensor: neither pinned memory nor one that autograd refuses
-    return InferenceResult(pack.sequence_ids, embeddings.clone(), residues)
+    return InferenceResult(pack.sequence_ids, torch.from_numpy(embeddings.numpy().copy()), residues)
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
