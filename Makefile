@@ -29,8 +29,9 @@ bench: setup ## benchmark the current commit (BENCH=regex for some cells), publi
 	$(PY) -m asv_plugin.terminal --machine "$$name" --commit HEAD || status=$$?; \
 	exit $$status
 
-bench-gpu: ## record COMMITS="a b" with the PyTorch of PYTHON: for GPU machines without a package registry
-	@$(PYTHON) -m asv_plugin.bench_gpu $(COMMITS) $(if $(MACHINE),--machine "$(MACHINE)") $(if $(ONLY),--only $(ONLY))
+bench-gpu: ## record COMMITS="a b" with the PyTorch of PYTHON [BENCH=regex]: for GPU machines without a registry
+	@$(PYTHON) -m asv_plugin.bench_gpu $(COMMITS) --bench "$(BENCH)" $(if $(MACHINE),--machine "$(MACHINE)") \
+	$(if $(ONLY),--only $(ONLY))
 
 precision: setup ## print which precision to use, and the newest numbers (FORMAT=--markdown for a pull request)
 	@$(PY) -m asv_plugin.terminal $(if $(MACHINE),--machine "$(MACHINE)") $(FORMAT)

@@ -1,25 +1,30 @@
 """Record commits with the Python and the PyTorch that run this: for GPU machines without a package registry.
 
-    python -m asv_plugin.bench_gpu COMMIT ... [--only throughput precision ...] [--machine NAME]
+    python -m asv_plugin.bench_gpu COMMIT ... [--only throughput precision ...] [--bench REGEX] [--machine NAME]
 
 Each commit's virnucpro is taken from git into a folder of its own and measured by the newest benchmarks through
 asv's ``-E existing``; a cell that finds another virnucpro imported fails. asv saves a file of benchmarks at a
-time, and what is saved is skipped when this is started again.
+time, and one whose cells (those that --bench selects) are all saved is skipped when this is started again.
 """
 
 import argparse
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from asv import util
+from asv.benchmarks import Benchmarks
 from asv.config import Config
 from asv.environment import get_env_name
-from asv.results import iter_results_for_machine
+from asv.results import Results, iter_results_for_machine
 
 from asv_plugin import notes
 from asv_plugin.repository import commit_hash, git
@@ -33,6 +38,27 @@ FILES = ("throughput", "precision", "engine", "pipeline", "scaling")
 """The files of benchmarks, what most want to know first."""
 
 
+Key = tuple[str, tuple[str, ...]]
+"""A benchmark, and the parameters of one of its cells as notes have them."""
+
+Cells = set[Key]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Of a file of benchmarks: whether all cells asked for are recorded, and about how long they take.
+
+    asv keeps the time of a benchmark's last run only: of what was recorded in parts this is too little.
+    """
+
+    complete: bool
+    seconds: float
+
+
+Known = dict[str, dict[str, Recorded]]
+"""Commit to file of benchmarks to what is recorded."""
+
+
 def check_out(commit: str, folder: Path) -> Path:
     """The measured program of a commit, without anything of asv's or git's beside it."""
     target = folder.resolve() / commit
@@ -43,25 +69,71 @@ def check_out(commit: str, folder: Path) -> Path:
     return target
 
 
-def recorded(results: Path, name: str) -> dict[str, dict[str, float]]:
-    """Commit to file of benchmarks to the seconds that it took, where this Python recorded it on this machine."""
-    found: dict[str, dict[str, float]] = {}
+def selector(file: str, bench: str) -> str:
+    """A --bench of asv's for the cells of one file of benchmarks that `bench` selects.
+
+    asv searches ``file.Class.track_metric('parameter', 'another')`` and takes what any of several --bench finds.
+    """
+    return rf"^(?={file}\.).*(?:{bench})"
+
+
+def selected(config: Config, file: str, bench: str) -> Cells | None:
+    """The cells that asv will measure; None for a file of which it has no list of benchmarks yet."""
+    try:
+        everything = Benchmarks.load(config)
+    except util.UserError:
+        return None
+    if not any(name.startswith(f"{file}.") for name in everything):
+        return None
+    found = Benchmarks.load(config, regex=[selector(file, bench)])
+    return {
+        (name, cell)
+        for name, benchmark in found.items()
+        for index, cell in enumerate(notes.product(benchmark["params"]))
+        if not benchmark["params"] or index in found.benchmark_selection[name]
+    }
+
+
+def recorded(results: Path, name: str, asked: dict[str, Cells | None]) -> Known:
+    """What this Python recorded on this machine of the files of benchmarks that are asked for."""
+    found: Known = {}
     if not (results / name).is_dir():
         return found
     for result in iter_results_for_machine(str(results), name):
-        if result.env_name != environment():
-            continue
-        seconds = found.setdefault(result.commit_hash, {})
-        failed = set()
-        for benchmark in result.get_all_result_keys():
-            file = benchmark.partition(".")[0]
-            seconds[file] = seconds.get(file, 0.0) + (result.duration.get(benchmark) or 0.0)
-            values = result.get_result_value(benchmark, result.get_result_params(benchmark))
-            if None in (values or [None]) or result.benchmark_version.get(benchmark) != VERSION:
-                failed.add(file)  # or is of an older protocol
-        for file in failed:
-            del seconds[file]
+        if result.env_name == environment():
+            why = notes.read(notes.notes_path(results / result._filename))
+            for file, cells in asked.items():
+                outcomes = outcomes_of(result, file, why)
+                measured = cell_count(key for key, value in outcomes.items() if not math.isnan(value))
+                if measured:
+                    seconds = sum(result.duration.get(each) or 0.0 for each in {each for each, _ in outcomes})
+                    to_measure = {key for key in cells or () if not math.isnan(outcomes.get(key, 0.0))}
+                    complete = cells is not None and cells <= outcomes.keys()
+                    of_commit = found.setdefault(result.commit_hash, {})
+                    of_commit[file] = Recorded(complete, seconds * cell_count(to_measure) / measured)
     return found
+
+
+def outcomes_of(result: Results, file: str, why: notes.Notes) -> dict[Key, float]:
+    """The cells of a file that were measured at the present protocol, and with NaN those that were skipped.
+
+    asv has NaN, too, for cells that it was not asked for; only those that were skipped have a reason.
+    """
+    found = {}
+    for benchmark in result.get_all_result_keys():
+        if benchmark.startswith(f"{file}.") and result.benchmark_version.get(benchmark) == VERSION:
+            params = result.get_result_params(benchmark)
+            values = result.get_result_value(benchmark, params) or []
+            for cell, value in zip(notes.product(params), values, strict=False):
+                skipped = not params or "skipped" in why.get(notes.key(benchmark, cell), {})
+                if value is not None and (not math.isnan(value) or skipped):
+                    found[benchmark, cell] = value
+    return found
+
+
+def cell_count(keys: Iterable[Key]) -> int:
+    """How many measurements these are: one serves all metrics of a class."""
+    return len({(benchmark.rpartition(".")[0], cell) for benchmark, cell in keys})
 
 
 def require_the_same_pytorch(results: Path, name: str) -> None:
@@ -82,9 +154,9 @@ def environment() -> str:
     return get_env_name("existing", path.replace(os.sep, "_"), {}, {})
 
 
-def expected_seconds(file: str, known: dict[str, dict[str, float]]) -> float | None:
-    """The longest that a file of benchmarks took for any commit; None where none was recorded."""
-    return max((seconds[file] for seconds in known.values() if file in seconds), default=None)
+def expected_seconds(file: str, known: Known) -> float | None:
+    """The longest that a file of benchmarks takes by any commit's record; None where none has it."""
+    return max((files[file].seconds for files in known.values() if file in files), default=None)
 
 
 def registered(name: str | None) -> str:
@@ -96,12 +168,18 @@ def registered(name: str | None) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def plan(commits: list[str], files: list[str], known: dict[str, dict[str, float]]) -> list[tuple[str, str]]:
+def plan(commits: list[str], files: list[str], known: Known) -> list[tuple[str, str]]:
     """What is to be measured: commit and file of benchmarks."""
-    return [(commit, file) for commit in commits for file in files if file not in known.get(commit, {})]
+    missing = Recorded(False, 0.0)
+    return [
+        (commit, file)
+        for commit in commits
+        for file in files
+        if not known.get(commit, {}).get(file, missing).complete
+    ]
 
 
-def announce(todo: list[tuple[str, str]], done: int, name: str, known: dict[str, dict[str, float]]) -> None:
+def announce(todo: list[tuple[str, str]], done: int, name: str, known: Known) -> None:
     """Say what will be measured, and how long that will take."""
     times = [expected_seconds(file, known) for _, file in todo]
     unknown = sorted({file for (_, file), seconds in zip(todo, times, strict=True) if seconds is None})
@@ -112,13 +190,23 @@ def announce(todo: list[tuple[str, str]], done: int, name: str, known: dict[str,
     print(f"{name}: {len(todo)} files of benchmarks to measure{skipped}; {about}", flush=True)
 
 
-def measure(commit: str, file: str, source: Path, name: str) -> int:
-    """Let asv measure one file of benchmarks; its exit code."""
+def measure(commit: str, file: str, bench: str, source: Path, name: str) -> int:
+    """Let asv measure the cells of one file of benchmarks that `bench` selects; its exit code."""
     paths = filter(None, (str(source), os.environ.get("PYTHONPATH")))
     env = os.environ | {"ASV_PYTHONPATH": os.pathsep.join(paths), SOURCE: str(source)}
     asv_run = [sys.executable, "-m", "asv", "run", "--environment", f"existing:{sys.executable}"]
-    what = ["--machine", name, "--set-commit-hash", commit, "--bench", rf"^{file}\."]
+    what = ["--machine", name, "--set-commit-hash", commit, "--bench", selector(file, bench)]
     return subprocess.run([*asv_run, *what], env=env, check=False).returncode
+
+
+def regex(bench: str) -> str:
+    """What --bench was given, if it is a regular expression that can stand in `selector`'s."""
+    try:
+        re.compile(bench)
+        re.compile(selector("", bench))
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{bench!r} is no regular expression: {error}") from None
+    return bench
 
 
 def main() -> None:
@@ -126,6 +214,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commits", nargs="+", metavar="COMMIT", help="as git names them")
     parser.add_argument("--only", nargs="+", choices=FILES, default=list(FILES), help="these files of benchmarks")
+    parser.add_argument(
+        "--bench", type=regex, default=".", metavar="REGEX", help="these cells (default: all), as asv's --bench"
+    )
     parser.add_argument("--machine", help="its name in results/ (default: after its GPU or CPU)")
     arguments = parser.parse_args()
     if git("rev-parse", "--show-toplevel") is None:
@@ -133,18 +224,23 @@ def main() -> None:
     commits = list(dict.fromkeys(commit_hash(name) for name in arguments.commits))
     name = registered(arguments.machine)
     try:
-        results = Path(Config.load().results_dir)
+        config = Config.load()
+        results = Path(config.results_dir)
         require_the_same_pytorch(results, name)
-        known = recorded(results, name)
+        asked = {file: selected(config, file, arguments.bench) for file in arguments.only}
+        known = recorded(results, name, asked)
     except util.UserError as error:
         sys.exit(f"error: {error}")
-    todo = plan(commits, arguments.only, known)
-    announce(todo, len(commits) * len(arguments.only) - len(todo), name, known)
+    files = [file for file, cells in asked.items() if cells != set()]  # asv fails where it finds no cell
+    if not files:
+        sys.exit(f"error: no cell of {', '.join(arguments.only)} matches {arguments.bench!r}")
+    todo = plan(commits, files, known)
+    announce(todo, len(commits) * len(files) - len(todo), name, known)
     failed = []
     with tempfile.TemporaryDirectory(prefix="virnucpro-") as folder:
         sources = {commit: check_out(commit, Path(folder)) for commit in dict.fromkeys(each for each, _ in todo)}
         for commit, file in todo:
-            code = measure(commit, file, sources[commit], name)
+            code = measure(commit, file, arguments.bench, sources[commit], name)
             if code not in (0, CELLS_FAILED):
                 sys.exit(f"error: asv recorded nothing of {file} at {commit[:8]} (exit code {code})")
             if code:

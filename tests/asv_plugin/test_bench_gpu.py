@@ -1,5 +1,6 @@
 """Recording commits with an environment that asv did not build, in the real asv."""
 
+import argparse
 import json
 import os
 import shutil
@@ -9,7 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from asv.benchmarks import Benchmarks
 
+from asv_plugin.bench_gpu import regex, selector
 from benchmarks._esm2 import SOURCE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,6 +37,16 @@ def track_first_try():
     return 1
 track_first_try.version = track_second_try.version = "1"
 """
+GRID = """
+class Grid:
+    params = (["small", "large"], ["mixed", "short"])
+    version = "1"
+    def setup(self, size, workload):
+        if size == "large":
+            raise NotImplementedError("too large")
+    def track_one(self, size, workload): return 1
+    def track_two(self, size, workload): return 2
+"""
 PROGRAM = "def {name}(precision, weights): ...\n"
 
 pytestmark = pytest.mark.slow
@@ -50,6 +63,7 @@ def project(tmp_path_factory):
     (folder / "benchmarks/throughput.py").write_text(SUITE)
     (folder / "benchmarks/scaling.py").write_text("def track_two(): return 2\ntrack_two.version = '1'\n")
     (folder / "benchmarks/engine.py").write_text(FAILS_ONCE)
+    (folder / "benchmarks/precision.py").write_text(GRID)
     shutil.copy(ROOT / "asv.conf.json", folder)
     (folder / ".gitignore").write_text("results\n__pycache__\n")
     env = os.environ | {"HOME": str(folder.parent)}
@@ -153,3 +167,39 @@ def test_a_run_that_asv_refuses_stops_the_recording(project):
 
 def test_an_unknown_commit_is_named(project):
     assert "git knows no commit 'nonsense'" in project.record("nonsense", code=1)
+
+
+def test_a_part_of_a_file_is_recorded_and_asked_for_by_its_cells(project):
+    def precision(*bench: str) -> str:
+        return project.record("HEAD", "--only", "precision", *bench).partition("here: ")[2]
+
+    mixed = ("--bench", r"Grid\.track_.*mixed")
+    assert precision(*mixed).startswith("1 files of benchmarks to measure; ")
+    assert precision(*mixed).startswith("0 files of benchmarks to measure; 1 recorded before")
+    assert precision().startswith("1 files of benchmarks to measure; ")  # asv has NaN for the rest, as for skips
+
+
+def test_a_regex_that_no_cell_matches_is_said(project):
+    said = project.record("HEAD", "--only", "throughput", "--bench", "nonsense", code=1)
+    assert "error: no cell of throughput matches 'nonsense'" in said
+
+
+@pytest.mark.parametrize("bench", ["(", "a)|(b", "*"])
+def test_what_is_no_regular_expression_is_refused(bench):
+    with pytest.raises(argparse.ArgumentTypeError, match="is no regular expression"):
+        regex(bench)
+
+
+@pytest.mark.parametrize("bench", [".", "mixed", "mixed|throughput", "^throughput", r"'mixed'\)$", "two$"])
+def test_a_file_and_a_regex_select_what_asv_finds_of_that_file(bench):
+    params = [["'small'", "'throughput.'"], ["'mixed'", "'short'"]]
+    suite = [
+        {"name": f"{file}.{name}", "params": params if "one" in name else []}
+        for file in ("throughput", "precision")
+        for name in ("Grid.track_one", "track_two")
+    ]
+    conf = SimpleNamespace(benchmark_dir="")
+    of_file = [each for each in suite if each["name"].startswith("throughput.")]
+    wanted, found = Benchmarks(conf, of_file, bench), Benchmarks(conf, suite, selector("throughput", bench))
+    assert list(found) == list(wanted)
+    assert all(found.benchmark_selection[name] == wanted.benchmark_selection[name] for name in wanted)
