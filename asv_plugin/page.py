@@ -69,21 +69,20 @@ def render(project: str, found: list[dict[str, Any]]) -> str:
 
 
 def collect(results_dir: Path) -> list[dict[str, Any]]:
-    """Each machine's answers, newest commit first, as the page's script reads them."""
+    """Each machine's answers as the page's script reads them; first the machine measured last, and new commits."""
     links = {metric: f"index.html#{quote(benchmark)}" for metric, benchmark in BENCHMARKS.items()}
     found = []
     for machine, about in machines(results_dir).items():
-        answers = [(record, answer(record)) for record in records(results_dir, machine)]
-        if answers:
-            found.append(
-                {
-                    "machine": machine,
-                    "about": describe(about),
-                    "links": links,
-                    "commits": [as_data(record, each) for record, each in answers],
-                }
-            )
-    return found
+        measured = records(results_dir, machine)
+        if measured:
+            entry = {
+                "machine": machine,
+                "about": describe(about),
+                "links": links,
+                "commits": [as_data(record, answer(record)) for record in measured],
+            }
+            found.append((max(record.measured for record in measured), entry))
+    return [entry for _, entry in sorted(found, key=lambda each: -each[0])]
 
 
 def describe(about: dict[str, Any]) -> str:

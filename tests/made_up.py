@@ -38,7 +38,14 @@ def machine(results: Path, name: str, known: dict[str, dict], **about: str) -> N
 
 
 def record(
-    results: Path, name: str, commit: str, date: int, cells: Cells, known: dict[str, dict], device: str = "a chip"
+    results: Path,
+    name: str,
+    commit: str,
+    date: int,
+    cells: Cells,
+    known: dict[str, dict],
+    device: str = "a chip",
+    started: datetime.datetime = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC),
 ) -> Path:
     """Record a commit on a machine: what is in `cells` has a value, the rest is n/a. Returns the file."""
     about = json.loads((results / name / "machine.json").read_text())
@@ -53,9 +60,7 @@ def record(
             samples.append(value if several else None)
             numbers.append(1 if several else None)
         outcome = BenchmarkResult(values, samples, numbers, 0, "", None)
-        result.add_result(
-            known[benchmark], outcome, started_at=datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
-        )
+        result.add_result(known[benchmark], outcome, started_at=started)
     result.save(str(results))
     path = results / result._filename
     about_cells = {

@@ -1,5 +1,6 @@
 """The published site in a real browser, with the network blocked."""
 
+import datetime
 import itertools
 import json
 import os
@@ -290,6 +291,15 @@ def test_broken_files_are_named_and_skipped(published, tolerant):
     for number in range(5):
         assert re.search(rf"Skipping .*broken-machine{number}/machine\.json", published.said)
     assert {each["machine"] for each in collect(published.results)} == {"a-cpu", "an-NVIDIA-H100"}
+
+
+def test_the_machine_that_was_measured_last_is_shown_first(tmp_path, known):
+    for day, name in enumerate(("first", "third", "second"), start=1):
+        machine(tmp_path, name, known)
+        started = datetime.datetime(2026, 1, {"first": 9, "second": 5, "third": 1}[name], tzinfo=datetime.UTC)
+        measured = cells(M8, "mixed", {"fp32": 5_000}, {})
+        record(tmp_path, name, f"{day:040x}", day, measured, known, started=started)
+    assert [each["machine"] for each in collect(tmp_path)] == ["first", "second", "third"]
 
 
 def test_the_same_results_give_the_same_bytes(published, tolerant):
