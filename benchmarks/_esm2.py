@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from . import SOURCE
 from ._hardware import Hardware
 from ._protocol import TIMERS, in_fresh_process, peak_memory, reset_peak_memory
 from ._workloads import Protein, copies_in_a_pass, from_project, joined, token_batches, tokens_in
@@ -22,9 +23,6 @@ if Path("/dev/nvidiactl").exists():  # elsewhere it would only add to the reside
 
 WEIGHTS = os.environ.get("VIRNUCPRO_BENCH_WEIGHTS", "random")
 """``random`` (the speed does not depend on the weights' values), ``pretrained``, or a folder of ``.pt``."""
-
-SOURCE = "VIRNUCPRO_BENCH_SOURCE"
-"""Names the folder that virnucpro must come from: asv checks nothing in environments it did not build."""
 
 
 def contract() -> tuple[Any, Any]:

@@ -1,7 +1,6 @@
 """How a number is measured: warm-up until it settles, blocks, turns, peak memory, fresh processes.
 
-Nothing here knows ESM-2. `VERSION` is asv's ``version`` of every benchmark: raise it when a change of the
-protocol or of the workloads makes new numbers incomparable with old ones.
+Nothing here knows ESM-2. A change that makes new numbers incomparable with old ones is a new `benchmarks.VERSION`.
 """
 
 import ctypes
@@ -22,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-
-VERSION = "1"
 
 Run = Callable[[int], None]
 """Runs that many passes over the workload, and returns when their results are on the CPU."""

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from . import _peers
+from . import VERSION, _peers
 from ._cells import OncePerCell, Samples, Store, six_digits, tracked
 from ._esm2 import Embedder, contract, load, notes
 from ._hardware import BYTES, PARAMETERS
-from ._protocol import VERSION, alternate, in_fresh_process
+from ._protocol import alternate, in_fresh_process
 
 
 class EngineCell(OncePerCell):

@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from . import VERSION
 from ._cells import Samples, Store, _SpeedAndMemory, six_digits, speeds, tracked
 from ._esm2 import contract, load, notes
 from ._hardware import PARAMETERS
-from ._protocol import TIMERS, VERSION, Protocol, alternate, peak_memory, reset_peak_memory
+from ._protocol import TIMERS, Protocol, alternate, peak_memory, reset_peak_memory
 from ._workloads import Protein, copies_in_a_pass, tokens_in
 
 PROTOCOL = Protocol(blocks=3)  # a block is a whole file

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from . import VERSION
 from ._cells import OncePerCell, Samples, Store, six_digits, tracked
 from ._esm2 import Embedder, min_cosine, notes, peak_memory_alone, peak_memory_of_a_pass
 from ._hardware import BYTES, PARAMETERS
-from ._protocol import VERSION, alternate
+from ._protocol import alternate
 from ._workloads import WORKLOADS
 
 

@@ -6,10 +6,11 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from . import VERSION
 from ._cells import OncePerCell, Samples, Store, six_digits, tracked
 from ._esm2 import Embedder, load, notes
 from ._hardware import PARAMETERS
-from ._protocol import TIMERS, VERSION, Protocol, measure
+from ._protocol import TIMERS, Protocol, measure
 from ._workloads import AMINO_ACIDS, LENGTHS, Protein, tokens_in
 from .pipeline import File, program
 

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from . import VERSION
 from ._cells import Samples, Store, _SpeedAndMemory, speeds
 from ._esm2 import Embedder, notes
 from ._hardware import BYTES, PARAMETERS
-from ._protocol import VERSION, measure, peak_memory, reset_peak_memory
+from ._protocol import measure, peak_memory, reset_peak_memory
 from ._workloads import WORKLOADS
 
 

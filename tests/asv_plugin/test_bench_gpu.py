@@ -13,13 +13,13 @@ import pytest
 from asv.benchmarks import Benchmarks
 
 from asv_plugin.bench_gpu import regex, selector
-from benchmarks._esm2 import SOURCE
+from benchmarks import SOURCE
 
 ROOT = Path(__file__).parent.parent.parent
 
 SUITE = """
 from benchmarks._esm2 import contract
-from benchmarks._protocol import VERSION
+from benchmarks import VERSION
 
 def track_answer():
     contract()

@@ -8,7 +8,7 @@ import textwrap
 import pytest
 import torch
 
-from benchmarks import _protocol
+from benchmarks import VERSION, _protocol
 from benchmarks._protocol import (
     IN_TURN,
     ON_GPU,
@@ -299,7 +299,7 @@ def test_the_protocols_version_is_set_by_hand():
     from benchmarks.precision import Precision
     from benchmarks.throughput import Throughput
 
-    assert Throughput.version == Precision.version == _protocol.VERSION
+    assert Throughput.version == Precision.version == VERSION
 
 
 def test_the_smallest_cosine_is_that_of_the_worst_protein():
