@@ -59,7 +59,7 @@ PAIRS_IN_A_ROUND = 4
 and all that are forked from them, differ by several per cent for as long as they live: many short-lived pairs say
 more than a few long ones."""
 
-LEGEND = "Ratio: HEAD over BASE. The interval is over pairs of processes."
+LEGEND = "Ratio: HEAD over BASE. The interval is over pairs of processes; {}."
 
 T = TypeVar("T")
 
@@ -327,8 +327,10 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def render(found: list[Comparison], reasons: dict[str, str], commits: tuple[str, str]) -> str:
-    """The comparisons as a table, and why others are missing."""
+def render(
+    found: list[Comparison], reasons: dict[str, str], commits: tuple[str, str], factor: float | None = None
+) -> str:
+    """The comparisons as a table, and why others are missing; `factor` as for `Trial.judged`."""
     rows = [
         [
             each.verdict,
@@ -353,7 +355,8 @@ def render(found: list[Comparison], reasons: dict[str, str], commits: tuple[str,
         lines = [f"- {why} ({some(cells)})" for why, cells in missing.items()]
         parts.append("\n".join(["Not measured:", *lines]))
     counts = ", ".join(f"{sum(each.verdict == verdict for each in found)} {verdict}" for verdict in VERDICTS)
-    return "\n\n".join([*parts, f"{LEGEND}\n{counts}"])
+    threshold = f"a change is a factor of {factor:g}" if factor else "a change is each benchmark's own factor"
+    return "\n\n".join([*parts, f"{LEGEND.format(threshold)}\n{counts}"])
 
 
 def some(cells: list[str]) -> str:
@@ -405,7 +408,7 @@ def main() -> None:
     except (util.UserError, util.ProcessError) as error:
         sys.exit(f"error: {error}")
     found = trial.judged(arguments.factor)
-    print(render(found, trial.reasons, commits))
+    print(render(found, trial.reasons, commits, arguments.factor))
     if output:
         output.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
     if not finished:

@@ -4,7 +4,8 @@
 
 Each commit's virnucpro is taken from git into a folder of its own and measured by the newest benchmarks through
 asv's ``-E existing``; a cell that finds another virnucpro imported fails. asv saves a file of benchmarks at a
-time, and one whose cells (those that --bench selects) are all saved is skipped when this is started again.
+time, and one whose cells (those that --bench selects) are all saved is skipped when this is started again. Which
+cells there are is read from results/benchmarks.json; `asv run --bench just-discover` writes it anew.
 """
 
 import argparse
@@ -103,12 +104,12 @@ def recorded(results: Path, name: str, asked: dict[str, Cells | None]) -> Known:
             for file, cells in asked.items():
                 outcomes = outcomes_of(result, file, why)
                 measured = cell_count(key for key, value in outcomes.items() if not math.isnan(value))
-                if measured:
+                if outcomes:
                     seconds = sum(result.duration.get(each) or 0.0 for each in {each for each, _ in outcomes})
                     to_measure = {key for key in cells or () if not math.isnan(outcomes.get(key, 0.0))}
                     complete = cells is not None and cells <= outcomes.keys()
                     of_commit = found.setdefault(result.commit_hash, {})
-                    of_commit[file] = Recorded(complete, seconds * cell_count(to_measure) / measured)
+                    of_commit[file] = Recorded(complete, seconds * cell_count(to_measure) / max(measured, 1))
     return found
 
 
@@ -232,7 +233,10 @@ def main() -> None:
         sys.exit(f"error: {error}")
     files = [file for file, cells in asked.items() if cells != set()]  # asv fails where it finds no cell
     if not files:
-        sys.exit(f"error: no cell of {', '.join(arguments.only)} matches {arguments.bench!r}")
+        sys.exit(
+            f"error: no cell of {', '.join(arguments.only)} matches {arguments.bench!r}; that is by "
+            f"{results / 'benchmarks.json'}, which asv run --bench just-discover makes anew"
+        )
     todo = plan(commits, files, known)
     announce(todo, len(commits) * len(files) - len(todo), name, known)
     failed = []

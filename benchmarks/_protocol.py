@@ -49,8 +49,9 @@ class Protocol:
 PROTOCOL = Protocol()
 
 ON_GPU = Protocol(block_seconds=0.1, enough_seconds=3.0)
-"""On an H100 blocks' medians have no trend after the first pass: longer blocks or a longer warm-up narrow nothing.
-Single passes now and then take 10 to 30 % longer, which the median of these blocks forgets."""
+"""With 650M and 3B on an H100 blocks' medians have no trend after the first pass: longer blocks, or more warm-up,
+narrow nothing. 8M does not fill it: its speed there is the processor's, and differs by a third from process to
+process."""
 
 IN_TURN = Protocol(warm_up_seconds=0.6, blocks=11, block_seconds=0.1, enough_seconds=math.inf)
 """Where two processes take turns: the shorter the blocks, the more alike is the machine in two neighbours, and the
@@ -102,18 +103,16 @@ def measure(
 ) -> Timing:
     """Seconds of a pass: warm up, then time blocks of at least `protocol.block_seconds` until they are enough."""
     protocol = protocol or default_protocol(timer)
+    if timer is cuda_timer:  # the first pass compiles kernels, or loads them: that is no pass's time
+        await_turn(WARMING)
+        run(1)
     warm = warm_up(run, timer, protocol)
     after_warm_up()
-    passes, seconds = warm.passes, list[float]()
+    block, seconds = functools.partial(run, warm.passes), list[float]()
     while not protocol.enough(len(seconds), sum(seconds)):
         await_turn(TIMED)
-        block = timer(functools.partial(run, passes))
-        if timer is cuda_timer and not seconds and block < protocol.block_seconds / 2:
-            # The warm-up was over after a first pass that compiled or loaded kernels: that is no pass's time
-            passes = passes_in_a_block(block / passes, protocol)
-        else:
-            seconds.append(block)
-    return Timing([each / passes for each in seconds], passes, warm.settled)
+        seconds.append(timer(block))
+    return Timing([each / warm.passes for each in seconds], warm.passes, warm.settled)
 
 
 def alternate(reference: Run, run: Run, timer: Timer, protocol: Protocol | None = None) -> list[float]:

@@ -121,6 +121,14 @@ def test_a_slower_commit_is_worse_and_a_smaller_one_better(toy):
     assert not (toy.project / "results").exists()
 
 
+def test_a_factor_of_the_command_line_says_what_a_change_is(toy):
+    done = toy.ab("base", "slower", "--rounds", "2", "--bench", "speed", "--factor", "1.5")
+    assert done.code == 0, done.err
+    assert {each["verdict"] for each in done.cells.values()} == {"no change"}
+    assert "a change is a factor of 1.5" in done.out
+    assert toy.ab("base", "slower", "--factor", "0.9").code == 2
+
+
 def test_uncommitted_changes_can_be_the_head_and_stay_uncommitted(toy):
     toy.numbers(1300, 1000)
     try:

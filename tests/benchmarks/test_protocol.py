@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 import textwrap
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -19,6 +20,11 @@ from benchmarks._protocol import (
     default_protocol,
     measure,
     warm_up,
+)
+
+WITH_TRITON = pytest.mark.skipif(
+    find_spec("triton") is None,
+    reason="needs Triton, which PyTorch's CPU build lacks: pip install triton",
 )
 
 
@@ -120,8 +126,9 @@ def test_slow_blocks_on_a_gpu_are_fewer_but_at_least_three(gpu):
 def test_a_first_pass_that_compiles_is_not_taken_for_the_time_of_a_pass(gpu):
     machine = FakeMachine(itertools.chain([4.0], itertools.repeat(0.03)))
     timing = measure(machine.run, gpu(machine))
-    assert machine.calls == [1, 1] + [4] * ON_GPU.blocks  # 4 x 30 ms = 120 ms
+    assert machine.calls == [1] + [1] * 3 + [4] * (3 + ON_GPU.blocks)  # 4 x 30 ms = 120 ms
     assert timing.samples == pytest.approx([0.03] * ON_GPU.blocks)
+    assert timing.settled
 
 
 def test_processes_that_take_turns_measure_alike_on_a_gpu_and_a_cpu(monkeypatch):
@@ -243,7 +250,7 @@ def test_the_peak_of_one_process_does_not_see_anothers():
     assert changed < 4
 
 
-@pytest.mark.parametrize("gpu_is_there", [False, True])
+@pytest.mark.parametrize("gpu_is_there", [False, pytest.param(True, marks=WITH_TRITON)])
 def test_importing_the_suite_does_not_ask_for_cuda_or_start_threads(gpu_is_there):
     said = in_clean_process(f"""
         exists = Path.exists
@@ -258,9 +265,9 @@ def test_importing_the_suite_does_not_ask_for_cuda_or_start_threads(gpu_is_there
     assert said.strip() == "0"
 
 
+@WITH_TRITON
 @pytest.mark.parametrize("gpu_is_there", [False, True])
 def test_triton_is_imported_once_for_all_cells_where_there_is_a_gpu(gpu_is_there):
-    pytest.importorskip("triton", reason="needs Triton, which PyTorch's CPU build does not bring")
     said = in_clean_process(f"""
         import sys
         Path.exists = lambda path: {gpu_is_there}

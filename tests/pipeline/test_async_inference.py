@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.conftest import MODEL, RAGGED
 from virnucpro.data.packing import pack
-from virnucpro.data.tokens import encode
+from virnucpro.data.tokens import ALPHABET, encode
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.pipeline.async_inference import (
     AsyncInferenceRunner,
@@ -218,15 +218,39 @@ def test_nan_is_found_in_other_pools_too(pool):
         list(AsyncInferenceRunner(Stub(float("nan")), pool=pool).run([batch([0, 4, 2], [5, 5, 5, 2])]))
 
 
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and there is none")
+
+
+@pytest.mark.parametrize("pool", ["mean", "bos", "residue"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+def test_a_protein_with_nan_is_named_alone(checkpoint, device, pool):
+    model, _ = load_esm2_model(MODEL, device, precision="fp32", weights=checkpoint)
+    with torch.no_grad():
+        model.embed_tokens.weight[ALPHABET.get_idx("X")] = float("nan")
+    with pytest.raises(NonFiniteEmbeddingError, match="in the embedding of 'rare':"):
+        list(AsyncInferenceRunner(model, pool=pool).run(pack(RAGGED, 300)))
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and there is none")
-@pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-5), ("tf32", 1e-2), ("fp16", 1e-2)])
-def test_the_gpu_gives_the_cpus_embeddings(checkpoint, precision, tolerance):
+@NO_GPU
+@pytest.mark.parametrize(
+    "precision, pool, tolerance",
+    [
+        ("fp32", "mean", 1e-5),
+        ("tf32", "mean", 1e-2),
+        ("fp16", "mean", 1e-2),
+        ("fp32", "bos", 1e-4),
+        ("fp32", "residue", 1e-4),
+    ],
+)
+def test_the_gpu_gives_the_cpus_embeddings(checkpoint, precision, pool, tolerance):
     cpu, converter = load_esm2_model(MODEL, "cpu", precision="fp32", weights=checkpoint)
     gpu, _ = load_esm2_model(MODEL, "cuda", precision=precision, weights=checkpoint)
     batches = [converter(RAGGED), converter(RAGGED[:2]), converter([]), converter(RAGGED[2:])] * 3
     for expected, found in zip(
-        AsyncInferenceRunner(cpu).run(batches), AsyncInferenceRunner(gpu).run(batches), strict=True
+        AsyncInferenceRunner(cpu, pool=pool).run(batches),
+        AsyncInferenceRunner(gpu, pool=pool).run(batches),
+        strict=True,
     ):
         assert found.sequence_ids == expected.sequence_ids
         assert found.embeddings.device.type == "cpu"
@@ -234,7 +258,7 @@ def test_the_gpu_gives_the_cpus_embeddings(checkpoint, precision, tolerance):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and there is none")
+@NO_GPU
 def test_what_the_gpus_memory_does_not_hold_is_computed_in_parts_and_equal(caplog):
     model, _ = load_esm2_model(MODEL, "cuda", precision="fp16", weights="random")
     (whole,) = pack([(f"p{n}", "ACDEFGHIKLMNPQRSTVWY" * 20) for n in range(150)], 100_000)

@@ -106,8 +106,12 @@ class ESM2(nn.Module):
         representations: dict[int, Tensor] = {}
         # autocast would mix types, and this model has one
         with torch.autocast(input_ids.device.type, enabled=False), float32_products(self.precision):
-            x, positions = self.embed(input_ids, cu_seqlens)
+            protein = protein_of_each_token(cu_seqlens, len(input_ids))
+            positions = (
+                torch.arange(len(input_ids), device=input_ids.device, dtype=torch.int32) - cu_seqlens[protein]
+            )
             rotary = (positions, *self.rotary_tables(max_seqlen, input_ids.device))
+            x = self.embed(input_ids, protein, cu_seqlens)
             if 0 in wanted:
                 representations[0] = x.clone()  # the layers below change x in place
             # x is the residual without the biases that were added to it: those are in `before`, summed up
@@ -125,23 +129,14 @@ class ESM2(nn.Module):
                 representations[self.num_layers] = normed
         return {"representations": representations}
 
-    def embed(self, input_ids: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
-        """Token embeddings ``[T, D]``, and the place of each token in its protein, int32 ``[T]``.
-
-        Mask tokens are zeroed, and each protein is rescaled for its masked share.
-        """
-        weight = self.embed_tokens.weight
-        if input_ids.is_cuda:
-            from virnucpro.models import kernels  # Triton comes with PyTorch's CUDA builds only
-
-            return kernels.embed(input_ids, cu_seqlens, weight, MASK, 1 - MASK_RATIO_TRAIN)
-        protein = protein_of_each_token(cu_seqlens)
-        positions = torch.arange(len(input_ids), dtype=torch.int32) - cu_seqlens[protein]
+    def embed(self, input_ids: Tensor, protein: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """Token embeddings ``[T, D]``: mask tokens zeroed, each protein rescaled for its masked share."""
         masked = input_ids.eq(MASK)
-        count = torch.zeros(len(cu_seqlens) - 1).index_add_(0, protein, masked.float())
-        scale = (1 - MASK_RATIO_TRAIN) / (1 - count / cu_seqlens.diff())
-        scale = scale.to(weight.dtype)[protein].masked_fill_(masked, 0.0)
-        return self.embed_tokens(input_ids).mul_(scale[:, None]), positions
+        x = self.embed_tokens(input_ids)
+        count = torch.zeros(len(cu_seqlens) - 1, device=x.device).index_add_(0, protein, masked.float())
+        observed = count / cu_seqlens.diff()
+        scale = ((1 - MASK_RATIO_TRAIN) / (1 - observed)).to(x.dtype)[protein].masked_fill_(masked, 0.0)
+        return x.mul_(scale[:, None])
 
     def summed_biases(self) -> Tensor:
         """What the biases of the products before each norm add to the residual: FP32 ``[2 layers + 1, D]``.
@@ -213,9 +208,10 @@ def parts_of(parameter: str) -> list[str]:
     )
 
 
-def protein_of_each_token(cu_seqlens: Tensor) -> Tensor:
-    """Index of the protein of each token, int64 ``[T]``."""
-    return torch.repeat_interleave(torch.arange(len(cu_seqlens) - 1), cu_seqlens.diff())
+def protein_of_each_token(cu_seqlens: Tensor, tokens: int) -> Tensor:
+    """Index of the protein of each token, int64 ``[T]``; `tokens` is T, which the host knows without waiting."""
+    proteins = torch.arange(len(cu_seqlens) - 1, device=cu_seqlens.device)
+    return torch.repeat_interleave(proteins, cu_seqlens.diff(), output_size=tokens)
 
 
 def layer_norm(x: Tensor, offset: Tensor, norm: nn.LayerNorm) -> Tensor:

@@ -1,6 +1,6 @@
-"""Triton kernels for what is no matrix product: the input's embedding, rotary positions, norm, attention.
+"""Triton kernels for the steps of a layer that are not matrix products: rotary positions, norm, attention.
 
-PyTorch alone reads and writes the activations several times for the first three; these do it once. Its attention
+PyTorch alone reads and writes the activations several times for the first two; these do it once. Its attention
 for packs works in tiles of 128 tokens, which proteins of a few hundred residues fill badly; these are smaller.
 All compute in FP32 and store in the type of the activations, but that attention's two products take rotated
 queries and keys, and the softmax's shares, in that type. Nothing is compiled for a number of tokens or the length
@@ -28,32 +28,6 @@ class Tile:
 
 TILE = Tile(queries=64, keys=64, warps=4, stages=3)
 """The fastest of those tried on an H100 for heads of 64 and proteins of 20 to 1,022 residues."""
-
-
-@triton.jit
-def embed_kernel(  # type: ignore[no-untyped-def]
-    input_ids, cu_seqlens, weight, out, positions, kept, mask_id,
-    DIM: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """One protein, `BLOCK_D` of its dimensions: its masks are counted first, because they scale all its tokens."""
-    protein, part = tl.program_id(0), tl.program_id(1)
-    start = tl.load(cu_seqlens + protein)
-    length = tl.load(cu_seqlens + protein + 1) - start
-    token, column = tl.arange(0, BLOCK_T), part * BLOCK_D + tl.arange(0, BLOCK_D)
-    masked = tl.zeros((BLOCK_T,), tl.float32)
-    for first in range(0, length, BLOCK_T):
-        ids = tl.load(input_ids + start + first + token, mask=token < length - first, other=0)
-        masked += tl.where(ids == mask_id, 1.0, 0.0)
-    scale = kept / (1 - tl.sum(masked, axis=0) / length)
-    for first in range(0, length, BLOCK_T):
-        here = token < length - first
-        place = (start + first + token).to(tl.int64)
-        ids = tl.load(input_ids + place, mask=here, other=0)
-        real = here[:, None] & (column < DIM)[None, :]
-        values = tl.load(weight + ids[:, None] * DIM + column[None, :], mask=real, other=0.0).to(tl.float32)
-        values *= tl.where(ids == mask_id, 0.0, scale)[:, None]
-        tl.store(out + place[:, None] * DIM + column[None, :], values, mask=real)
-        tl.store(positions + place, first + token, mask=here & (part == 0))
 
 
 @triton.jit
@@ -154,27 +128,6 @@ def attend_kernel(  # type: ignore[no-untyped-def]
     place = out + (start + begin).to(tl.int64) * (HEADS * 2 * HALF) + head * 2 * HALF
     place += m[:, None] * (HEADS * 2 * HALF) + column[None, :]
     tl.store(place, result / total[:, None], mask=(m < length - begin)[:, None] & real[None, :])
-
-
-def embed(
-    input_ids: Tensor, cu_seqlens: Tensor, weight: Tensor, mask_id: int, kept: float
-) -> tuple[Tensor, Tensor]:
-    """Embeddings ``[T, D]`` in the type of `weight`, and each token's place in its protein, int32 ``[T]``.
-
-    `input_ids`: int64 ``[T]``; `weight` ``[vocabulary, D]``, contiguous. Tokens that are `mask_id` become zero,
-    others of a protein are scaled by `kept` over the share of its tokens that are not `mask_id`.
-    """
-    tokens, dim = len(input_ids), weight.shape[1]
-    if not weight.is_contiguous() or input_ids.dtype != torch.int64:
-        raise ValueError(f"int64 tokens and contiguous weights are needed, not {input_ids.dtype}")
-    out = torch.empty((tokens, dim), dtype=weight.dtype, device=weight.device)
-    positions = torch.empty(tokens, dtype=torch.int32, device=weight.device)
-    if tokens:
-        with torch.cuda.device_of(weight):
-            embed_kernel[(len(cu_seqlens) - 1, triton.cdiv(dim, 128))](
-                input_ids, cu_seqlens, weight, out, positions, kept, mask_id, dim, 64, 128, num_warps=4
-            )
-    return out, positions
 
 
 def rotate_(qkv: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, queries: bool = True) -> Tensor:

@@ -84,15 +84,14 @@ class AsyncInferenceRunner:
         if not len(pack):
             return lambda: InferenceResult([], torch.empty((0, self.embed_dim)), [])
         if self.device.type == "cpu":
-            embeddings = self._embed(pack)
-            return lambda: finite(pack, embeddings, finite_rows(embeddings), self.pool)
+            embeddings, good = self._embed(pack)
+            return lambda: finite(pack, embeddings, good, self.pool)
 
         compute = torch.cuda.current_stream(self.device)
-        pooled = self._embed(pack)
-        good = finite_rows(pooled)
+        pooled, good_rows = self._embed(pack)
         self.copy_out.wait_stream(compute)
         with torch.cuda.stream(self.copy_out):
-            on_host, good_on_host = self._to_host(pooled), self._to_host(good)
+            on_host, good_on_host = self._to_host(pooled), self._to_host(good_rows)
             done = torch.cuda.Event()
             done.record(self.copy_out)
 
@@ -102,8 +101,8 @@ class AsyncInferenceRunner:
 
         return collect
 
-    def _embed(self, pack: Pack) -> Tensor:
-        """Embeddings of a pack, float32 on the device; in two halves where the memory does not hold it."""
+    def _embed(self, pack: Pack) -> tuple[Tensor, Tensor]:
+        """As `_embed_at_once`; in two halves where the memory does not hold the pack."""
         try:
             return self._embed_at_once(pack)
         except torch.OutOfMemoryError as error:
@@ -122,17 +121,21 @@ class AsyncInferenceRunner:
             self.told_of_splitting = True
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return torch.cat([self._embed(part) for part in pack.split()])
+        embeddings, good = zip(*map(self._embed, pack.split()), strict=True)
+        return torch.cat(embeddings), torch.cat(good)
 
-    def _embed_at_once(self, pack: Pack) -> Tensor:
+    def _embed_at_once(self, pack: Pack) -> tuple[Tensor, Tensor]:
+        """Embeddings of a pack, float32 on the device, and which rows have neither NaN nor Inf."""
         input_ids, cu_seqlens = self._to_device(pack.input_ids), self._to_device(pack.cu_seqlens)
         packed = self.model.forward_packed(  # type: ignore[operator]
             input_ids, cu_seqlens, pack.max_seqlen, repr_layers=[self.layer]
         )
         representations = packed["representations"][self.layer]
         if self.pool == "mean":
-            return mean_over_residues(representations, cu_seqlens)
-        return representations[self._to_device(rows(pack, self.pool))].float()
+            embeddings = mean_over_residues(representations, cu_seqlens)
+        else:
+            embeddings = representations[self._to_device(rows(pack, self.pool))].float()
+        return embeddings, embeddings.isfinite().all(-1)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         """A CPU tensor on the device, copied beside what is being computed."""
@@ -193,13 +196,8 @@ def check_residues(pack: Pack) -> None:
         raise ValueError(f"no residue to average in {some(names)}; leave empty proteins out")
 
 
-def finite_rows(embeddings: Tensor) -> Tensor:
-    """Which rows of ``[N, D]`` have neither NaN nor Inf: bool ``[N]``."""
-    return embeddings.isfinite().all(-1)
-
-
 def finite(pack: Pack, embeddings: Tensor, good: Tensor, pool: str) -> InferenceResult:
-    """The result, unless it has NaN or Inf; `good`: its `finite_rows`.
+    """The result, unless it has NaN or Inf; `good` tells which rows have none.
 
     What the host does beside a GPU is done by NumPy, on one thread: PyTorch's operators on tensors of this size
     wait for a pool of threads, now and then for 20 to 60 ms where other programs use the cores, too.
