@@ -76,21 +76,22 @@ def selector(file: str, bench: str) -> str:
     return rf"^(?={file}\.).*(?:{bench})"
 
 
-def selected(config: Config, file: str, bench: str) -> Cells | None:
-    """The cells that asv will measure; None for a file of which it has no list of benchmarks yet."""
+def selected(config: Config, files: list[str], bench: str) -> dict[str, Cells | None]:
+    """File of benchmarks to the cells that asv will measure; None where asv has no list of its benchmarks yet."""
     try:
         everything = Benchmarks.load(config)
     except util.UserError:
-        return None
-    if not any(name.startswith(f"{file}.") for name in everything):
-        return None
-    found = Benchmarks.load(config, regex=[selector(file, bench)])
-    return {
-        (name, cell)
-        for name, benchmark in found.items()
-        for index, cell in enumerate(notes.product(benchmark["params"]))
-        if not benchmark["params"] or index in found.benchmark_selection[name]
-    }
+        return dict.fromkeys(files)
+    listed = {name.partition(".")[0] for name in everything}
+    cells: dict[str, Cells] = {file: set() for file in files if file in listed}
+    found = Benchmarks.load(config, regex=[selector(file, bench) for file in files])
+    for name, benchmark in found.items():
+        chosen = found.benchmark_selection[name]
+        of_benchmark = enumerate(notes.product(benchmark["params"]))
+        cells[name.partition(".")[0]].update(
+            (name, cell) for at, cell in of_benchmark if not chosen or at in chosen
+        )
+    return {file: cells.get(file) for file in files}
 
 
 def recorded(results: Path, name: str, asked: dict[str, Cells | None]) -> Known:
@@ -99,18 +100,23 @@ def recorded(results: Path, name: str, asked: dict[str, Cells | None]) -> Known:
     if not (results / name).is_dir():
         return found
     for result in iter_results_for_machine(str(results), name):
-        if result.env_name == environment():
-            why = notes.read(notes.notes_path(results / result._filename))
-            for file, cells in asked.items():
-                outcomes = outcomes_of(result, file, why)
-                measured = cell_count(key for key, value in outcomes.items() if not math.isnan(value))
-                if outcomes:
-                    seconds = sum(result.duration.get(each) or 0.0 for each in {each for each, _ in outcomes})
-                    to_measure = {key for key in cells or () if not math.isnan(outcomes.get(key, 0.0))}
-                    complete = cells is not None and cells <= outcomes.keys()
-                    of_commit = found.setdefault(result.commit_hash, {})
-                    of_commit[file] = Recorded(complete, seconds * cell_count(to_measure) / max(measured, 1))
+        if result.env_name != environment():
+            continue
+        why = notes.read(notes.notes_path(results / result._filename))
+        of_commit = found.setdefault(result.commit_hash, {})
+        for file, cells in asked.items():
+            outcomes = outcomes_of(result, file, why)
+            if outcomes:
+                of_commit[file] = judge(outcomes, cells, result.duration)
     return found
+
+
+def judge(outcomes: dict[Key, float], asked: Cells | None, duration: dict[str, float]) -> Recorded:
+    """What `outcomes_of` a file, and asv's seconds of each benchmark, say of the cells that are asked for."""
+    seconds = sum(duration.get(benchmark) or 0.0 for benchmark in {benchmark for benchmark, _ in outcomes})
+    measured = cell_count(key for key, value in outcomes.items() if not math.isnan(value))
+    to_measure = cell_count(key for key in asked or () if not math.isnan(outcomes.get(key, 0.0)))
+    return Recorded(asked is not None and asked <= outcomes.keys(), seconds * to_measure / max(measured, 1))
 
 
 def outcomes_of(result: Results, file: str, why: notes.Notes) -> dict[Key, float]:
@@ -227,7 +233,7 @@ def main() -> None:
         config = Config.load()
         results = Path(config.results_dir)
         require_the_same_pytorch(results, name)
-        asked = {file: selected(config, file, arguments.bench) for file in arguments.only}
+        asked = selected(config, arguments.only, arguments.bench)
         known = recorded(results, name, asked)
     except util.UserError as error:
         sys.exit(f"error: {error}")

@@ -49,12 +49,12 @@ class Store:
         if reason:
             raise NotImplementedError(reason)
 
-    def require_precision(self, precision: str, cpu: Sequence[str], cuda: Sequence[str]) -> None:
-        """Raise NotImplementedError for a precision that is not among the device's.
+    def require_precision(self, precision: str, on_gpus: Sequence[str]) -> None:
+        """Raise NotImplementedError for a precision other than FP32 on a CPU, or than these on a GPU.
 
         For benchmarks where the others take minutes, or tell little for their time.
         """
-        devices, measured = ("CPUs", cpu) if self.hardware.device == "cpu" else ("GPUs", cuda)
+        devices, measured = ("CPUs", ["fp32"]) if self.hardware.device == "cpu" else ("GPUs", on_gpus)
         if precision not in measured:
             names = " and ".join(each.upper() for each in measured)
             raise NotImplementedError(f"on {devices} this is measured in {names} only")

@@ -27,7 +27,7 @@ class EngineCell(OncePerCell):
 
     def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Skip what takes minutes and tells little."""
-        store.require_precision(precision, cpu=["fp32"], cuda=self.on_gpus)
+        store.require_precision(precision, self.on_gpus)
         super().setup(store, model, precision, workload)
 
 

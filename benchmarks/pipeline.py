@@ -69,7 +69,7 @@ class Pipeline(_SpeedAndMemory):
 
     def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Skip a commit without the program, and what takes minutes."""
-        store.require_precision(precision, cpu=["fp32"], cuda=["fp16"])
+        store.require_precision(precision, on_gpus=["fp16"])
         program()
         super().setup(store, model, precision, workload)
 

@@ -31,7 +31,7 @@ class Scaling(OncePerCell):
 
     def setup(self, store: Store, model: str, precision: str, number: int) -> None:  # type: ignore[override]
         """Make the proteins and load what embeds them, unless it was measured."""
-        store.require_precision(precision, cpu=["fp32"], cuda=["fp16"])
+        store.require_precision(precision, on_gpus=["fp16"])
         if store.hardware.device == "cpu" and number > self.limit_on_cpu:
             most = f"{self.limit_on_cpu:,} {self.param_names[-1]}"
             raise NotImplementedError(f"more than {most} take too long on a CPU")

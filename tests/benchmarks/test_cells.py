@@ -81,9 +81,9 @@ def test_a_number_that_several_cells_need_is_computed_once(store):
 )
 def test_a_precision_that_is_not_measured_on_a_device_is_not_implemented_for_asv(device, said):
     store = Store(Hardware(device, "a device", 2**34, (9, 0), {}))
-    store.require_precision("fp32", cpu=["fp32"], cuda=["fp32", "fp16"])
+    store.require_precision("fp32", on_gpus=["fp32", "fp16"])
     with pytest.raises(NotImplementedError, match=said):
-        store.require_precision("bf16", cpu=["fp32"], cuda=["fp32", "fp16"])
+        store.require_precision("bf16", on_gpus=["fp32", "fp16"])
 
 
 def test_what_a_machine_cannot_run_is_not_implemented_for_asv(store):

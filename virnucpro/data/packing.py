@@ -90,13 +90,7 @@ def unpad(sequence_ids: Sequence[str], tokens: Tensor) -> Pack:
     """A padded batch, int64 ``[B, T]`` as a batch converter makes it, as a pack."""
     if tokens.ndim != 2 or len(sequence_ids) != len(tokens):
         raise ValueError(f"{len(sequence_ids)} labels for tokens of shape {tuple(tokens.shape)}; [B, T] is needed")
-    values = tokens.numpy()
-    kept = values != PAD
-    lengths = kept.sum(-1)
-    ends = np.cumsum([0, *lengths], dtype=np.int32)
-    return Pack(
-        list(sequence_ids), torch.from_numpy(values[kept]), torch.from_numpy(ends), int(max(lengths, default=0))
-    )
+    return make_pack(sequence_ids, [row[row != PAD] for row in tokens.numpy()])
 
 
 def token_budget(model: ESM2) -> int:

@@ -1,4 +1,8 @@
-"""Batches of tokens in, embeddings out, with the transfers beside the compute."""
+"""Batches of tokens in, embeddings out, with the transfers beside the compute.
+
+What the host does beside a GPU is done by NumPy, on one thread: PyTorch's operators on tensors of this size wait
+for a pool of threads, now and then for 20 to 60 ms where other programs use the cores, too.
+"""
 
 import logging
 from collections import deque
@@ -143,7 +147,7 @@ class AsyncInferenceRunner:
             return tensor
         compute = torch.cuda.current_stream(self.device)
         pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        pinned.numpy()[...] = tensor.numpy()  # see `finite`
+        pinned.numpy()[...] = tensor.numpy()
         with torch.cuda.stream(self.copy_in):
             on_device = pinned.to(self.device, non_blocking=True)
         compute.wait_stream(self.copy_in)
@@ -197,11 +201,7 @@ def check_residues(pack: Pack) -> None:
 
 
 def finite(pack: Pack, embeddings: Tensor, good: Tensor, pool: str) -> InferenceResult:
-    """The result, unless it has NaN or Inf; `good` tells which rows have none.
-
-    What the host does beside a GPU is done by NumPy, on one thread: PyTorch's operators on tensors of this size
-    wait for a pool of threads, now and then for 20 to 60 ms where other programs use the cores, too.
-    """
+    """The result, unless it has NaN or Inf; `good` tells which rows have none."""
     residues, all_good = residues_of(pack), good.numpy()
     if not all_good.all():
         sizes = residues if pool == "residue" else [1] * len(pack)
