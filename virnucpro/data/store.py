@@ -86,6 +86,7 @@ class Partial:
         self.output, self.folder, self.settings = output, folder_of(output), settings
         self.row_size, self.dtype = row_size, np.dtype(dtype)
         self.committed = Committed()
+        self._on_disk = self.committed
         self._files: dict[str, BinaryIO] = {}
         self._broken = False
         with self._writing():
@@ -113,7 +114,7 @@ class Partial:
                 write_safely(self.folder / SETTINGS, json.dumps(self.settings))
             else:
                 check_same(begun, self.settings, f"{self.folder} was begun")
-                self.committed = last_commit(self.folder / JOURNAL)
+                self.committed = self._on_disk = last_commit(self.folder / JOURNAL)
             for name in (*ROWS, JOURNAL):
                 self._files[name] = (self.folder / name).open("ab")
             sync_folder(self.folder)
@@ -159,6 +160,8 @@ class Partial:
 
     def commit(self) -> None:
         """Make sure that what was appended is on disk, and say so in the journal."""
+        if self._on_disk == self.committed:
+            return
         with self._writing():
             for name in (*ROWS, JOURNAL):
                 if name == JOURNAL:
@@ -167,6 +170,7 @@ class Partial:
                     self._files[name].write(f"\n{zlib.crc32(text.encode()):08x} {text}\n".encode())
                 self._files[name].flush()
                 os.fsync(self._files[name].fileno())
+        self._on_disk = self.committed
 
     def finish(
         self, attributes: dict[str, Any], shape: tuple[int, ...], ragged: bool, stop: Callable[[], bool]

@@ -447,10 +447,10 @@ def checksum(model: nn.Module) -> str:
     """Of the parameters' bits: sums of integers, which are exact in any order and quick where the model is."""
     integers = {2: torch.int16, 4: torch.int32}
     sums = [
-        int(parameter.detach().view(integers[parameter.element_size()]).sum(dtype=torch.int64))
+        parameter.detach().view(integers[parameter.element_size()]).sum(dtype=torch.int64)
         for _, parameter in sorted(model.named_parameters())
     ]
-    return f"{zlib.crc32(repr(sums).encode()):08x}"
+    return f"{zlib.crc32(repr(torch.stack(sums).tolist()).encode()):08x}"
 
 
 def device_name(device: torch.device) -> str:
