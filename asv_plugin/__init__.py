@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from asv_plugin import direction, notes, page, progress, site
+from asv_plugin import asked, direction, notes, page, progress, site
 
 
 def setup() -> None:
@@ -12,6 +12,7 @@ def setup() -> None:
 
     # asv tells cells where the project is, but not those of an existing environment (-E existing)
     os.environ.setdefault("ASV_CONF_DIR", str(Path.cwd()))
+    asked.install()
     notes.install()
     machine.install()
     progress.install()

@@ -3,8 +3,8 @@
     python -m asv_plugin.bench_gpu COMMIT ... [--only throughput precision ...] [--bench REGEX] [--machine NAME]
 
 Each commit's virnucpro is taken from git into a folder of its own and measured by the newest benchmarks through
-asv's ``-E existing``; a cell that finds another virnucpro imported fails. asv saves a file of benchmarks at a
-time, and one whose cells (those that --bench selects) are all saved is skipped when this is started again. Which
+asv's ``-E existing``; a cell that finds another virnucpro imported fails. asv saves a commit at a time, and a file
+of benchmarks whose cells (those that --bench selects) are all saved is skipped when this is started again. Which
 cells there are is read from results/benchmarks.json; `asv run --bench just-discover` writes it anew.
 """
 
@@ -26,7 +26,7 @@ from asv.config import Config
 from asv.environment import get_env_name
 from asv.results import Results, iter_results_for_machine
 
-from asv_plugin import notes
+from asv_plugin import asked, notes
 from asv_plugin.repository import commit_hash, git
 from benchmarks import SOURCE, VERSION
 
@@ -85,16 +85,12 @@ def selected(config: Config, files: list[str], bench: str) -> dict[str, Cells | 
     listed = {name.partition(".")[0] for name in everything}
     cells: dict[str, Cells] = {file: set() for file in files if file in listed}
     found = Benchmarks.load(config, regex=[selector(file, bench) for file in files])
-    for name, benchmark in found.items():
-        chosen = found.benchmark_selection[name]
-        of_benchmark = enumerate(notes.product(benchmark["params"]))
-        cells[name.partition(".")[0]].update(
-            (name, cell) for at, cell in of_benchmark if not chosen or at in chosen
-        )
+    for name, cell in asked.selected(found):
+        cells[name.partition(".")[0]].add((name, cell))
     return {file: cells.get(file) for file in files}
 
 
-def recorded(results: Path, name: str, asked: dict[str, Cells | None]) -> Known:
+def recorded(results: Path, name: str, wanted: dict[str, Cells | None]) -> Known:
     """What this Python recorded on this machine of the files of benchmarks that are asked for."""
     found: Known = {}
     if not (results / name).is_dir():
@@ -104,19 +100,19 @@ def recorded(results: Path, name: str, asked: dict[str, Cells | None]) -> Known:
             continue
         why = notes.read(notes.notes_path(results / result._filename))
         of_commit = found.setdefault(result.commit_hash, {})
-        for file, cells in asked.items():
+        for file, cells in wanted.items():
             outcomes = outcomes_of(result, file, why)
             if outcomes:
                 of_commit[file] = judge(outcomes, cells, result.duration)
     return found
 
 
-def judge(outcomes: dict[Key, float], asked: Cells | None, duration: dict[str, float]) -> Recorded:
+def judge(outcomes: dict[Key, float], wanted: Cells | None, duration: dict[str, float]) -> Recorded:
     """What `outcomes_of` a file, and asv's seconds of each benchmark, say of the cells that are asked for."""
     seconds = sum(duration.get(benchmark) or 0.0 for benchmark in {benchmark for benchmark, _ in outcomes})
     measured = cell_count(key for key, value in outcomes.items() if not math.isnan(value))
-    to_measure = cell_count(key for key in asked or () if not math.isnan(outcomes.get(key, 0.0)))
-    return Recorded(asked is not None and asked <= outcomes.keys(), seconds * to_measure / max(measured, 1))
+    to_measure = cell_count(key for key in wanted or () if not math.isnan(outcomes.get(key, 0.0)))
+    return Recorded(wanted is not None and wanted <= outcomes.keys(), seconds * to_measure / max(measured, 1))
 
 
 def outcomes_of(result: Results, file: str, why: notes.Notes) -> dict[Key, float]:
@@ -174,21 +170,20 @@ def registered(name: str | None) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def plan(commits: list[str], files: list[str], known: Known) -> list[tuple[str, str]]:
-    """What is to be measured: commit and file of benchmarks."""
+def plan(commits: list[str], files: list[str], known: Known) -> dict[str, list[str]]:
+    """What is to be measured: commit to files of benchmarks."""
     missing = Recorded(False, 0.0)
-    return [
-        (commit, file)
+    todo = {
+        commit: [file for file in files if not known.get(commit, {}).get(file, missing).complete]
         for commit in commits
-        for file in files
-        if not known.get(commit, {}).get(file, missing).complete
-    ]
+    }
+    return {commit: some for commit, some in todo.items() if some}
 
 
-def announce(todo: list[tuple[str, str]], done: int, name: str, known: Known) -> None:
-    """Say what will be measured, and how long that will take."""
-    times = [expected_seconds(file, known) for _, file in todo]
-    unknown = sorted({file for (_, file), seconds in zip(todo, times, strict=True) if seconds is None})
+def announce(todo: list[str], done: int, name: str, known: Known) -> None:
+    """Say which files of benchmarks will be measured, one for each commit, and how long that will take."""
+    times = [expected_seconds(file, known) for file in todo]
+    unknown = sorted({file for file, seconds in zip(todo, times, strict=True) if seconds is None})
     about = f"about {util.human_time(sum(filter(None, times)))} by what is recorded"
     if unknown:
         about += f", and as long as {', '.join(unknown)} may take, of which nothing is"
@@ -196,13 +191,14 @@ def announce(todo: list[tuple[str, str]], done: int, name: str, known: Known) ->
     print(f"{name}: {len(todo)} files of benchmarks to measure{skipped}; {about}", flush=True)
 
 
-def measure(commit: str, file: str, bench: str, source: Path, name: str) -> int:
-    """Let asv measure the cells of one file of benchmarks that `bench` selects; its exit code."""
+def measure(commit: str, files: list[str], bench: str, source: Path, name: str) -> int:
+    """Let asv measure the cells of these files of benchmarks that `bench` selects; its exit code."""
     paths = filter(None, (str(source), os.environ.get("PYTHONPATH")))
     env = os.environ | {"ASV_PYTHONPATH": os.pathsep.join(paths), SOURCE: str(source)}
     asv_run = [sys.executable, "-m", "asv", "run", "--environment", f"existing:{sys.executable}"]
-    what = ["--machine", name, "--set-commit-hash", commit, "--bench", selector(file, bench)]
-    return subprocess.run([*asv_run, *what], env=env, check=False).returncode
+    what = ["--machine", name, "--set-commit-hash", commit]
+    selectors = [word for file in files for word in ("--bench", selector(file, bench))]
+    return subprocess.run([*asv_run, *what, *selectors], env=env, check=False).returncode
 
 
 def regex(bench: str) -> str:
@@ -233,27 +229,28 @@ def main() -> None:
         config = Config.load()
         results = Path(config.results_dir)
         require_the_same_pytorch(results, name)
-        asked = selected(config, arguments.only, arguments.bench)
-        known = recorded(results, name, asked)
+        wanted = selected(config, arguments.only, arguments.bench)
+        known = recorded(results, name, wanted)
     except util.UserError as error:
         sys.exit(f"error: {error}")
-    files = [file for file, cells in asked.items() if cells != set()]  # asv fails where it finds no cell
+    files = [file for file, cells in wanted.items() if cells != set()]  # asv fails where it finds no cell
     if not files:
         sys.exit(
             f"error: no cell of {', '.join(arguments.only)} matches {arguments.bench!r}; that is by "
             f"{results / 'benchmarks.json'}, which asv run --bench just-discover makes anew"
         )
     todo = plan(commits, files, known)
-    announce(todo, len(commits) * len(files) - len(todo), name, known)
+    each = [file for some in todo.values() for file in some]
+    announce(each, len(commits) * len(files) - len(each), name, known)
     failed = []
     with tempfile.TemporaryDirectory(prefix="virnucpro-") as folder:
-        sources = {commit: check_out(commit, Path(folder)) for commit in dict.fromkeys(each for each, _ in todo)}
-        for commit, file in todo:
-            code = measure(commit, file, arguments.bench, sources[commit], name)
+        sources = {commit: check_out(commit, Path(folder)) for commit in todo}
+        for commit, some in todo.items():
+            code = measure(commit, some, arguments.bench, sources[commit], name)
             if code not in (0, CELLS_FAILED):
-                sys.exit(f"error: asv recorded nothing of {file} at {commit[:8]} (exit code {code})")
+                sys.exit(f"error: asv recorded nothing of {', '.join(some)} at {commit[:8]} (exit code {code})")
             if code:
-                failed.append(f"{file} at {commit[:8]}")
+                failed.append(f"{', '.join(some)} at {commit[:8]}")
     if failed:
         sys.exit(f"error: cells failed in {', '.join(failed)}; they are measured again next time")
 

@@ -2,11 +2,15 @@
 
 asv starts a process for each metric of each cell. The first one measures and leaves the outcome in a folder
 that asv's ``setup_cache`` made; the others read it. What went wrong is an outcome too: it is paid for once.
+
+On a GPU, where a process needs two seconds before it computes, it goes on with the other workloads that asv was
+asked for: they need the same models.
 """
 
 import contextlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +22,9 @@ from ._workloads import Protein, proteins
 
 NOTES = "virnucpro-cell "
 """Marks the line of a cell's output that holds its notes as JSON; asv_plugin keeps them beside the results."""
+
+ASKED = "VIRNUCPRO_BENCH_ASKED"
+"""Holds the cells that asv was asked for, as JSON: class and parameters. asv_plugin/asked.py sets it."""
 
 Samples = dict[str, list[float]]
 """Metric to its samples."""
@@ -49,22 +56,31 @@ class Store:
         if reason:
             raise NotImplementedError(reason)
 
-    def require_precision(self, precision: str, on_gpus: Sequence[str]) -> None:
-        """Raise NotImplementedError for a precision other than FP32 on a CPU, or than these on a GPU.
+    def require_chosen(
+        self, model: str, precision: str, *, models_on_gpus: Sequence[str], precisions_on_gpus: Sequence[str]
+    ) -> None:
+        """Raise NotImplementedError for a precision other than FP32 on a CPU, or for what is not listed on a GPU.
 
         For benchmarks where the others take minutes, or tell little for their time.
         """
-        devices, measured = ("CPUs", ["fp32"]) if self.hardware.device == "cpu" else ("GPUs", on_gpus)
-        if precision not in measured:
-            names = " and ".join(each.upper() for each in measured)
-            raise NotImplementedError(f"on {devices} this is measured in {names} only")
+        on_cpu = self.hardware.device == "cpu"
+        precisions = ["fp32"] if on_cpu else precisions_on_gpus
+        if precision not in precisions:
+            names = " and ".join(each.upper() for each in precisions)
+            raise NotImplementedError(f"on {'CPUs' if on_cpu else 'GPUs'} this is measured in {names} only")
+        if not on_cpu and model not in models_on_gpus:
+            raise NotImplementedError(f"on GPUs this is measured with {' and '.join(models_on_gpus)} only")
 
-    def remember(self, name: tuple[str, ...], compute: Callable[[], float]) -> float:
-        """A number that several cells need: computed by the first."""
-        path = self.folder / "-".join((*name, "number.json"))
-        if not path.exists():
-            write_atomically(path, compute())
-        return json.loads(path.read_text())
+    def remember(self, name: str, workload: str, compute: Callable[[], dict[str, float]]) -> float:
+        """A number that several cells need: computed by the first, maybe with other workloads' numbers."""
+
+        def path(workload: str) -> Path:
+            return self.folder / f"{name}-{workload}-number.json"
+
+        if not path(workload).exists():
+            for each, number in compute().items():
+                write_atomically(path(each), number)
+        return json.loads(path(workload).read_text())
 
 
 class Cell:
@@ -74,18 +90,22 @@ class Cell:
         stem = store.folder / "-".join(name)
         self._started, self._outcome = stem.with_suffix(".started"), stem.with_suffix(".outcome")
         self._taken = stem.with_suffix(".taken")
+        self._told = stem.with_suffix(".told")
 
     def claim(self) -> bool:
         """True for the first process, which must measure; False where an outcome can be read.
 
         Raises CellFailed where the first process failed, or died and left no outcome.
         """
-        try:
-            self._started.open("x").close()
-        except FileExistsError:
-            self._read()
-            return False
-        return True
+        if created(self._started):
+            return True
+        self._read()
+        return False
+
+    def release(self) -> None:
+        """Leave the cell to be measured by another process, as if this one had not tried."""
+        self._outcome.unlink(missing_ok=True)
+        self._started.unlink()
 
     @contextlib.contextmanager
     def recording_failure(self) -> Iterator[None]:
@@ -102,22 +122,23 @@ class Cell:
             raise
 
     def record(self, samples: Samples, notes: dict[str, Any]) -> None:
-        """Leave the measurement for the other processes, and print its notes for asv_plugin."""
-        write_atomically(self._outcome, {"samples": samples})
-        print(NOTES + json.dumps(notes))
+        """Leave the measurement for all processes."""
+        write_atomically(self._outcome, {"samples": samples, "notes": notes})
 
     def result(self, metric: str) -> dict[str, Any]:
-        """The samples of a metric as a ``track_`` method returns them to asv: it keeps median and interval."""
-        samples = self._read()["samples"][metric]
-        taken = self._taken.with_suffix(f".{metric}")
-        try:
-            taken.open("x").close()
-        except FileExistsError:
+        """The samples of a metric as a ``track_`` method returns them to asv: it keeps median and interval.
+
+        The first one asked for prints the cell's notes for asv_plugin.
+        """
+        outcome = self._read()
+        if not created(self._taken.with_suffix(f".{metric}")):
             raise CellFailed(
                 "asv asked twice for one measurement: its rounds would repeat the same samples; "
                 "run asv again instead of with rounds > 1"
-            ) from None
-        return {"samples": samples, "number": 1}
+            )
+        if created(self._told):
+            print(NOTES + json.dumps(outcome["notes"]))
+        return {"samples": outcome["samples"][metric], "number": 1}
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -155,6 +176,9 @@ class OncePerCell:
     methods return ``self.metric(name)``. Its parameters are model, precision and workload.
     """
 
+    params: tuple[Sequence[Any], ...]
+    to_measure = False  # whether this process has claimed the cell
+
     def together(self, precision: str) -> tuple[str, ...]:
         """The precisions of the models that a cell holds at the same time."""
         return (precision,)
@@ -167,9 +191,11 @@ class OncePerCell:
         """Load what is measured, unless another metric's process has measured this cell."""
         store.require(model, self.together(precision), workload)
         contract()
-        self.cell = Cell(store, type(self).__name__, model, precision, workload)
+        self.parameters = (model, precision, workload)
+        self.cell = Cell(store, type(self).__name__, *self.parameters)
         self.to_measure = self.cell.claim()
         if self.to_measure:
+            self.started = time.monotonic()
             from ._protocol import WARMING, await_turn  # not above: a view needs no PyTorch
 
             with self.cell.recording_failure():
@@ -180,9 +206,45 @@ class OncePerCell:
     def metric(self, name: str, store: Store) -> dict[str, Any]:
         """One metric of the cell, measured now if this process has loaded it."""
         if self.to_measure:
-            with self.cell.recording_failure():
-                self.cell.record(*self.measure(store))
+            self.measure_and_record(store)
+            for last in self.siblings(store):
+                self.measure_too(store, last)
         return self.cell.result(name)
+
+    def measure_and_record(self, store: Store) -> None:
+        """Measure the loaded cell; the notes say how many seconds that took, loading included."""
+        with self.cell.recording_failure():
+            samples, notes = self.measure(store)
+            self.cell.record(samples, notes | {"seconds": round(time.monotonic() - self.started, 1)})
+
+    def siblings(self, store: Store) -> list[Any]:
+        """The last parameters of the cells that this process measures too, beside its own.
+
+        None on a CPU: resident memory would count what the cells before have left.
+        """
+        from ._protocol import referee
+
+        if store.hardware.device == "cpu" or referee():
+            return []
+        asked = [tuple(cell) for cell in json.loads(os.environ.get(ASKED, "[]"))]
+        name, (model, precision, own) = type(self).__name__, self.parameters
+        return [
+            last for last in self.params[-1] if str(last) != own and (name, model, precision, str(last)) in asked
+        ]
+
+    def measure_too(self, store: Store, last: Any) -> None:
+        """Measure a sibling, unless that was done; one that fails is left to a process of its own."""
+        from ._protocol import free_cached_memory
+
+        sibling = type(self)()
+        free_cached_memory(store.hardware.device)
+        try:
+            sibling.setup(store, *self.parameters[:2], last)
+            if sibling.to_measure:
+                sibling.measure_and_record(store)
+        except Exception:
+            if sibling.to_measure:
+                sibling.cell.release()
 
     def proteins(self, workload: str, device: str) -> list[Protein]:
         """The proteins of a cell."""
@@ -233,6 +295,15 @@ def speeds(seconds: Sequence[float], tokens: int, sequences: int, copies: int) -
 def six_digits(values: Iterable[float]) -> list[float]:
     """Values to six significant digits: asv prints all that it is given. Not for cosines, which are close to 1."""
     return [float(f"{value:.6g}") for value in values]
+
+
+def created(path: Path) -> bool:
+    """Whether an empty file was made now; False where it was there."""
+    try:
+        path.open("x").close()
+    except FileExistsError:
+        return False
+    return True
 
 
 def write_atomically(path: Path, content: Any) -> None:

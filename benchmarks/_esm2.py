@@ -1,6 +1,7 @@
 """The measured program: ESM-2 of the benchmarked commit, reached through the names that are stable."""
 
 import contextlib
+import functools
 import inspect
 import itertools
 import os
@@ -11,9 +12,9 @@ from typing import Any
 import torch
 
 from . import SOURCE
-from ._hardware import Hardware
-from ._protocol import TIMERS, in_fresh_process, peak_memory, reset_peak_memory
-from ._workloads import Protein, copies_in_a_pass, from_project, joined, token_batches, tokens_in
+from ._hardware import Hardware, pass_tokens
+from ._protocol import TIMERS, free_cached_memory, peak_memory, reset_peak_memory
+from ._workloads import Protein, copies_in_a_pass, from_project, joined, proteins, token_batches, tokens_in
 
 if Path("/dev/nvidiactl").exists():  # elsewhere it would only add to the resident memory that is measured
     # Each cell is forked from a process that has imported this, and on a GPU would import Triton itself (0.2 to
@@ -49,6 +50,7 @@ def contract() -> tuple[Any, Any]:
     return load_esm2_model, AsyncInferenceRunner
 
 
+@functools.cache  # a process can measure several workloads
 def load(model: str, precision: str, device: str) -> tuple[Any, Any]:
     """What this commit's load_esm2_model returns: ESM-2 with the weights to benchmark, and its converter."""
     load_esm2_model, _ = contract()
@@ -66,9 +68,9 @@ class Embedder:
         self.device = hardware.device
         self.esm2, self.converter = load(model, precision, self.device)
         self.runner = runner(self.esm2)
-        self.proteins = joined(entries, self.device)
+        self.copies = copies_in_a_pass(entries, pass_tokens(model, self.device))
+        self.proteins = joined(entries, self.copies)
         self.batches = self.packs() or token_batches(self.proteins, self.converter, self.device)
-        self.copies = copies_in_a_pass(entries, self.device)
         self.sequences = self.copies * len(entries)
         self.tokens = self.copies * tokens_in(entries)
         self.timer = TIMERS[self.device]
@@ -112,14 +114,26 @@ def weights_of(model: str) -> str:
 
 def peak_memory_of_a_pass(embedder: Embedder) -> float:
     """Peak bytes of embedding the workload once, and of all else that this process has loaded."""
+    free_cached_memory(embedder.device)
     reset_peak_memory(embedder.device)
     embedder.run(1)
     return float(peak_memory(embedder.device))
 
 
-def peak_memory_alone(model: str, precision: str, entries: Sequence[Protein], hardware: Hardware) -> float:
-    """Peak bytes of embedding the workload with one model loaded, in a process of its own."""
-    return in_fresh_process(lambda: peak_memory_of_a_pass(Embedder(model, precision, entries, hardware)))
+def peak_memories(model: str, precision: str, workloads: Sequence[str], hardware: Hardware) -> dict[str, float]:
+    """Peak bytes of embedding each workload once, by its name, in a process that has loaded nothing else.
+
+    What goes wrong with the first is raised; another workload that fails is left out.
+    """
+    found: dict[str, float] = {}
+    for workload in workloads:
+        try:
+            entries = proteins(workload, hardware.device)
+            found[workload] = peak_memory_of_a_pass(Embedder(model, precision, entries, hardware))
+        except Exception:
+            if not found:
+                raise
+    return found
 
 
 def notes(hardware: Hardware, entries: Sequence[Protein]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -48,10 +49,8 @@ class Protocol:
 
 PROTOCOL = Protocol()
 
-ON_GPU = Protocol(block_seconds=0.1, enough_seconds=3.0)
-"""With 650M and 3B on an H100 blocks' medians have no trend after the first pass: longer blocks, or more warm-up,
-narrow nothing. 8M does not fill it: its speed there is the processor's, and differs by a third from process to
-process."""
+ON_GPU = Protocol(warm_up_seconds=0.6, block_seconds=0.1, enough_seconds=2.0)
+"""On an H100 blocks have no trend after the first pass: longer ones, or more warm-up, narrow nothing."""
 
 IN_TURN = Protocol(warm_up_seconds=0.6, blocks=11, block_seconds=0.1, enough_seconds=math.inf)
 """Where two processes take turns: the shorter the blocks, the more alike is the machine in two neighbours, and the
@@ -115,17 +114,27 @@ def measure(
     return Timing([each / warm.passes for each in seconds], warm.passes, warm.settled)
 
 
-def alternate(reference: Run, run: Run, timer: Timer, protocol: Protocol | None = None) -> list[float]:
+def alternate(
+    reference: Run,
+    run: Run,
+    timer: Timer,
+    protocol: Protocol | None = None,
+    warm: Callable[[], None] | None = None,
+) -> list[float]:
     """How many times faster `run` is than `reference`: a ratio for each pair of neighbouring blocks.
 
     Block by block in one process and each first in turn, so that drift cancels; so there is no waiting until
-    speeds settle, only one pass each before the one that tells how many passes fill a block.
+    speeds settle, only one pass each before the one that tells how many passes fill a block; `warm`, where it is
+    given, makes these.
     """
     protocol = protocol or default_protocol(timer)
     runs = (reference, run)
     await_turn(WARMING)
-    for each in runs:
-        each(1)
+    if warm:
+        warm()
+    else:
+        for each in runs:
+            each(1)
     passes = [passes_in_a_block(timer(functools.partial(each, 1)), protocol) for each in runs]
     ratios: list[float] = []
     spent = 0.0
@@ -198,6 +207,12 @@ def cuda_timer(call: Callable[[], None]) -> float:
 TIMERS: dict[str, Timer] = {"cpu": cpu_timer, "cuda": cuda_timer}
 
 
+def free_cached_memory(device: str) -> None:
+    """Give back what PyTorch keeps of freed GPU memory: pieces of it, a little too large, would be reused."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
 def reset_peak_memory(device: str) -> None:
     """Begin a new peak: on CUDA of allocated memory, on Linux of this process's resident set."""
     if device == "cuda":
@@ -221,24 +236,25 @@ def peak_memory(device: str) -> int:
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
+Answer = TypeVar("Answer")
+
 
 @dataclass(frozen=True)
 class Child:
     """What a fresh process sent back."""
 
-    value: float | None = None
+    value: Any = None
     error: str = "it died without a word (killed, or out of memory?)"
 
 
-def in_fresh_process(call: Callable[[], float]) -> float:
-    """Run `call` in a process of its own, forked from this one.
+def in_fresh_process(call: Callable[[], Answer]) -> Answer:
+    """What `call` returns in a process of its own, forked from this one; not None.
 
     This one must not have computed anything with PyTorch yet: neither CUDA nor a pool of OpenMP threads
     survives a fork. Importing PyTorch, which takes seconds, is shared.
     Raises RuntimeError with the process's own traceback where it failed.
     """
-    if torch.cuda.is_initialized():
-        raise RuntimeError("CUDA is initialised in this process: a fork of it could not use the GPU")
+    require_no_cuda("a fork of it could not use the GPU")
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, call))
@@ -254,7 +270,19 @@ def in_fresh_process(call: Callable[[], float]) -> float:
     return child.value
 
 
-def _send(sender: multiprocessing.connection.Connection, call: Callable[[], float]) -> None:
+def before_all_else(call: Callable[[], Answer]) -> Answer:
+    """What `call` returns in this process, which must not have used CUDA yet."""
+    require_no_cuda("what it has loaded would be measured, too")
+    return call()
+
+
+def require_no_cuda(why: str) -> None:
+    """Raise RuntimeError where this process has used CUDA."""
+    if torch.cuda.is_initialized():
+        raise RuntimeError(f"CUDA is initialised in this process: {why}")
+
+
+def _send(sender: multiprocessing.connection.Connection, call: Callable[[], Any]) -> None:
     if sys.platform == "linux":
         # When asv's timeout kills the parent, this process must not go on beside the next cell's measurement.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

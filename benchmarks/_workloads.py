@@ -22,7 +22,7 @@ LENGTHS = {
     "full": [1022],  # the most residues that ESM-2 saw in training
 }
 """Residues of each protein of the seeded workloads: so few that a pass takes about a second or less on two CPU
-cores in the slowest precision. A GPU is filled by joining copies of the set (`JOINED_TOKENS`)."""
+cores in the slowest precision. A GPU is filled by joining copies of the set (`joined`)."""
 
 WORKLOADS = (*LENGTHS, "fasta")
 
@@ -35,10 +35,6 @@ FASTA_RESIDUES = {"cpu": 2_000, "cuda": 32_000}
 
 BATCH_TOKENS = {"cpu": 1_024, "cuda": 16_384}
 """The most padded tokens in a batch, unless one protein alone has more."""
-
-JOINED_TOKENS = {"cpu": 1, "cuda": 16_384}
-"""As many copies of the set are joined in a pass as have this many tokens together; at least one. On an H100 that
-is 2 to 3 % slower than the engine's own budget, three times as many; 3B in FP32 then took six seconds a pass."""
 
 
 def proteins(workload: str, device: str) -> list[Protein]:
@@ -115,14 +111,14 @@ def tokens_in(entries: Sequence[Protein]) -> int:
     return sum(len(protein) + 2 for _, protein in entries)
 
 
-def copies_in_a_pass(entries: Sequence[Protein], device: str) -> int:
-    """How often the set is repeated in one timed pass, so that it fills the device."""
-    return max(1, JOINED_TOKENS[device] // tokens_in(entries))
+def copies_in_a_pass(entries: Sequence[Protein], tokens: int) -> int:
+    """How often the set is repeated in one timed pass: at most so many tokens, and at least once."""
+    return max(1, tokens // tokens_in(entries))
 
 
-def joined(entries: Sequence[Protein], device: str) -> list[Protein]:
+def joined(entries: Sequence[Protein], copies: int) -> list[Protein]:
     """One pass over the set: its copies together, sorted by length."""
-    return sorted(list(entries) * copies_in_a_pass(entries, device), key=lambda entry: len(entry[1]))
+    return sorted(list(entries) * copies, key=lambda entry: len(entry[1]))
 
 
 def token_batches(ordered: Sequence[Protein], convert: Callable[[list[Protein]], Any], device: str) -> list[Any]:

@@ -12,6 +12,9 @@ from ._esm2 import Embedder, contract, load, notes
 from ._hardware import BYTES, PARAMETERS
 from ._protocol import alternate, in_fresh_process
 
+LARGE = list(PARAMETERS)[1:]
+"""8M does not fill a large GPU."""
+
 
 class EngineCell(OncePerCell):
     """A cell that holds two models of one precision."""
@@ -27,7 +30,7 @@ class EngineCell(OncePerCell):
 
     def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Skip what takes minutes and tells little."""
-        store.require_precision(precision, self.on_gpus)
+        store.require_chosen(model, precision, models_on_gpus=LARGE, precisions_on_gpus=self.on_gpus)
         super().setup(store, model, precision, workload)
 
 

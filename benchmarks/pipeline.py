@@ -10,13 +10,15 @@ from typing import Any
 from . import VERSION
 from ._cells import Samples, Store, _SpeedAndMemory, six_digits, speeds, tracked
 from ._esm2 import contract, load, notes
-from ._hardware import PARAMETERS
+from ._hardware import PARAMETERS, pass_tokens
 from ._protocol import TIMERS, Protocol, alternate, peak_memory, reset_peak_memory
 from ._workloads import Protein, copies_in_a_pass, tokens_in
 
 PROTOCOL = Protocol(blocks=3)  # a block is a whole file
 ENGINE_SECONDS = {"cpu": 0.5, "cuda": 3.0}
 """The file has as many copies of the workload as the engine embeds in that time."""
+ON_GPUS = "esm2_t33_650M_UR50D"
+"""The model there: a larger one leaves reading and writing more time."""
 UNTIMED = 2  # `alternate` runs each once to warm up, and once to see how long it takes
 
 
@@ -69,7 +71,7 @@ class Pipeline(_SpeedAndMemory):
 
     def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Skip a commit without the program, and what takes minutes."""
-        store.require_precision(precision, on_gpus=["fp16"])
+        store.require_chosen(model, precision, models_on_gpus=[ON_GPUS], precisions_on_gpus=["fp16"])
         program()
         super().setup(store, model, precision, workload)
 
@@ -77,7 +79,7 @@ class Pipeline(_SpeedAndMemory):
         """ESM-2, and as many copies of the proteins as the engine embeds in `ENGINE_SECONDS`."""
         device = store.hardware.device
         self.esm2, _ = load(model, precision, device)
-        copies = copies_in_a_pass(self.entries, device)
+        copies = copies_in_a_pass(self.entries, pass_tokens(model, device))
         with tempfile.TemporaryDirectory() as folder:
             some = File(folder, self.entries * copies, self.esm2)
         some.run_engine(1)

@@ -1,13 +1,17 @@
 """Each precision against FP32 in the same process: how much faster, how much smaller, and still right?"""
 
+from collections.abc import Callable
 from typing import Any
 
 from . import VERSION
 from ._cells import OncePerCell, Samples, Store, six_digits, tracked
-from ._esm2 import Embedder, min_cosine, notes, peak_memory_alone, peak_memory_of_a_pass
+from ._esm2 import Embedder, min_cosine, notes, peak_memories
 from ._hardware import BYTES, PARAMETERS
-from ._protocol import alternate
+from ._protocol import alternate, before_all_else, in_fresh_process
 from ._workloads import WORKLOADS
+
+Peaks = Callable[[], dict[str, float]]
+"""Measures peak bytes, by workload."""
 
 
 class Precision(OncePerCell):
@@ -28,19 +32,25 @@ class Precision(OncePerCell):
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Measure the memory of each model alone, and load both."""
 
-        def peak(which: str) -> float:
-            return store.remember(
-                ("peak", model, which, workload),
-                lambda: peak_memory_alone(model, which, self.entries, store.hardware),
-            )
-
-        fp32_peak = peak("fp32")
+        fp32_peak = self.peak(store, "fp32", in_fresh_process)
         # A process for it would cost seconds on a GPU, where only what PyTorch allocated counts. What is resident
         # on a CPU differs by 2 to 3 % between this process and one forked from it, as FP32's is.
-        other_peak = peak(precision) if store.hardware.device == "cpu" else None
+        other_peak = self.peak(
+            store, precision, in_fresh_process if store.hardware.device == "cpu" else before_all_else
+        )
+        self.memory_saving = fp32_peak / other_peak
         self.other = Embedder(model, precision, self.entries, store.hardware)
-        self.memory_saving = fp32_peak / (other_peak or peak_memory_of_a_pass(self.other))
         self.fp32 = Embedder(model, "fp32", self.entries, store.hardware)
+
+    def peak(self, store: Store, precision: str, where: Callable[[Peaks], dict[str, float]]) -> float:
+        """Peak bytes with a precision loaded alone; the first cell to need it measures the siblings', too."""
+        model, _, workload = self.parameters
+        workloads = [workload, *self.siblings(store)]
+
+        def measure() -> dict[str, float]:
+            return peak_memories(model, precision, workloads, store.hardware)
+
+        return store.remember(f"peak-{model}-{precision}", workload, lambda: where(measure))
 
     @tracked("times FP32", higher_is_better=True, compare_factor=1.05)
     def track_speedup_over_fp32(self, store: Store, *parameters: str) -> dict[str, Any]:
@@ -59,9 +69,14 @@ class Precision(OncePerCell):
 
     def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
         """Time the two in turn, and compare their embeddings."""
+        cosines: list[float] = []
+
+        def compare() -> None:
+            cosines.append(min_cosine(self.fp32.embeddings(), self.other.embeddings()))
+
         samples = {
-            "speed-up": six_digits(alternate(self.fp32.run, self.other.run, self.fp32.timer)),
+            "speed-up": six_digits(alternate(self.fp32.run, self.other.run, self.fp32.timer, warm=compare)),
             "memory saving": six_digits([self.memory_saving]),
-            "min cosine": [min_cosine(self.fp32.embeddings(), self.other.embeddings())],
+            "min cosine": cosines,
         }
         return samples, notes(store.hardware, self.entries)

@@ -12,9 +12,9 @@ from ._esm2 import Embedder, load, notes
 from ._hardware import PARAMETERS
 from ._protocol import TIMERS, Protocol, measure
 from ._workloads import AMINO_ACIDS, LENGTHS, Protein, tokens_in
-from .pipeline import File, program
+from .pipeline import ON_GPUS, File, program
 
-PROTOCOL = Protocol(window=1, warm_up_seconds=0.0, blocks=3, block_seconds=0.1)
+PROTOCOL = Protocol(window=1, warm_up_seconds=0.0, blocks=3, block_seconds=0.1, least_blocks=1, enough_seconds=3.0)
 """Short: a curve has many points."""
 
 LONGEST_ON_CPU, MOST_ON_CPU = 1024, 10
@@ -31,7 +31,7 @@ class Scaling(OncePerCell):
 
     def setup(self, store: Store, model: str, precision: str, number: int) -> None:  # type: ignore[override]
         """Make the proteins and load what embeds them, unless it was measured."""
-        store.require_precision(precision, on_gpus=["fp16"])
+        store.require_chosen(model, precision, models_on_gpus=[ON_GPUS], precisions_on_gpus=["fp16"])
         if store.hardware.device == "cpu" and number > self.limit_on_cpu:
             most = f"{self.limit_on_cpu:,} {self.param_names[-1]}"
             raise NotImplementedError(f"more than {most} take too long on a CPU")

@@ -38,6 +38,7 @@ def track_first_try():
 track_first_try.version = track_second_try.version = "1"
 """
 GRID = """
+import json, os
 class Grid:
     params = (["small", "large"], ["mixed", "short"])
     version = "1"
@@ -45,7 +46,7 @@ class Grid:
         if size == "large":
             raise NotImplementedError("too large")
     def track_one(self, size, workload): return 1
-    def track_two(self, size, workload): return 2
+    def track_two(self, size, workload): return len(json.loads(os.environ["VIRNUCPRO_BENCH_ASKED"]))
 """
 PROGRAM = "def {name}(precision, weights): ...\n"
 
@@ -96,9 +97,9 @@ def project(tmp_path_factory):
 
     said = record(first, "HEAD", "--only", "throughput")
 
-    def answer(commit: str) -> list:
+    def answer(commit: str, benchmark: str = "throughput.track_answer") -> list:
         (path,) = (folder / "results/here").glob(f"{commit[:8]}-existing-*.json")
-        return json.loads(path.read_text())["results"]["throughput.track_answer"][0]
+        return json.loads(path.read_text())["results"][benchmark][0]
 
     return SimpleNamespace(
         folder=folder, run=run, record=record, answer=answer, said=said, first=first, second=second
@@ -178,6 +179,17 @@ def test_a_part_of_a_file_is_recorded_and_asked_for_by_its_cells(project):
     assert precision(*skipped).startswith("0 files of benchmarks to measure; 1 recorded before")
     assert precision(*mixed).startswith("1 files of benchmarks to measure; ")  # asv has NaN for the others, too
     assert precision(*mixed).startswith("0 files of benchmarks to measure; 1 recorded before")
+
+
+def test_cells_know_which_of_them_asv_was_asked_for(project):
+    for bench, cells in (("'small', 'short'", 1), ("'short'", 2)):
+        project.record("HEAD", "--only", "precision", "--bench", bench)
+        assert project.answer(project.second, "precision.Grid.track_two")[1] == cells
+
+
+def test_files_of_a_commit_are_measured_in_one_run(project):
+    said = project.record(project.first, "--only", "precision", "scaling")
+    assert said.count("Discovering benchmarks") == 1
 
 
 def test_a_regex_that_no_cell_matches_is_said(project):

@@ -1,11 +1,14 @@
 """One measurement a cell: shared, paid for once, and never a half-written one."""
 
 import json
+from collections.abc import Sequence
+from typing import ClassVar
 
 import pytest
 
-from benchmarks._cells import NOTES, Cell, CellFailed, Store
+from benchmarks._cells import ASKED, NOTES, Cell, CellFailed, OncePerCell, Store
 from benchmarks._hardware import Hardware
+from tests.conftest import MODEL as M8
 
 MACHINE = Hardware("cpu", "a CPU", 2**34, (0, 0), {})
 
@@ -61,29 +64,112 @@ def test_rounds_that_would_repeat_samples_are_refused(store):
         cell.result("runtime")
 
 
-def test_notes_are_printed_for_the_plugin(store, capsys):
+def test_notes_are_printed_once_for_the_plugin(store, capsys):
     cell = Cell(store, "m", "fp32", "mixed")
     cell.claim()
-    cell.record({"runtime": [1.0]}, {"weights": "random"})
+    cell.record({"runtime": [1.0], "memory": [2.0]}, {"weights": "random"})
+    cell.result("runtime")
     line = capsys.readouterr().out.strip()
     assert json.loads(line.removeprefix(NOTES)) == {"weights": "random"}
+    cell.result("memory")
+    assert capsys.readouterr().out == ""
 
 
 def test_a_number_that_several_cells_need_is_computed_once(store):
-    numbers = iter([3.0, 4.0])
-    assert store.remember(("peak", "fp32"), lambda: next(numbers)) == 3.0
-    assert store.remember(("peak", "fp32"), lambda: next(numbers)) == 3.0
-    assert store.remember(("peak", "fp16"), lambda: next(numbers)) == 4.0
+    numbers = iter([{"mixed": 3.0, "short": 1.0}, {"mixed": 4.0}])
+    assert store.remember("peak-fp32", "mixed", lambda: next(numbers)) == 3.0
+    assert store.remember("peak-fp32", "mixed", lambda: next(numbers)) == 3.0
+    assert store.remember("peak-fp32", "short", lambda: next(numbers)) == 1.0
+    assert store.remember("peak-fp16", "mixed", lambda: next(numbers)) == 4.0
 
 
 @pytest.mark.parametrize(
-    "device, said", [("cpu", "on CPUs .* FP32 only"), ("cuda", "on GPUs .* FP32 and FP16 only")]
+    "device, model, precision, said",
+    [
+        ("cpu", "m", "bf16", "on CPUs this is measured in FP32 only"),
+        ("cuda", "m", "bf16", "on GPUs this is measured in FP32 and FP16 only"),
+        ("cuda", "another", "fp16", "on GPUs this is measured with m only"),
+    ],
 )
-def test_a_precision_that_is_not_measured_on_a_device_is_not_implemented_for_asv(device, said):
+def test_what_is_not_measured_on_a_device_is_not_implemented_for_asv(device, model, precision, said):
     store = Store(Hardware(device, "a device", 2**34, (9, 0), {}))
-    store.require_precision("fp32", on_gpus=["fp32", "fp16"])
+    chosen = {"models_on_gpus": ["m"], "precisions_on_gpus": ["fp32", "fp16"]}
+    store.require_chosen("m", "fp32", **chosen)
     with pytest.raises(NotImplementedError, match=said):
-        store.require_precision("bf16", on_gpus=["fp32", "fp16"])
+        store.require_chosen(model, precision, **chosen)
+
+
+class Lengths(OncePerCell):
+    """A benchmark whose last parameter is a number; it measures that. `broken` numbers raise."""
+
+    params = ([M8], ["fp32", "fp16"], [1, 2, 3])
+    broken: ClassVar[set[int]] = set()
+    measured: ClassVar[list[tuple]] = []
+
+    def setup(self, store, model, precision, number):
+        super().setup(store, model, precision, str(number))
+
+    def proteins(self, workload, device):
+        return []
+
+    def load(self, store, model, precision, workload):
+        self.number = int(workload)
+
+    def measure(self, store):
+        self.measured.append(self.parameters[1:])
+        if self.number in self.broken:
+            raise ValueError("broken")
+        return {"number": [float(self.number)]}, {}
+
+
+@pytest.fixture
+def number(store, monkeypatch):
+    """What asv gets of a cell in a process of its own, which was asked for `asked` on a device."""
+    monkeypatch.setattr(Lengths, "broken", set())
+    monkeypatch.setattr(Lengths, "measured", [])
+    monkeypatch.setattr(Store, "require", lambda *arguments: None)
+
+    def call(device: str, last: int, asked: Sequence[int], precision: str = "fp32"):
+        cells = [("Lengths", M8, "fp32", str(each)) for each in asked] + [("Others", M8, "fp32", "2")]
+        monkeypatch.setenv(ASKED, json.dumps(cells))
+        there = Store(Hardware(device, "a device", 2**34, (9, 0), {}))
+        benchmark = Lengths()
+        benchmark.setup(there, M8, precision, last)
+        return benchmark.metric("number", there)["samples"]
+
+    return call
+
+
+def test_on_a_gpu_a_process_measures_what_else_was_asked_for_of_its_models(number):
+    assert number("cuda", 1, asked=[1, 3]) == [1.0]
+    assert Lengths.measured == [("fp32", "1"), ("fp32", "3")]
+    assert number("cuda", 3, asked=[1, 3]) == [3.0]
+    assert number("cuda", 2, asked=[]) == [2.0]
+    assert number("cuda", 1, asked=[1, 3], precision="fp16") == [1.0]
+    assert Lengths.measured[2:] == [("fp32", "2"), ("fp16", "1")]
+
+
+def test_on_a_cpu_each_cell_has_a_process_of_its_own(number):
+    assert number("cpu", 1, asked=[1, 2, 3]) == [1.0]
+    assert Lengths.measured == [("fp32", "1")]
+
+
+def test_what_fails_in_anothers_process_is_measured_in_its_own(number):
+    Lengths.broken.add(2)
+    assert number("cuda", 1, asked=[1, 2, 3]) == [1.0]
+    assert number("cuda", 3, asked=[1, 2, 3]) == [3.0]
+    Lengths.broken.clear()
+    assert number("cuda", 2, asked=[1, 2, 3]) == [2.0]
+
+
+def test_a_failure_of_its_own_is_the_cells_outcome(number):
+    Lengths.broken.add(2)
+    with pytest.raises(ValueError, match="broken"):
+        number("cuda", 2, asked=[1, 2])
+    assert number("cuda", 1, asked=[1, 2]) == [1.0]
+    with pytest.raises(CellFailed, match="measured once, and it failed: ValueError: broken"):
+        number("cuda", 2, asked=[1, 2])
+    assert Lengths.measured == [("fp32", "2"), ("fp32", "1")]
 
 
 def test_what_a_machine_cannot_run_is_not_implemented_for_asv(store):

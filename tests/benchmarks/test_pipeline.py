@@ -66,6 +66,16 @@ def test_full_precision_on_a_gpu_is_skipped_with_the_reason(benchmark, cell):
         benchmark().setup(store, MODEL, *cell)
 
 
+@pytest.mark.parametrize(
+    "benchmark, cell",
+    [(Pipeline, ("fp16", "mixed")), (SequenceLength, ("fp16", 64)), (SequenceCount, ("fp16", 1))],
+)
+def test_other_models_on_a_gpu_are_skipped_with_the_reason(benchmark, cell):
+    store = Store(Hardware("cuda", "a GPU", 2**36, (9, 0), {}))
+    with pytest.raises(NotImplementedError, match="on GPUs this is measured with esm2_t33_650M_UR50D only"):
+        benchmark().setup(store, MODEL, *cell)
+
+
 @pytest.mark.parametrize("number", [1, 10, 100])
 def test_so_many_proteins_are_made(number):
     proteins = SequenceCount().proteins(str(number), "cpu")

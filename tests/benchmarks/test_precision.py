@@ -1,57 +1,93 @@
 """A precision beside FP32: in which processes memory is measured, and with what loaded."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 
-from benchmarks import precision
-from benchmarks._cells import Store
+from benchmarks import _esm2, precision
+from benchmarks._cells import ASKED, Store
 from benchmarks._hardware import Hardware
 from tests.conftest import MODEL
 
-PEAKS = {"fp32": 300.0, "fp16": 100.0}
+PEAKS = {"fp32": 300.0, "tf32": 300.0, "fp16": 100.0}
 
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    """Loads an FP16 cell on a device, and returns what was done in which order."""
+    """Loads a cell on a device, and returns what was done in which order."""
     monkeypatch.chdir(tmp_path)  # where a store keeps its numbers
+    done: list[str] = []
 
-    def call(device: str):
-        done: list[str] = []
+    class Embedder:
+        def __init__(self, model, which, entries, hardware):
+            done.append(f"load {which}")
 
-        class Embedder:
-            def __init__(self, model, which, entries, hardware):
-                done.append(f"load {which}")
-                self.precision = which
+    def peaks(model, which, workloads, hardware):
+        done.append(f"peaks of {which}: {' '.join(workloads)}")
+        return dict.fromkeys(workloads, PEAKS[which])
 
-        def here(embedder):
-            done.append(f"peak of {embedder.precision}")
-            return PEAKS[embedder.precision]
+    def in_fresh_process(call):
+        done.append("fork")
+        return call()
 
-        def alone(model, which, entries, hardware):
-            done.append(f"process for the peak of {which}")
-            return PEAKS[which]
+    monkeypatch.setattr(precision, "Embedder", Embedder)
+    monkeypatch.setattr(precision, "peak_memories", peaks)
+    monkeypatch.setattr(precision, "in_fresh_process", in_fresh_process)
 
-        monkeypatch.setattr(precision, "Embedder", Embedder)
-        monkeypatch.setattr(precision, "peak_memory_of_a_pass", here)
-        monkeypatch.setattr(precision, "peak_memory_alone", alone)
+    def call(device: str, which: str = "fp16", workload: str = "mixed", asked: str = "") -> list[str]:
+        cells = [("Precision", MODEL, which, each) for each in asked.split()]
+        monkeypatch.setenv(ASKED, json.dumps(cells))
+        done.clear()
         benchmark = precision.Precision()
-        benchmark.entries = []
-        benchmark.load(Store(Hardware(device, "a device", 2**36, (9, 0), {})), MODEL, "fp16", "mixed")
-        assert benchmark.memory_saving == 3.0
+        benchmark.entries, benchmark.parameters = [], (MODEL, which, workload)
+        benchmark.load(Store(Hardware(device, "a device", 2**36, (9, 0), {})), *benchmark.parameters)
+        assert benchmark.memory_saving == PEAKS["fp32"] / PEAKS[which]
         return done
 
     return call
 
 
 def test_a_cell_on_a_gpu_measures_its_own_precisions_memory_before_fp32_is_loaded(load):
-    assert load("cuda") == ["process for the peak of fp32", "load fp16", "peak of fp16", "load fp32"]
+    assert load("cuda") == ["fork", "peaks of fp32: mixed", "peaks of fp16: mixed", "load fp16", "load fp32"]
 
 
 def test_a_cell_on_a_cpu_measures_memory_in_processes_of_their_own(load):
-    processes = ["process for the peak of fp32", "process for the peak of fp16"]
-    assert load("cpu") == [*processes, "load fp16", "load fp32"]
+    peaks = ["fork", "peaks of fp32: mixed", "fork", "peaks of fp16: mixed"]
+    assert load("cpu", asked="short mixed") == [*peaks, "load fp16", "load fp32"]
+
+
+def test_memory_is_measured_once_for_all_workloads_that_are_asked_for(load):
+    assert load("cuda", asked="mixed short")[1] == "peaks of fp32: mixed short"
+    assert load("cuda", workload="short", asked="mixed short") == ["load fp16", "load fp32"]
 
 
 def test_fp32s_memory_is_measured_once_for_all_precisions(load):
     load("cuda")
-    assert "process for the peak of fp32" not in load("cuda")
+    assert load("cuda", which="tf32") == ["peaks of tf32: mixed", "load tf32", "load fp32"]
+
+
+def test_memory_beside_another_model_is_not_measured(load, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    with pytest.raises(RuntimeError, match="what it has loaded would be measured, too"):
+        load("cuda")
+
+
+@pytest.mark.parametrize("fails, left", [("short", {"mixed": 1.0}), ("mixed", None)])
+def test_only_the_first_workload_fails_with_its_peak(monkeypatch, fails, left):
+    def peak(embedder):
+        if embedder.entries == fails:
+            raise MemoryError
+        return 1.0
+
+    monkeypatch.setattr(_esm2, "proteins", lambda workload, device: workload)
+    monkeypatch.setattr(
+        _esm2, "Embedder", lambda model, which, entries, hardware: SimpleNamespace(entries=entries)
+    )
+    monkeypatch.setattr(_esm2, "peak_memory_of_a_pass", peak)
+    hardware = Hardware("cuda", "a device", 2**36, (9, 0), {})
+    if left is None:
+        with pytest.raises(MemoryError):
+            _esm2.peak_memories(MODEL, "fp16", ["mixed", "short"], hardware)
+    else:
+        assert _esm2.peak_memories(MODEL, "fp16", ["mixed", "short"], hardware) == left

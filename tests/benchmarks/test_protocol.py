@@ -118,8 +118,8 @@ def test_pairs_on_a_gpu_are_as_many_and_shorter(gpu):
 
 
 def test_slow_blocks_on_a_gpu_are_fewer_but_at_least_three(gpu):
-    slow, slower = (FakeMachine(itertools.repeat(seconds)) for seconds in (0.7, 1.95))
-    assert len(measure(slow.run, gpu(slow)).samples) == 5  # the fifth begins after 2.8 of 3 seconds
+    slow, slower = (FakeMachine(itertools.repeat(seconds)) for seconds in (0.45, 1.95))
+    assert len(measure(slow.run, gpu(slow)).samples) == 5  # the fifth begins after 1.8 of 2 seconds
     assert len(measure(slower.run, gpu(slower)).samples) == 3
 
 
@@ -193,6 +193,9 @@ def test_each_of_a_pair_goes_first_in_turn():
 
     alternate(run("reference"), run("other"), timer)
     assert order[-14:][:4] == ["reference", "other", "other", "reference"]
+    before = len(order)
+    alternate(run("reference"), run("other"), timer, warm=lambda: order.append("warm"))
+    assert order[before : before + 2] == ["warm", "reference"]
 
 
 def in_clean_process(code: str) -> str:
