@@ -41,11 +41,13 @@ class Engine(EngineCell):
     """
 
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
-        """Loading and first pass in fresh processes; then the engine and the matrix products."""
+        """Loading and the first pass in a fresh process; then the engine and the matrix products."""
         device = store.hardware.device
-        self.load_seconds = in_fresh_process(lambda: seconds_to_load(model, precision, device))
-        self.compile_seconds = in_fresh_process(
-            lambda: seconds_to_compile(Embedder(model, precision, self.entries, store.hardware))
+        self.load_seconds, self.compile_seconds = in_fresh_process(
+            lambda: (
+                seconds_to_load(model, precision, device),
+                seconds_to_compile(Embedder(model, precision, self.entries, store.hardware)),
+            )
         )
         self.engine = Embedder(model, precision, self.entries, store.hardware)
         self.ceiling = _peers.MatrixProducts(self.engine.esm2.shape, precision, device, self.engine.tokens)
