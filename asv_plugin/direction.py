@@ -6,6 +6,7 @@ benchmark function, which asv records in benchmarks.json, say otherwise:
     track_speed.higher_is_better = True
     track_speed.compare_factor = 1.05           # a change: above 1.05 times, or below 1 / 1.05
     track_fidelity.compare_difference = 0.0005  # instead of a factor: more than this, in the benchmark's unit
+    track_speed.regression_factor_without_gpu = 1.3  # a step on the Regressions page, for machines without a GPU
 
 They hold in `asv compare`, `asv continuous` and on the Regressions page and its feed; the direction also in the
 List view. `--factor` on the command line wins over compare_factor, regressions_thresholds in asv.conf.json over
@@ -71,13 +72,17 @@ class Rule:
     higher_is_better: bool = False
     factor: float | None = None
     difference: float | None = None
+    factor_without_gpu: float | None = None
 
 
 def rules_of(benchmarks: dict[str, dict[str, Any]]) -> dict[str, Rule]:
     """The rules of a suite, by the benchmarks' names."""
     return {
         name: Rule(
-            bool(entry.get("higher_is_better")), entry.get("compare_factor"), entry.get("compare_difference")
+            bool(entry.get("higher_is_better")),
+            entry.get("compare_factor"),
+            entry.get("compare_difference"),
+            entry.get("regression_factor_without_gpu"),
         )
         for name, entry in benchmarks.items()
     }
@@ -238,6 +243,8 @@ def published_in_the_right_direction(publish: Any) -> Any:
             rule, threshold = rules[benchmark["name"]], asv_threshold(self, graph, benchmark, entry)
             if is_configured(conf, graph, entry):
                 rule = replace(rule, difference=None)
+            elif rule.factor_without_gpu and not graph.params.get("gpu"):
+                threshold = rule.factor_without_gpu - 1
             elif rule.factor:
                 threshold = rule.factor - 1
             return judged(threshold, rule)

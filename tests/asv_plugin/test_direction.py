@@ -394,6 +394,29 @@ def detector() -> Callable:
     return direction.detect_by_rule(direction.regressions.detect_regressions)
 
 
+@pytest.mark.parametrize(
+    "machine, configured, threshold",
+    [({"gpu": "a GPU"}, {}, 0.05), ({"gpu": None}, {}, 0.3), ({}, {}, 0.3), ({}, {".*": 0.1}, 0.1)],
+)
+def test_a_machine_without_a_gpu_has_a_wider_threshold_on_the_regressions_page(
+    tmp_path, machine, configured, threshold
+):
+    for page, (text, _) in direction.PAGES.items():
+        (tmp_path / page).write_text(text)
+    conf = SimpleNamespace(html_dir=str(tmp_path), regressions_thresholds=configured)
+    rules = {"speed": {"name": "speed", "compare_factor": 1.05, "regression_factor_without_gpu": 1.3}}
+    found = []
+
+    def publish(conf, repo, benchmarks, graphs, revisions):
+        data = SimpleNamespace(conf=conf)
+        graph = SimpleNamespace(params=machine)
+        filtered = direction.regressions._GraphDataFilter
+        found.append(filtered._get_threshold(data, graph, benchmarks["speed"], "speed('a')"))
+
+    direction.published_in_the_right_direction(publish)(conf, None, rules, None, None)
+    assert found == [pytest.approx(threshold)]
+
+
 def test_an_asv_with_other_insides_is_refused_by_name(monkeypatch):
     monkeypatch.delattr("asv.commands.compare._is_result_better")
     with pytest.raises(direction.util.UserError, match=r"_is_result_better .* install asv==0\.6\.6"):
