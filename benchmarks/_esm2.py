@@ -60,15 +60,18 @@ def load(model: str, precision: str, device: str) -> tuple[Any, Any]:
 class Embedder:
     """ESM-2 loaded in one precision, and a workload as token batches.
 
-    `esm2`, `converter`: what load_esm2_model returned. `proteins`: those of one pass. `batches`: them as tokens.
+    `tokens`: about how many a pass has, where it is not what `pass_tokens` says. `esm2`, `converter`: what
+    load_esm2_model returned. `proteins`: those of one pass. `batches`: them as tokens.
     """
 
-    def __init__(self, model: str, precision: str, entries: Sequence[Protein], hardware: Hardware):
+    def __init__(
+        self, model: str, precision: str, entries: Sequence[Protein], hardware: Hardware, tokens: int | None = None
+    ):
         _, runner = contract()
         self.device = hardware.device
         self.esm2, self.converter = load(model, precision, self.device)
         self.runner = runner(self.esm2)
-        self.copies = copies_in_a_pass(entries, pass_tokens(model, self.device))
+        self.copies = copies_in_a_pass(entries, tokens or pass_tokens(model, self.device))
         self.proteins = joined(entries, self.copies)
         self.batches = self.packs() or token_batches(self.proteins, self.converter, self.device)
         self.sequences = self.copies * len(entries)

@@ -15,6 +15,10 @@ from ._protocol import alternate, in_fresh_process
 LARGE = list(PARAMETERS)[1:]
 """8M does not fill a large GPU."""
 
+TOKENS = {"cpu": None, "cuda": 49_152}
+"""Of a pass beside a peer: in passes of few batches the GPU would wait for a peer's host between them. On an H100
+3B was 3.6 times as fast as fair-esm in passes of 8,192 tokens, and 2.6 times in passes of 107,009."""
+
 
 class EngineCell(OncePerCell):
     """A cell that holds two models of one precision."""
@@ -90,7 +94,7 @@ class OverPeer(EngineCell):
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
         """The engine, and the peer with its weights."""
         device = store.hardware.device
-        self.engine = Embedder(model, precision, self.entries, store.hardware)
+        self.engine = Embedder(model, precision, self.entries, store.hardware, TOKENS[device])
         encode = self.peer(self.engine.esm2.shape, precision, device, self.engine.weights())
         self.other = _peers.PaddedPeer(encode, self.engine.proteins, self.engine.converter, precision, device)
 
