@@ -34,7 +34,7 @@ from asv.repo import get_repo
 from asv.results import Results
 from tabulate import tabulate
 
-from asv_plugin import notes
+from asv_plugin import asked, notes
 from asv_plugin.direction import check_places, rules_of, with_factor
 from asv_plugin.paired import VERDICTS, Comparison, Pair, compare
 from asv_plugin.repository import commit_hash, git
@@ -103,6 +103,7 @@ class Suite:
             found[0].install_project(self.conf, repo, commits[side])
             self.environments += found
         self.benchmarks = Benchmarks.discover(self.conf, repo, [self.environments[1]], [commits[1]], regex=bench)
+        os.environ.pop(asked.VARIABLE, None)  # here each cell has a folder of its own, where others are of no use
         if not self.benchmarks:
             raise util.UserError(f"no benchmark has a cell that matches {bench!r}")
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from . import _esm_efficient, _peers
-from ._esm2 import Embedder
+from ._esm2 import Embedder, load
 from ._hardware import BYTES, Hardware, probe
 from ._protocol import TIMERS, peak_memory, reset_peak_memory
 from ._workloads import AMINO_ACIDS, Protein, tokens_in
@@ -198,6 +198,8 @@ def profile(run: Callable[[int], None], device: str) -> str:
 def table(case: Case, rounds: int, fresh: Fresh, profiled: bool = False) -> str:
     """The table of one case; `profiled`: and what the engine's time consists of."""
     from tabulate import tabulate  # not in asv's environments
+
+    load.cache_clear()  # an earlier case's model takes memory
 
     engine = case.engine()
     filling = max(len(batch.input_ids) for batch in engine.batches)

@@ -107,7 +107,7 @@ def why_not(hardware: Hardware, model: str, precisions: tuple[str, ...], workloa
 
 
 def pass_tokens(model: str, device: str) -> int:
-    """Tokens of a timed pass, at least: one copy of the workload on a CPU."""
+    """The most tokens of a timed pass, if one copy of the workload has no more; so it is one copy on a CPU."""
     return PASS_TOKENS.get(model, 16_384) if device == "cuda" else 1
 
 

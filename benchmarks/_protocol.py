@@ -40,7 +40,7 @@ class Protocol:
     blocks: int = 7
     block_seconds: float = 0.25
     least_blocks: int = 3
-    enough_seconds: float = 5.0  # after this and `least_blocks`, no new block begins: 3B in FP32 takes two a pass
+    enough_seconds: float = 5.0  # after this and `least_blocks`, no new block begins
 
     def enough(self, blocks: int, seconds: float) -> bool:
         """Whether so many blocks, in so many seconds, are all that is measured."""

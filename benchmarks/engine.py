@@ -13,7 +13,7 @@ from ._hardware import BYTES, PARAMETERS
 from ._protocol import alternate, in_fresh_process
 
 LARGE = list(PARAMETERS)[1:]
-"""8M does not fill a large GPU."""
+"""8M is left out to save time: it is what CPUs run."""
 
 TOKENS = {"cpu": None, "cuda": 49_152}
 """Of a pass beside a peer: in passes of few batches the GPU would wait for a peer's host between them. On an H100
@@ -66,7 +66,7 @@ class Engine(EngineCell):
         """The first pass in a fresh process beyond a later one: kernels compiled or read from their cache."""
         return self.metric("compile seconds", store)
 
-    @tracked("seconds", compare_factor=1.5)
+    @tracked("seconds", compare_factor=1.5, regression_factor_without_gpu=1.5)
     def track_load_seconds(self, store: Store, *parameters: str) -> dict[str, Any]:
         """load_esm2_model in a fresh process, with PyTorch imported; random weights are made, not read."""
         return self.metric("load seconds", store)

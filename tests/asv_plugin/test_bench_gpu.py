@@ -102,7 +102,14 @@ def project(tmp_path_factory):
         return json.loads(path.read_text())["results"][benchmark][0]
 
     return SimpleNamespace(
-        folder=folder, run=run, record=record, answer=answer, said=said, first=first, second=second
+        folder=folder,
+        run=run,
+        record=record,
+        commit=commit,
+        answer=answer,
+        said=said,
+        first=first,
+        second=second,
     )
 
 
@@ -188,8 +195,11 @@ def test_cells_know_which_of_them_asv_was_asked_for(project):
 
 
 def test_files_of_a_commit_are_measured_in_one_run(project):
-    said = project.record(project.first, "--only", "precision", "scaling")
+    commit = project.commit(43)
+    said = project.record(commit, "--only", "precision", "throughput")
+    assert "2 files of benchmarks to measure; " in said
     assert said.count("Discovering benchmarks") == 1
+    assert project.answer(commit) == [43]
 
 
 def test_a_regex_that_no_cell_matches_is_said(project):

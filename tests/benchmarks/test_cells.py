@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import pytest
 
+from benchmarks import _protocol
 from benchmarks._cells import ASKED, NOTES, Cell, CellFailed, OncePerCell, Store
 from benchmarks._hardware import Hardware
 from tests.conftest import MODEL as M8
@@ -151,6 +152,22 @@ def test_on_a_gpu_a_process_measures_what_else_was_asked_for_of_its_models(numbe
 
 def test_on_a_cpu_each_cell_has_a_process_of_its_own(number):
     assert number("cpu", 1, asked=[1, 2, 3]) == [1.0]
+    assert Lengths.measured == [("fp32", "1")]
+
+
+def test_a_process_that_takes_turns_measures_its_cell_alone(number, monkeypatch):
+    monkeypatch.setattr(_protocol, "referee", lambda: True)
+    monkeypatch.setattr(_protocol, "await_turn", lambda purpose: None)
+    assert number("cuda", 1, asked=[1, 2, 3]) == [1.0]
+    assert Lengths.measured == [("fp32", "1")]
+
+
+def test_a_gpu_that_fails_for_good_costs_no_recorded_cell(number, monkeypatch):
+    def broken(device):
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr(_protocol, "free_cached_memory", broken)
+    assert number("cuda", 1, asked=[1, 2]) == [1.0]
     assert Lengths.measured == [("fp32", "1")]
 
 
