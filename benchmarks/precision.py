@@ -45,10 +45,9 @@ class Precision(OncePerCell):
     def peak(self, store: Store, precision: str, where: Callable[[Peaks], dict[str, float]]) -> float:
         """Peak bytes with a precision loaded alone; the first cell to need it measures the siblings', too."""
         model, _, workload = self.parameters
-        workloads = [workload, *self.siblings(store)]
 
         def measure() -> dict[str, float]:
-            return peak_memories(model, precision, workloads, store.hardware)
+            return peak_memories(model, precision, [workload, *self.siblings(store)], store.hardware)
 
         return store.remember(f"peak-{model}-{precision}", workload, lambda: where(measure))
 

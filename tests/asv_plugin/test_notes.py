@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from asv.results import Results
 
+from asv_plugin import asked
 from asv_plugin.answer import REPEATS
 from asv_plugin.notes import MEASURED, Notes, install, key, notes_of, notes_path, read, read_output
 from benchmarks import _cells
@@ -118,7 +119,8 @@ def test_a_process_killed_after_a_warning_is_a_failure():
 
 
 def test_the_plugin_knows_the_words_that_cells_use(tmp_path, monkeypatch):
-    assert MEASURED == _cells.NOTES  # written twice, because the suite's modules import PyTorch
+    # written twice, because the suite's modules import PyTorch
+    assert (MEASURED, asked.VARIABLE) == (_cells.NOTES, _cells.ASKED)
     monkeypatch.chdir(tmp_path)
     store = _cells.Store(Hardware("cpu", "a CPU", 2**34, (0, 0), {}))
     for failure in (None, ValueError("broken")):

@@ -56,24 +56,18 @@ def test_what_takes_too_long_on_a_cpu_is_skipped_with_the_reason(store, benchmar
         benchmark().setup(store, MODEL, *cell)
 
 
+@pytest.mark.parametrize("benchmark, last", [(Pipeline, "mixed"), (SequenceLength, 64), (SequenceCount, 1)])
 @pytest.mark.parametrize(
-    "benchmark, cell",
-    [(Pipeline, ("fp32", "mixed")), (SequenceLength, ("fp32", 64)), (SequenceCount, ("fp32", 1))],
+    "precision, reason",
+    [
+        ("fp32", "on GPUs this is measured in FP16 only"),
+        ("fp16", "on GPUs this is measured with esm2_t33_650M_UR50D only"),
+    ],
 )
-def test_full_precision_on_a_gpu_is_skipped_with_the_reason(benchmark, cell):
+def test_full_precision_and_other_models_on_a_gpu_are_skipped_with_the_reason(benchmark, last, precision, reason):
     store = Store(Hardware("cuda", "a GPU", 2**36, (9, 0), {}))
-    with pytest.raises(NotImplementedError, match="on GPUs this is measured in FP16 only"):
-        benchmark().setup(store, MODEL, *cell)
-
-
-@pytest.mark.parametrize(
-    "benchmark, cell",
-    [(Pipeline, ("fp16", "mixed")), (SequenceLength, ("fp16", 64)), (SequenceCount, ("fp16", 1))],
-)
-def test_other_models_on_a_gpu_are_skipped_with_the_reason(benchmark, cell):
-    store = Store(Hardware("cuda", "a GPU", 2**36, (9, 0), {}))
-    with pytest.raises(NotImplementedError, match="on GPUs this is measured with esm2_t33_650M_UR50D only"):
-        benchmark().setup(store, MODEL, *cell)
+    with pytest.raises(NotImplementedError, match=reason):
+        benchmark().setup(store, MODEL, precision, last)
 
 
 @pytest.mark.parametrize("number", [1, 10, 100])
