@@ -12,12 +12,14 @@ import argparse
 import math
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from asv import util
@@ -27,6 +29,7 @@ from asv.environment import get_env_name
 from asv.results import Results, iter_results_for_machine
 
 from asv_plugin import asked, notes
+from asv_plugin.machine import register
 from asv_plugin.repository import commit_hash, git
 from benchmarks import SOURCE, VERSION
 
@@ -141,13 +144,19 @@ def require_the_same_pytorch(results: Path, name: str) -> None:
     """End the program where this Python's results are of another PyTorch: asv has one file for both."""
     for path in (results / name).glob(f"*-{environment()}.notes"):
         for recorded in {note["versions"]["torch"] for note in notes.read(path).values() if "versions" in note}:
-            import torch  # takes seconds
-
-            if recorded != torch.__version__:
+            if recorded != pytorch():
                 sys.exit(
                     f"error: {path} was recorded with PyTorch {recorded}, and {sys.executable} has "
-                    f"{torch.__version__}: give this machine another name (MACHINE=...), or remove {path.parent}"
+                    f"{pytorch()}: give this machine another name (MACHINE=...), or remove {path.parent}"
                 )
+
+
+def pytorch() -> str:
+    """``torch.__version__`` of this Python, which importing PyTorch would take seconds to tell."""
+    spec = find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        raise util.UserError(f"{sys.executable} has no PyTorch")
+    return runpy.run_path(str(Path(spec.submodule_search_locations[0], "version.py")))["__version__"]
 
 
 def environment() -> str:
@@ -159,15 +168,6 @@ def environment() -> str:
 def expected_seconds(file: str, known: Known) -> float | None:
     """The longest that a file of benchmarks takes by any commit's record; None where none has it."""
     return max((files[file].seconds for files in known.values() if file in files), default=None)
-
-
-def registered(name: str | None) -> str:
-    """Let asv know this machine; its name. In a process of its own: this one must not hold a part of the GPU."""
-    command = [sys.executable, "-m", "asv_plugin.machine", *(["--name", name] if name else [])]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
-    return done.stdout.strip().splitlines()[-1]
 
 
 def plan(commits: list[str], files: list[str], known: Known) -> dict[str, list[str]]:
@@ -224,8 +224,8 @@ def main() -> None:
     if git("rev-parse", "--show-toplevel") is None:
         sys.exit("error: this folder is not a git repository: clone the project, or a bundle of it, with git")
     commits = list(dict.fromkeys(commit_hash(name) for name in arguments.commits))
-    name = registered(arguments.machine)
     try:
+        name = register(arguments.machine)
         config = Config.load()
         results = Path(config.results_dir)
         require_the_same_pytorch(results, name)

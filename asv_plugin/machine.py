@@ -8,6 +8,7 @@ other hardware than results/<name>/machine.json records is stopped (`install`).
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -27,6 +28,9 @@ import json, torch
 found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
 print(json.dumps([[gpu.name, gpu.total_memory] for gpu in found]))
 """
+
+KNOWN = "VIRNUCPRO_GPUS"
+"""Holds what `gpus` found, as JSON, for the processes that one which has asked goes on to start."""
 
 IDENTITY = {"cpu": "CPU", "num_cpu": "number of CPUs", "gpu": "GPU", "num_gpu": "number of GPUs"}
 """What of a record tells one machine from another. Memory and system change by a byte and by an update."""
@@ -71,15 +75,18 @@ def hardware() -> dict[str, str]:
 def gpus() -> list[tuple[str, int]]:
     """Name and bytes of the GPUs that this environment's PyTorch can use.
 
-    Asked in a process of its own, as CUDA would hold memory in this one, and only where there is a driver: PyTorch
-    takes seconds to import.
+    Asked in a process of its own, as CUDA would hold memory in this one, only where there is a driver, and once:
+    PyTorch takes seconds to import.
     """
     if not (shutil.which("nvidia-smi") or Path("/proc/driver/nvidia").exists()):
         return []
-    done = subprocess.run([sys.executable, "-c", GPUS], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise util.UserError(f"PyTorch could not be asked for this machine's GPUs:\n{done.stderr.strip()[-500:]}")
-    return [(name, memory) for name, memory in json.loads(done.stdout.splitlines()[-1])]
+    if KNOWN not in os.environ:
+        done = subprocess.run([sys.executable, "-c", GPUS], capture_output=True, text=True, check=False)
+        if done.returncode:
+            why = done.stderr.strip()[-500:]
+            raise util.UserError(f"PyTorch could not be asked for this machine's GPUs:\n{why}")
+        os.environ[KNOWN] = done.stdout.splitlines()[-1]
+    return [(name, memory) for name, memory in json.loads(os.environ[KNOWN])]
 
 
 def require_the_same(recorded: dict[str, Any], here: dict[str, str], path: Path) -> None:
@@ -124,6 +131,17 @@ def require_its_device(record: dict[str, Any], note: dict[str, Any]) -> None:
         )
 
 
+def register(name: str | None = None) -> str:
+    """Let asv know this machine; its name, which is that of its GPU or CPU unless another is given."""
+    from benchmarks._hardware import cpu_with_cores  # not above: the plugin also serves suites of other projects
+
+    found = gpus()
+    name = name or name_for(found[0][0] if found else cpu_with_cores())
+    # `asv machine --yes --machine NAME` would record the name alone, without CPU, memory and system
+    MachineCollection.save(name, hardware() | {"machine": name})
+    return name
+
+
 def name_for(hardware: str) -> str:
     """A machine's name in results/: the hardware's, in letters, digits, dots and dashes."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", hardware).strip("-")
@@ -131,14 +149,12 @@ def name_for(hardware: str) -> str:
 
 def main() -> None:
     """Command line."""
-    from benchmarks._hardware import probe  # not above: the plugin also serves suites of other projects
-
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--name", help="use this name instead of the hardware's")
-    name = parser.parse_args().name or name_for(probe().name)
-    # `asv machine --yes --machine NAME` would record the name alone, without CPU, memory and system
-    MachineCollection.save(name, hardware() | {"machine": name})
-    print(name)
+    try:
+        print(register(parser.parse_args().name))
+    except util.UserError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

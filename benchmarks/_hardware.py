@@ -55,7 +55,12 @@ def probe() -> Hardware:
         free, _ = torch.cuda.mem_get_info(0)
         return Hardware("cuda", gpu.name, free, (gpu.major, gpu.minor), versions)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Hardware("cpu", f"{cpu_name()}, {os.cpu_count()} cores", memory, (0, 0), versions)
+    return Hardware("cpu", cpu_with_cores(), memory, (0, 0), versions)
+
+
+def cpu_with_cores() -> str:
+    """The processor's name and how many cores this machine has."""
+    return f"{cpu_name()}, {os.cpu_count()} cores"
 
 
 def cpu_name() -> str:

@@ -68,10 +68,14 @@ class Timing:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Where a warm-up ended: passes in a block, and whether its last two windows agreed (None: only one ran)."""
+    """Where a warm-up ended: passes in a block, and whether its last two windows agreed (None: only one ran).
+
+    `last`: seconds of its last block, whose passes were as many as those of the blocks before.
+    """
 
     passes: int
     settled: bool | None
+    last: float
 
 
 def warm_up(run: Run, timer: Timer, protocol: Protocol = PROTOCOL) -> WarmUp:
@@ -88,7 +92,7 @@ def warm_up(run: Run, timer: Timer, protocol: Protocol = PROTOCOL) -> WarmUp:
         agreed = None if previous is None else abs(median - previous) < protocol.settled * median
         passes = passes_in_a_block(median, protocol)
         if agreed or spent >= protocol.warm_up_seconds:
-            return WarmUp(passes, agreed)
+            return WarmUp(passes, agreed, window[-1])
         previous = median
 
 
@@ -100,14 +104,19 @@ def passes_in_a_block(seconds_of_a_pass: float, protocol: Protocol) -> int:
 def measure(
     run: Run, timer: Timer, protocol: Protocol | None = None, after_warm_up: Callable[[], None] = lambda: None
 ) -> Timing:
-    """Seconds of a pass: warm up, then time blocks of at least `protocol.block_seconds` until they are enough."""
+    """Seconds of a pass: warm up, then time blocks of at least `protocol.block_seconds` until they are enough.
+
+    On a GPU, where only the first pass is a slow one, a warm-up's last pass counts if it is a block by itself.
+    """
     protocol = protocol or default_protocol(timer)
-    if timer is cuda_timer:  # the first pass compiles kernels, or loads them: that is no pass's time
+    on_gpu = timer is cuda_timer
+    if on_gpu:  # the first pass compiles kernels, or loads them: that is no pass's time
         await_turn(WARMING)
         run(1)
     warm = warm_up(run, timer, protocol)
     after_warm_up()
-    block, seconds = functools.partial(run, warm.passes), list[float]()
+    block = functools.partial(run, warm.passes)
+    seconds = [warm.last] if on_gpu and warm.passes == 1 and sizing_counts() else []
     while not protocol.enough(len(seconds), sum(seconds)):
         await_turn(TIMED)
         seconds.append(timer(block))
@@ -125,7 +134,7 @@ def alternate(
 
     Block by block in one process and each first in turn, so that drift cancels; so there is no waiting until
     speeds settle, only one pass each before the one that tells how many passes fill a block; `warm`, where it is
-    given, makes these.
+    given, makes these. The one that tells counts if it is a block by itself: in FP32 passes take long.
     """
     protocol = protocol or default_protocol(timer)
     runs = (reference, run)
@@ -135,14 +144,16 @@ def alternate(
     else:
         for each in runs:
             each(1)
-    passes = [passes_in_a_block(timer(functools.partial(each, 1)), protocol) for each in runs]
+    sizing = [timer(functools.partial(each, 1)) for each in runs]
+    passes = [passes_in_a_block(seconds, protocol) for seconds in sizing]
+    ready = {index: sizing[index] for index in (0, 1) if passes[index] == 1 and sizing_counts()}
     ratios: list[float] = []
     spent = 0.0
     while not protocol.enough(len(ratios), spent):
         await_turn(TIMED)
         seconds = [0.0, 0.0]
         for index in (0, 1) if len(ratios) % 2 == 0 else (1, 0):
-            block = timer(functools.partial(runs[index], passes[index]))
+            block = ready.pop(index, None) or timer(functools.partial(runs[index], passes[index]))
             seconds[index] = block / passes[index]
             spent += block
         ratios.append(seconds[0] / seconds[1])
@@ -172,6 +183,11 @@ def default_protocol(timer: Timer) -> Protocol:
     if referee():
         return IN_TURN
     return ON_GPU if timer is cuda_timer else PROTOCOL
+
+
+def sizing_counts() -> bool:
+    """Whether a block from before the first timed one may be a sample: not where blocks of two processes pair."""
+    return referee() is None
 
 
 def await_turn(purpose: bytes) -> None:

@@ -19,7 +19,6 @@ ENGINE_SECONDS = {"cpu": 0.5, "cuda": 3.0}
 """The file has as many copies of the workload as the engine embeds in that time."""
 ON_GPUS = "esm2_t33_650M_UR50D"
 """The model there: a larger one leaves reading and writing more time."""
-UNTIMED = 1  # `alternate` runs each once to see how long it takes; `load` has warmed the engine up
 
 
 def program() -> Any:
@@ -76,12 +75,13 @@ class Pipeline(_SpeedAndMemory):
         super().setup(store, model, precision, workload)
 
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
-        """ESM-2, and as many copies of the proteins as the engine embeds in `ENGINE_SECONDS`."""
+        """ESM-2, warmed up with a short file, and as many copies as the engine embeds in `ENGINE_SECONDS`."""
         device = store.hardware.device
         self.esm2, _ = load(model, precision, device)
         copies = copies_in_a_pass(self.entries, pass_tokens(model, device))
         with tempfile.TemporaryDirectory() as folder:
-            some = File(folder, self.entries * copies, self.esm2)
+            some = File(folder, numbered(self.entries, copies), self.esm2)
+            some.run(1)
         some.run_engine(1)
         seconds = TIMERS[device](functools.partial(some.run_engine, 1))
         self.copies = copies * max(1, round(ENGINE_SECONDS[device] / seconds))
@@ -94,14 +94,19 @@ class Pipeline(_SpeedAndMemory):
     def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
         """Time the engine and the program in turn, and read the memory's peak."""
         device = store.hardware.device
-        proteins = [(f"{name}_{copy}", protein) for copy in range(self.copies) for name, protein in self.entries]
+        proteins = numbered(self.entries, self.copies)
         with tempfile.TemporaryDirectory() as folder:
             file = File(folder, proteins, self.esm2)
             reset_peak_memory(device)
             fractions = alternate(file.run_engine, file.run, TIMERS[device], PROTOCOL, warm=lambda: None)
-        seconds = file.seconds[UNTIMED:]
+        seconds = file.seconds[-len(fractions) :]
         samples = speeds(seconds, tokens_in(proteins), len(proteins), self.copies) | {
             "peak memory": [float(peak_memory(device))],
             "fraction of engine": six_digits(fractions),
         }
         return samples, notes(store.hardware, self.entries) | {"copies_in_the_file": self.copies}
+
+
+def numbered(entries: list[Protein], copies: int) -> list[Protein]:
+    """Copies of the proteins, each under a name of its own."""
+    return [(f"{name}_{copy}", protein) for copy in range(copies) for name, protein in entries]

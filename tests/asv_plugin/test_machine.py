@@ -1,6 +1,9 @@
 """Results are recorded under the machine that made them."""
 
 import json
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -34,6 +37,22 @@ def recorder(tmp_path, monkeypatch):
 def test_the_record_has_the_gpus(recorder):
     found = recorder.run(H200)
     assert (found["gpu"], found["num_gpu"], found["gpu_ram"]) == ("NVIDIA H200", "2", "150000")
+
+
+def test_pytorch_is_asked_for_the_gpus_once_for_all_processes(tmp_path, monkeypatch):
+    asked = tmp_path / "asked"
+    monkeypatch.setattr(
+        machine, "GPUS", f"open({str(asked)!r}, 'x'); print('a warning'); print('{json.dumps(H200)}')"
+    )
+    monkeypatch.setattr(machine.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setenv(machine.KNOWN, "for its removal afterwards")
+    monkeypatch.delenv(machine.KNOWN)
+    assert machine.gpus() == machine.gpus() == H200  # a second time would find the file, and fail
+    again = "from asv_plugin import machine; print(machine.gpus())"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "nvidia-smi").touch(mode=0o755)
+    other = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == str(H200)
 
 
 @pytest.mark.parametrize(

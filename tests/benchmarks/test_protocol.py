@@ -123,6 +123,39 @@ def test_slow_blocks_on_a_gpu_are_fewer_but_at_least_three(gpu):
     assert len(measure(slower.run, gpu(slower)).samples) == 3
 
 
+def test_a_pass_that_ends_a_gpus_warm_up_and_fills_a_block_counts(gpu):
+    machine = FakeMachine(itertools.chain([9.0, 1.0, 1.01], itertools.repeat(1.02)))
+    timing = measure(machine.run, gpu(machine))
+    assert timing.samples == pytest.approx([1.0, 1.01, 1.02])
+
+
+def test_a_pass_that_tells_how_many_fill_a_block_and_is_one_counts():
+    slow, fast = (FakeMachine(itertools.chain([9.0], itertools.repeat(seconds))) for seconds in (3.0, 0.1))
+
+    def timer(call) -> float:
+        start = slow.now + fast.now
+        call()
+        return slow.now + fast.now - start
+
+    assert alternate(slow.run, fast.run, timer) == pytest.approx([30.0] * 3)
+    assert slow.calls == [1, 1, 1, 1]  # to warm up, the pass that counts, and two more
+    assert fast.calls == [1, 1, 3, 3, 3]
+
+
+@pytest.mark.parametrize("way, blocks_in_a_turn", [(measure, 1), (lambda *of: alternate(of[0], *of), 2)])
+def test_where_two_processes_take_turns_every_sample_is_timed_in_one(gpu, monkeypatch, way, blocks_in_a_turn):
+    machine, before_turns = FakeMachine(itertools.repeat(1.0)), []
+    monkeypatch.setattr(_protocol, "referee", lambda: "one who grants turns")
+    monkeypatch.setattr(
+        _protocol,
+        "await_turn",
+        lambda purpose: before_turns.append(len(machine.calls)) if purpose == _protocol.TIMED else None,
+    )
+    way(machine.run, gpu(machine))
+    assert len(before_turns) == IN_TURN.blocks
+    assert len(machine.calls) - before_turns[0] == IN_TURN.blocks * blocks_in_a_turn
+
+
 def test_a_first_pass_that_compiles_is_not_taken_for_the_time_of_a_pass(gpu):
     machine = FakeMachine(itertools.chain([4.0], itertools.repeat(0.03)))
     timing = measure(machine.run, gpu(machine))
