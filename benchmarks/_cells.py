@@ -3,11 +3,12 @@
 asv starts a process for each metric of each cell. The first one measures and leaves the outcome in a folder
 that asv's ``setup_cache`` made; the others read it. What went wrong is an outcome too: it is paid for once.
 
-On a GPU, where a process needs two seconds before it computes, it goes on with the other workloads that asv was
-asked for: they need the same models.
+On a GPU, where a process needs two seconds before it computes, it goes on with other cells that asv was asked for,
+as the other workloads: they need the same models.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import time
@@ -214,8 +215,8 @@ class OncePerCell:
         """One metric of the cell, measured now if this process has loaded it."""
         if self.to_measure:
             self.measure_and_record(store)
-            for last in self.siblings(store):
-                self.measure_too(store, last)
+            for cell in self.siblings(store):
+                self.measure_too(store, cell)
         return self.cell.result(name)
 
     def measure_and_record(self, store: Store) -> None:
@@ -224,8 +225,8 @@ class OncePerCell:
             samples, notes = self.measure(store)
             self.cell.record(samples, notes | {"seconds": round(time.monotonic() - self.started, 1)})
 
-    def siblings(self, store: Store) -> list[Any]:
-        """The last parameters of the cells that this process measures too, beside its own.
+    def siblings(self, store: Store) -> list[tuple[Any, ...]]:
+        """The parameters of the cells that this process measures too, beside its own.
 
         None on a CPU: resident memory would count what the cells before have left.
         """
@@ -233,20 +234,27 @@ class OncePerCell:
 
         if store.hardware.device == "cpu" or referee():
             return []
-        asked = [tuple(cell) for cell in json.loads(os.environ.get(ASKED, "[]"))]
-        name, (model, precision, own) = type(self).__name__, self.parameters
+        asked = {tuple(cell) for cell in json.loads(os.environ.get(ASKED, "[]"))}
         return [
-            last for last in self.params[-1] if str(last) != own and (name, model, precision, str(last)) in asked
+            cell
+            for cell in itertools.product(*self.params)
+            if (type(self).__name__, *map(str, cell)) in asked
+            and tuple(map(str, cell)) != self.parameters
+            and self.goes_with(cell)
         ]
 
-    def measure_too(self, store: Store, last: Any) -> None:
+    def goes_with(self, cell: tuple[Any, ...]) -> bool:
+        """Whether the cell is measured best by the process that measures this one: here, with the same models."""
+        return cell[:2] == self.parameters[:2]
+
+    def measure_too(self, store: Store, cell: tuple[Any, ...]) -> None:
         """Measure a sibling, unless that was done; one that fails is left to a process of its own."""
         from ._protocol import free_cached_memory
 
         sibling = type(self)()
         try:
             free_cached_memory(store.hardware.device)
-            sibling.setup(store, *self.parameters[:2], last)
+            sibling.setup(store, *cell)
             if sibling.to_measure:
                 sibling.measure_and_record(store)
         except Exception:

@@ -49,7 +49,7 @@ class Protocol:
 
 PROTOCOL = Protocol()
 
-ON_GPU = Protocol(warm_up_seconds=0.6, block_seconds=0.1, enough_seconds=2.0)
+ON_GPU = Protocol(warm_up_seconds=0.6, block_seconds=0.1, enough_seconds=1.5)
 """On an H100 blocks have no trend after the first pass: longer ones, or more warm-up, narrow nothing."""
 
 IN_TURN = Protocol(warm_up_seconds=0.6, blocks=11, block_seconds=0.1, enough_seconds=math.inf)

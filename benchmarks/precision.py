@@ -47,7 +47,8 @@ class Precision(OncePerCell):
         model, _, workload = self.parameters
 
         def measure() -> dict[str, float]:
-            return peak_memories(model, precision, [workload, *self.siblings(store)], store.hardware)
+            workloads = [workload, *(each for *_, each in self.siblings(store))]
+            return peak_memories(model, precision, workloads, store.hardware)
 
         return store.remember(f"peak-{model}-{precision}", workload, lambda: where(measure))
 

@@ -1,6 +1,7 @@
 """The engine's benchmarks: same work on both sides of a ratio, and what is skipped says why."""
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import _engine_table, _esm_efficient, _peers, engine
-from benchmarks._cells import Store
+from benchmarks._cells import ASKED, Store
 from benchmarks._hardware import GIB, Hardware
 from benchmarks._protocol import Protocol, alternate
 from tests.conftest import MODEL, RAGGED
@@ -47,6 +48,18 @@ def test_a_peer_with_the_engines_weights_gives_its_embeddings(model, embeddings,
     encode = BUILD[package](model.shape, "fp32", "cpu", model.fair_esm_state())
     peer = _peers.PaddedPeer(encode, PROTEINS, BatchConverter(), "fp32", "cpu", [size])
     assert peer.check(embeddings) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "benchmark, asked", [(engine.OverTransformers, ["esm2_t33_650M_UR50D"]), (engine.Engine, [])]
+)
+def test_a_process_that_has_imported_a_peer_measures_the_other_models_beside_it(monkeypatch, benchmark, asked):
+    name = benchmark.__name__
+    cells = [(name, model, precision, "mixed") for model in engine.LARGE for precision in ("fp32", "fp16")]
+    monkeypatch.setenv(ASKED, json.dumps([*cells, ("OverFairEsm", MODEL, "fp16", "mixed")]))
+    cell = benchmark()
+    cell.parameters = ("esm2_t36_3B_UR50D", "fp16", "mixed")
+    assert cell.siblings(Store(GPU)) == [(model, "fp16", "mixed") for model in asked]
 
 
 @needs_esm_efficient

@@ -118,8 +118,8 @@ def test_pairs_on_a_gpu_are_as_many_and_shorter(gpu):
 
 
 def test_slow_blocks_on_a_gpu_are_fewer_but_at_least_three(gpu):
-    slow, slower = (FakeMachine(itertools.repeat(seconds)) for seconds in (0.45, 1.95))
-    assert len(measure(slow.run, gpu(slow)).samples) == 5  # the fifth begins after 1.8 of 2 seconds
+    slow, slower = (FakeMachine(itertools.repeat(seconds)) for seconds in (0.35, 1.45))
+    assert len(measure(slow.run, gpu(slow)).samples) == 5  # the fifth begins after 1.4 of 1.5 seconds
     assert len(measure(slower.run, gpu(slower)).samples) == 3
 
 
