@@ -79,7 +79,6 @@ class Pipeline(_SpeedAndMemory):
         device = store.hardware.device
         self.esm2, _ = load(model, precision, device)
         copies = copies_in_a_pass(self.entries, pass_tokens(model, device))
-        reset_peak_memory(device)  # the first file is the one for which the weights' checksum is made
         with tempfile.TemporaryDirectory() as folder:
             some = File(folder, numbered(self.entries, copies), self.esm2)
             some.run(1)
@@ -93,11 +92,12 @@ class Pipeline(_SpeedAndMemory):
         return self.metric("fraction of engine", store)
 
     def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
-        """Time the engine and the program in turn, and read the memory's peak since `load`."""
+        """Time the engine and the program in turn, and read the memory's peak."""
         device = store.hardware.device
         proteins = numbered(self.entries, self.copies)
         with tempfile.TemporaryDirectory() as folder:
             file = File(folder, proteins, self.esm2)
+            reset_peak_memory(device)
             fractions = alternate(file.run_engine, file.run, TIMERS[device], PROTOCOL, warm=lambda: None)
         seconds = file.seconds[-len(fractions) :]
         samples = speeds(seconds, tokens_in(proteins), len(proteins), self.copies) | {
