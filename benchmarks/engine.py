@@ -61,7 +61,7 @@ class Engine(EngineCell):
         """The layers' matrix products alone would take this share of the time; 1 cannot be passed."""
         return self.metric("fraction of ceiling", store)
 
-    @tracked("seconds", compare_difference=1.0)
+    @tracked("seconds", compare_difference=5.0)  # a machine that has the kernels in its cache saves up to four
     def track_compile_seconds(self, store: Store, *parameters: str) -> dict[str, Any]:
         """The first pass in a fresh process beyond a later one: kernels compiled or read from their cache."""
         return self.metric("compile seconds", store)
