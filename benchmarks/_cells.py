@@ -3,8 +3,8 @@
 asv starts a process for each metric of each cell. The first one measures and leaves the outcome in a folder
 that asv's ``setup_cache`` made; the others read it. What went wrong is an outcome too: it is paid for once.
 
-On a GPU, where a process needs two seconds before it computes, it goes on with other cells that asv was asked for,
-as the other workloads: they need the same models.
+On a GPU, where a process needs two seconds before it computes, it goes on with other cells that asv was asked for:
+those that need the same models, and beside a peer those that need the same slow import.
 """
 
 import contextlib

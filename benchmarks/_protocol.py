@@ -70,12 +70,12 @@ class Timing:
 class WarmUp:
     """Where a warm-up ended: passes in a block, and whether its last two windows agreed (None: only one ran).
 
-    `last`: seconds of its last block, whose passes were as many as those of the blocks before.
+    `last_pass`: seconds of its last block, where that was one pass.
     """
 
     passes: int
     settled: bool | None
-    last: float
+    last_pass: float | None
 
 
 def warm_up(run: Run, timer: Timer, protocol: Protocol = PROTOCOL) -> WarmUp:
@@ -89,10 +89,11 @@ def warm_up(run: Run, timer: Timer, protocol: Protocol = PROTOCOL) -> WarmUp:
             window.append(timer(functools.partial(run, passes)))
             spent += window[-1]
         median = statistics.median(window) / passes
+        last_pass = window[-1] if passes == 1 else None
         agreed = None if previous is None else abs(median - previous) < protocol.settled * median
         passes = passes_in_a_block(median, protocol)
         if agreed or spent >= protocol.warm_up_seconds:
-            return WarmUp(passes, agreed, window[-1])
+            return WarmUp(passes, agreed, last_pass)
         previous = median
 
 
@@ -106,17 +107,16 @@ def measure(
 ) -> Timing:
     """Seconds of a pass: warm up, then time blocks of at least `protocol.block_seconds` until they are enough.
 
-    On a GPU, where only the first pass is a slow one, a warm-up's last pass counts if it is a block by itself.
+    A warm-up's last pass counts, too, where it is a block by itself and `sizing_counts`.
     """
     protocol = protocol or default_protocol(timer)
-    on_gpu = timer is cuda_timer
-    if on_gpu:  # the first pass compiles kernels, or loads them: that is no pass's time
+    if timer is cuda_timer:  # the first pass compiles kernels, or loads them: that is no pass's time
         await_turn(WARMING)
         run(1)
     warm = warm_up(run, timer, protocol)
     after_warm_up()
     block = functools.partial(run, warm.passes)
-    seconds = [warm.last] if on_gpu and warm.passes == 1 and sizing_counts() else []
+    seconds = [warm.last_pass] if warm.last_pass and warm.passes == 1 and sizing_counts(timer) else []
     while not protocol.enough(len(seconds), sum(seconds)):
         await_turn(TIMED)
         seconds.append(timer(block))
@@ -134,7 +134,7 @@ def alternate(
 
     Block by block in one process and each first in turn, so that drift cancels; so there is no waiting until
     speeds settle, only one pass each before the one that tells how many passes fill a block; `warm`, where it is
-    given, makes these. The one that tells counts if it is a block by itself: in FP32 passes take long.
+    given, makes these. The one that tells counts, too, where it is a block by itself and `sizing_counts`.
     """
     protocol = protocol or default_protocol(timer)
     runs = (reference, run)
@@ -146,7 +146,7 @@ def alternate(
             each(1)
     sizing = [timer(functools.partial(each, 1)) for each in runs]
     passes = [passes_in_a_block(seconds, protocol) for seconds in sizing]
-    ready = {index: sizing[index] for index in (0, 1) if passes[index] == 1 and sizing_counts()}
+    ready = {index: sizing[index] for index in (0, 1) if passes[index] == 1 and sizing_counts(timer)}
     ratios: list[float] = []
     spent = 0.0
     while not protocol.enough(len(ratios), spent):
@@ -185,9 +185,13 @@ def default_protocol(timer: Timer) -> Protocol:
     return ON_GPU if timer is cuda_timer else PROTOCOL
 
 
-def sizing_counts() -> bool:
-    """Whether a block from before the first timed one may be a sample: not where blocks of two processes pair."""
-    return referee() is None
+def sizing_counts(timer: Timer) -> bool:
+    """Whether a pass that was timed to see how many fill a block may be a sample.
+
+    It may on a GPU, where only the first pass is a slow one, and in FP32 each takes up to a second; but not where
+    blocks of two processes pair.
+    """
+    return timer is cuda_timer and referee() is None
 
 
 def await_turn(purpose: bytes) -> None:

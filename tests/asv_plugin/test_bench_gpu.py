@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from asv.benchmarks import Benchmarks
 
 from asv_plugin.bench_gpu import regex, selector
@@ -160,6 +161,12 @@ def test_results_of_another_pytorch_are_not_mixed(project):
         assert "was recorded with PyTorch 1.0" in project.record("HEAD", code=1)
     finally:
         beside.unlink()
+
+
+def test_the_version_of_pytorch_is_told_without_importing_it():
+    said = "import sys; from asv_plugin.bench_gpu import pytorch; print(pytorch(), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", said], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [torch.__version__, "False"]
 
 
 def test_a_run_that_asv_refuses_stops_the_recording(project):

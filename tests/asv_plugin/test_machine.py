@@ -56,6 +56,27 @@ def test_pytorch_is_asked_for_the_gpus_once_for_all_processes(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
+    "given, gpus, name", [(None, H200, "NVIDIA-H200"), (None, [], "Xeon-2.80GHz-2-cores"), ("mine", H200, "mine")]
+)
+def test_a_machine_is_registered_under_the_name_of_its_gpu_or_cpu_or_the_one_given(monkeypatch, given, gpus, name):
+    saved = {}
+    monkeypatch.setattr(machine, "gpus", lambda: gpus)
+    monkeypatch.setattr("benchmarks._hardware.cpu_with_cores", lambda: "Xeon @ 2.80GHz, 2 cores")
+    monkeypatch.setattr(machine.MachineCollection, "save", saved.__setitem__)
+    assert machine.register(given) == name
+    assert (saved[name]["machine"], saved[name].get("gpu")) == (name, gpus[0][0] if gpus else None)
+
+
+def test_a_pytorch_that_cannot_name_the_gpus_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "GPUS", "raise SystemExit('no kernel image')")
+    monkeypatch.setattr(machine.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.delenv(machine.KNOWN, raising=False)
+    monkeypatch.setattr(sys, "argv", ["machine"])
+    with pytest.raises(SystemExit, match="error: PyTorch could not be asked for this machine's GPUs:\nno kernel"):
+        machine.main()
+
+
+@pytest.mark.parametrize(
     "changed, said",
     [
         ({"cpu": "EPYC"}, "CPU 'Xeon', here 'EPYC'"),

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from benchmarks import _engine_table, _esm_efficient, _peers, engine
 from benchmarks._cells import ASKED, Store
+from benchmarks._esm2 import Embedder
 from benchmarks._hardware import GIB, Hardware
 from benchmarks._protocol import Protocol, alternate
 from tests.conftest import MODEL, RAGGED
@@ -60,6 +62,18 @@ def test_a_process_that_has_imported_a_peer_measures_the_other_models_beside_it(
     cell = benchmark()
     cell.parameters = ("esm2_t36_3B_UR50D", "fp16", "mixed")
     assert cell.siblings(Store(GPU)) == [(model, "fp16", "mixed") for model in asked]
+
+
+def test_a_peers_next_model_finds_the_memory_of_the_one_before_free(monkeypatch):
+    kept = []
+    monkeypatch.setattr(engine.EngineCell, "measure_too", lambda self, *cell: kept.append(dict(vars(self))))
+    cell = engine.OverFairEsm()
+    cell.engine = Embedder(MODEL, "fp32", PROTEINS, CPU)
+    cell.other = weights = weakref.ref(cell.engine.esm2)
+    cell.measure_too(Store(GPU), (MODEL, "fp32", "mixed"))
+    cell.measure_too(Store(GPU), (MODEL, "fp32", "mixed"))
+    assert kept == [{}, {}]
+    assert weights() is None
 
 
 @needs_esm_efficient

@@ -129,17 +129,26 @@ def test_a_pass_that_ends_a_gpus_warm_up_and_fills_a_block_counts(gpu):
     assert timing.samples == pytest.approx([1.0, 1.01, 1.02])
 
 
-def test_a_pass_that_tells_how_many_fill_a_block_and_is_one_counts():
-    slow, fast = (FakeMachine(itertools.chain([9.0], itertools.repeat(seconds))) for seconds in (3.0, 0.1))
+def test_a_block_of_two_passes_is_not_taken_for_one_pass(gpu):
+    machine = FakeMachine(itertools.chain([4.0], [0.0995] * 3, itertools.repeat(0.1005)))
+    timing = measure(machine.run, gpu(machine))
+    assert timing.passes == 1
+    assert timing.samples == pytest.approx([0.1005] * PROTOCOL.blocks)
+
+
+@pytest.mark.parametrize("on_gpu, passes", [(True, 1 + 3), (False, 1 + 1 + 3)])
+def test_a_pass_that_tells_how_many_fill_a_block_and_is_one_counts_on_a_gpu(monkeypatch, on_gpu, passes):
+    slow, fast = (FakeMachine(itertools.repeat(seconds)) for seconds in (3.0, 0.3))
 
     def timer(call) -> float:
         start = slow.now + fast.now
         call()
         return slow.now + fast.now - start
 
-    assert alternate(slow.run, fast.run, timer) == pytest.approx([30.0] * 3)
-    assert slow.calls == [1, 1, 1, 1]  # to warm up, the pass that counts, and two more
-    assert fast.calls == [1, 1, 3, 3, 3]
+    if on_gpu:
+        monkeypatch.setattr(_protocol, "cuda_timer", timer)
+    assert alternate(slow.run, fast.run, timer) == pytest.approx([10.0] * 3)
+    assert slow.calls == fast.calls == [1] * passes  # the first one each is to warm up
 
 
 @pytest.mark.parametrize("way, blocks_in_a_turn", [(measure, 1), (lambda *of: alternate(of[0], *of), 2)])
