@@ -1,10 +1,13 @@
 """The measurement protocol with a fake clock."""
 
 import itertools
-import subprocess
+import multiprocessing
+import os
 import sys
+import tempfile
 import textwrap
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -240,11 +243,27 @@ def test_each_of_a_pair_goes_first_in_turn():
     assert order[before : before + 2] == ["warm", "reference"]
 
 
+CLEAN = multiprocessing.get_context("forkserver")
+CLEAN.set_forkserver_preload(["torch"])  # once for all: it takes seconds
+
+
 def in_clean_process(code: str) -> str:
-    """What a new Python prints; one that has not computed with PyTorch yet, as asv's are."""
-    code = "import os, torch\nfrom benchmarks._protocol import *\n" + textwrap.dedent(code)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    return done.stdout + done.stderr
+    """What is printed by a process that has imported PyTorch and computed nothing with it, as asv's cells are."""
+    with tempfile.NamedTemporaryFile("r") as printed:
+        process = CLEAN.Process(target=execute, args=(code, printed.name))
+        process.start()
+        process.join(60)
+        process.kill()
+        return printed.read()
+
+
+def execute(code: str, printed: str) -> None:
+    """Run code, and let a file have what it prints; in a process of its own."""
+    with Path(printed).open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        exec("import os, torch\nfrom benchmarks._protocol import *\n" + textwrap.dedent(code), {})
+        sys.stdout.flush()
 
 
 def test_a_fresh_process_sends_its_number_back_and_is_another_process():
