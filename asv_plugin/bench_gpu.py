@@ -166,8 +166,13 @@ def environment() -> str:
 
 
 def expected_seconds(file: str, known: Known) -> float | None:
-    """The longest that a file of benchmarks takes by any commit's record; None where none has it."""
-    return max((files[file].seconds for files in known.values() if file in files), default=None)
+    """The longest that a file of benchmarks takes by any commit's record; None where none has it.
+
+    What is reckoned from a part counts only where no commit has all: of the rest some cells may be skipped.
+    """
+    records = [files[file] for files in known.values() if file in files]
+    complete = [record for record in records if record.complete]
+    return max((record.seconds for record in complete or records), default=None)
 
 
 def plan(commits: list[str], files: list[str], known: Known) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from asv.benchmarks import Benchmarks
 
-from asv_plugin.bench_gpu import regex, selector
+from asv_plugin.bench_gpu import Recorded, expected_seconds, regex, selector
 from benchmarks import SOURCE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -228,6 +228,21 @@ def test_files_of_a_commit_are_measured_in_one_run(project):
 def test_a_regex_that_no_cell_matches_is_said(project):
     said = project.record("HEAD", "--only", "throughput", "--bench", "nonsense", code=1)
     assert "error: no cell of throughput matches 'nonsense'" in said
+
+
+@pytest.mark.parametrize(
+    "records, seconds",
+    [
+        ([], None),
+        ([Recorded(False, 30.0), Recorded(False, 40.0)], 40.0),
+        ([Recorded(True, 10.0), Recorded(False, 40.0), Recorded(True, 20.0)], 20.0),
+    ],
+)
+def test_the_time_to_come_is_that_of_a_complete_record_where_there_is_one(records, seconds):
+    known = {str(at): {"engine": record} for at, record in enumerate(records)} | {
+        "other": {"scaling": Recorded(True, 9.0)}
+    }
+    assert expected_seconds("engine", known) == seconds
 
 
 @pytest.mark.parametrize("bench", ["(", "a)|(b", "*"])
