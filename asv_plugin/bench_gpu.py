@@ -168,9 +168,10 @@ def environment() -> str:
 def expected_seconds(file: str, known: Known) -> float | None:
     """The longest that a file of benchmarks takes by any commit's record; None where none has it.
 
-    What is reckoned from a part counts only where no commit has all: of the rest some cells may be skipped.
+    What is reckoned from a part counts only where no commit has all: of the rest some cells may be skipped. A
+    commit of which all were does not count.
     """
-    records = [files[file] for files in known.values() if file in files]
+    records = [files[file] for files in known.values() if file in files and files[file].seconds]
     complete = [record for record in records if record.complete]
     return max((record.seconds for record in complete or records), default=None)
 

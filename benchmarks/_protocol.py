@@ -70,7 +70,7 @@ class Timing:
 class WarmUp:
     """Where a warm-up ended: passes in a block, and whether its last two windows agreed (None: only one ran).
 
-    `last_pass`: seconds of its last block, where that was one pass.
+    `last_pass`: seconds of its last block, where that was one pass, and so is a block after it.
     """
 
     passes: int
@@ -89,11 +89,10 @@ def warm_up(run: Run, timer: Timer, protocol: Protocol = PROTOCOL) -> WarmUp:
             window.append(timer(functools.partial(run, passes)))
             spent += window[-1]
         median = statistics.median(window) / passes
-        last_pass = window[-1] if passes == 1 else None
         agreed = None if previous is None else abs(median - previous) < protocol.settled * median
-        passes = passes_in_a_block(median, protocol)
+        before, passes = passes, passes_in_a_block(median, protocol)
         if agreed or spent >= protocol.warm_up_seconds:
-            return WarmUp(passes, agreed, last_pass)
+            return WarmUp(passes, agreed, window[-1] if before == passes == 1 else None)
         previous = median
 
 
@@ -116,7 +115,7 @@ def measure(
     warm = warm_up(run, timer, protocol)
     after_warm_up()
     block = functools.partial(run, warm.passes)
-    seconds = [warm.last_pass] if warm.last_pass and warm.passes == 1 and sizing_counts(timer) else []
+    seconds = [warm.last_pass] if warm.last_pass is not None and sizing_counts(timer) else []
     while not protocol.enough(len(seconds), sum(seconds)):
         await_turn(TIMED)
         seconds.append(timer(block))

@@ -1,5 +1,6 @@
 """How good the engine is, as ratios within one process: they do not depend on the machine's mood."""
 
+import gc
 import importlib.metadata
 import time
 from typing import Any
@@ -100,6 +101,7 @@ class OverPeer(EngineCell):
         for name in ("engine", "other"):
             vars(self).pop(name, None)
         load.cache_clear()
+        gc.collect()  # Transformers' model refers to itself
         super().measure_too(store, cell)
 
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:

@@ -54,7 +54,8 @@ def track_contract():
     contract()
     return 1
 """
-NEEDS_PYTORCH = ("_engine_table", "_esm2", "_esm_efficient", "_peers", "_protocol", "_cells")
+WITHOUT_PYTORCH = ("__init__.py", "_hardware.py", "_workloads.py")
+"""Of benchmarks/: asv imports all that is there three times a run, and PyTorch takes seconds."""
 PROGRAM = "def {name}(precision, weights): ...\n"
 
 pytestmark = pytest.mark.slow
@@ -64,12 +65,10 @@ pytestmark = pytest.mark.slow
 def project(tmp_path_factory):
     """A repository whose commits carry their numbers, and a suite of one benchmark that reads them."""
     folder = tmp_path_factory.mktemp("gpu") / "project"
-    for part in ("benchmarks", "asv_plugin"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (folder / "benchmarks").glob("[!_]*.py"):
-        path.unlink()
-    for name in NEEDS_PYTORCH:  # asv imports all of them three times a run, and PyTorch takes seconds
-        (folder / f"benchmarks/{name}.py").unlink()
+    shutil.copytree(ROOT / "asv_plugin", folder / "asv_plugin", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "benchmarks").mkdir()
+    for name in WITHOUT_PYTORCH:
+        shutil.copy(ROOT / "benchmarks" / name, folder / "benchmarks")
     (folder / "benchmarks/throughput.py").write_text(SUITE)
     (folder / "benchmarks/scaling.py").write_text("def track_two(): return 2\ntrack_two.version = '1'\n")
     (folder / "benchmarks/engine.py").write_text(FAILS_ONCE)
@@ -140,18 +139,17 @@ def test_what_is_recorded_is_skipped_and_its_time_known(project):
 
 def test_a_virnucpro_from_elsewhere_fails_its_cells(project):
     """As where something on the machine goes before the commit's folder."""
-    suite, added = project.folder / "benchmarks", ["_esm2.py", "_protocol.py", "pipeline.py"]
-    for name in added[:2]:
-        shutil.copy(ROOT / "benchmarks" / name, suite)
-    (suite / added[2]).write_text(CONTRACT)
+    suite = project.folder / "benchmarks"
+    added = [Path(shutil.copy(ROOT / "benchmarks" / name, suite)) for name in ("_esm2.py", "_protocol.py")]
+    (suite / "pipeline.py").write_text(CONTRACT)
     env = {"ASV_PYTHONPATH": str(project.folder), SOURCE: str(project.folder / "checkout")}
     command = ["asv", "run", "-E", f"existing:{sys.executable}", "--set-commit-hash", project.first, "--dry-run"]
     command += ["--machine", "here", "--bench", "track_contract", "--show-stderr"]
     try:
         said = project.run(sys.executable, "-m", *command, code=2, **env)
     finally:
-        for name in added:
-            (suite / name).unlink()
+        for path in (*added, suite / "pipeline.py"):
+            path.unlink()
     assert f"virnucpro was to come from {project.folder / 'checkout'}" in said
 
 
@@ -194,6 +192,7 @@ def test_a_run_that_asv_refuses_stops_the_recording(project):
         said = project.record("HEAD~1", "HEAD", "--only", "pipeline", code=1)
     finally:
         path.write_text(right)
+    assert "records other hardware than this machine's" in said
     assert f"error: asv recorded nothing of pipeline at {project.first[:8]}" in said
 
 
@@ -236,6 +235,8 @@ def test_a_regex_that_no_cell_matches_is_said(project):
         ([], None),
         ([Recorded(False, 30.0), Recorded(False, 40.0)], 40.0),
         ([Recorded(True, 10.0), Recorded(False, 40.0), Recorded(True, 20.0)], 20.0),
+        ([Recorded(True, 0.0)], None),
+        ([Recorded(True, 0.0), Recorded(False, 40.0)], 40.0),
     ],
 )
 def test_the_time_to_come_is_that_of_a_complete_record_where_there_is_one(records, seconds):

@@ -67,7 +67,7 @@ def test_a_machine_is_registered_under_the_name_of_its_gpu_or_cpu_or_the_one_giv
     assert (saved[name]["machine"], saved[name].get("gpu")) == (name, gpus[0][0] if gpus else None)
 
 
-def test_a_pytorch_that_cannot_name_the_gpus_is_said(monkeypatch, capsys):
+def test_a_pytorch_that_cannot_name_the_gpus_is_said(monkeypatch):
     monkeypatch.setattr(machine, "GPUS", "raise SystemExit('no kernel image')")
     monkeypatch.setattr(machine.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.delenv(machine.KNOWN, raising=False)

@@ -67,13 +67,15 @@ def test_a_process_that_has_imported_a_peer_measures_the_other_models_beside_it(
 def test_a_peers_next_model_finds_the_memory_of_the_one_before_free(monkeypatch):
     kept = []
     monkeypatch.setattr(engine.EngineCell, "measure_too", lambda self, *cell: kept.append(dict(vars(self))))
-    cell = engine.OverFairEsm()
+    cell = engine.OverTransformers()
     cell.engine = Embedder(MODEL, "fp32", PROTEINS, CPU)
-    cell.other = weights = weakref.ref(cell.engine.esm2)
+    cell.other = torch.nn.Linear(1, 1)
+    cell.other.hook = cell.other.forward  # as a model of Transformers' refers to itself
+    models = [weakref.ref(model) for model in (cell.engine.esm2, cell.other)]
     cell.measure_too(Store(GPU), (MODEL, "fp32", "mixed"))
     cell.measure_too(Store(GPU), (MODEL, "fp32", "mixed"))
     assert kept == [{}, {}]
-    assert weights() is None
+    assert [model() for model in models] == [None, None]
 
 
 @needs_esm_efficient

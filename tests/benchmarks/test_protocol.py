@@ -139,9 +139,16 @@ def test_a_block_of_two_passes_is_not_taken_for_one_pass(gpu):
     assert timing.samples == pytest.approx([0.1005] * PROTOCOL.blocks)
 
 
-@pytest.mark.parametrize("on_gpu, passes", [(True, 1 + 3), (False, 1 + 1 + 3)])
-def test_a_pass_that_tells_how_many_fill_a_block_and_is_one_counts_on_a_gpu(monkeypatch, on_gpu, passes):
-    slow, fast = (FakeMachine(itertools.repeat(seconds)) for seconds in (3.0, 0.3))
+def test_a_pass_is_not_taken_for_a_block_of_two(gpu):
+    machine = FakeMachine(itertools.chain([4.0, 0.5], itertools.repeat(0.09)))
+    timing = measure(machine.run, gpu(machine), Protocol(warm_up_seconds=0.6, block_seconds=0.1))
+    assert timing.passes == 2
+    assert timing.samples == pytest.approx([0.09] * PROTOCOL.blocks)
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_a_pass_that_tells_how_many_fill_a_block_and_is_one_counts_on_a_gpu(monkeypatch, on_gpu):
+    slow, fast = (FakeMachine(itertools.repeat(seconds)) for seconds in (3.0, 0.03))
 
     def timer(call) -> float:
         start = slow.now + fast.now
@@ -150,8 +157,9 @@ def test_a_pass_that_tells_how_many_fill_a_block_and_is_one_counts_on_a_gpu(monk
 
     if on_gpu:
         monkeypatch.setattr(_protocol, "cuda_timer", timer)
-    assert alternate(slow.run, fast.run, timer) == pytest.approx([10.0] * 3)
-    assert slow.calls == fast.calls == [1] * passes  # the first one each is to warm up
+    assert alternate(slow.run, fast.run, timer) == pytest.approx([100.0] * 3)
+    assert slow.calls == [1] + [1] * (3 if on_gpu else 1 + 3)  # the first one is to warm up
+    assert fast.calls == [1] + [1] + [4 if on_gpu else 9] * 3  # 4 x 30 ms = 120 ms
 
 
 @pytest.mark.parametrize("way, blocks_in_a_turn", [(measure, 1), (lambda *of: alternate(of[0], *of), 2)])
@@ -248,12 +256,17 @@ CLEAN.set_forkserver_preload(["torch"])  # once for all: it takes seconds
 
 
 def in_clean_process(code: str) -> str:
-    """What is printed by a process that has imported PyTorch and computed nothing with it, as asv's cells are."""
+    """What is printed by a process that has imported PyTorch and computed nothing with it, as asv's cells are.
+
+    Its environment is that of the first call.
+    """
     with tempfile.NamedTemporaryFile("r") as printed:
         process = CLEAN.Process(target=execute, args=(code, printed.name))
         process.start()
         process.join(60)
+        hangs = process.is_alive()
         process.kill()
+        assert not hangs, printed.read()
         return printed.read()
 
 
@@ -263,7 +276,6 @@ def execute(code: str, printed: str) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         exec("import os, torch\nfrom benchmarks._protocol import *\n" + textwrap.dedent(code), {})
-        sys.stdout.flush()
 
 
 def test_a_fresh_process_sends_its_number_back_and_is_another_process():
