@@ -9,8 +9,8 @@ from benchmarks._hardware import Hardware
 from benchmarks.pipeline import File, Pipeline, program
 from benchmarks.scaling import SequenceCount, SequenceLength
 from tests.conftest import MODEL
-from virnucpro.data.store import Embeddings
 from virnucpro.models.esm2_flash import load_esm2_model
+from virnucpro.store.hdf5 import Embeddings
 
 PROTEINS = [("a", "MKTAYIAKQR"), ("b", "MSLL"), ("c", "M" * 40)]
 

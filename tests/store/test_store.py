@@ -7,7 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from virnucpro.data.store import JOURNAL, Committed, Embeddings, Partial, StoreError, check_output, folder_of
+from virnucpro.store.hdf5 import Embeddings, write_hdf5
+from virnucpro.store.journal import JOURNAL, Committed, Partial, StoreError, check_output, folder_of
 
 SETTINGS = {"precision": "fp32", "layers": [6], "max_length": None}
 SEQUENCES = [("α", 3), ("b", 1), ("c d", 2), ("b", 4), ("e", 1)]
@@ -29,6 +30,10 @@ def append(to: Partial, numbers, ragged=False):
         to.append([name], [residues], values, f"digest {number}")
 
 
+def finish(run, attributes, shape, ragged, stop) -> bool:
+    return run.finish(lambda path, rows: write_hdf5(path, rows, attributes, shape, ragged, stop))
+
+
 @pytest.fixture
 def output(tmp_path):
     return tmp_path / "out.h5"
@@ -37,7 +42,7 @@ def output(tmp_path):
 def finished(output, ragged=False, dtype="float32", shape=(4,)):
     with partial(output, dtype=dtype) as run:
         append(run, range(5), ragged)
-        assert run.finish({"precision": "fp32"}, shape, ragged, never)
+        assert finish(run, {"precision": "fp32"}, shape, ragged, never)
     return output
 
 
@@ -72,7 +77,7 @@ def test_embeddings_can_be_float16(output):
 @pytest.mark.parametrize("ragged", [False, True])
 def test_no_sequence_at_all_is_a_file_without_rows(output, ragged):
     with partial(output) as run:
-        assert run.finish({}, (4,), ragged, never)
+        assert finish(run, {}, (4,), ragged, never)
     with Embeddings(output) as file:
         assert (len(file), file.embeddings.shape, list(file)) == (0, (0, 4), [])
 
@@ -107,7 +112,7 @@ def test_a_run_that_is_resumed_ends_with_the_same_datasets(tmp_path, committed):
     with partial(resumed, resume=True) as run:
         assert run.committed.sequences == committed
         append(run, range(committed, 5))
-        assert run.finish({}, (4,), False, never)
+        assert finish(run, {}, (4,), False, never)
     with h5py.File(whole) as one, h5py.File(resumed) as other:
         assert list(one) == list(other)
         assert all(one[name][()].tobytes() == other[name][()].tobytes() for name in ("lengths", "embeddings"))
@@ -145,7 +150,7 @@ def test_after_a_write_that_failed_nothing_is_added(output):
         run.commit()
     with partial(output, resume=True) as run:
         append(run, range(1, 5))
-        assert run.finish({}, (4,), False, never)
+        assert finish(run, {}, (4,), False, never)
     with Embeddings(output) as file:
         assert file.names == [name for name, _ in SEQUENCES]
         assert file.embeddings[:, 0].tolist() == [0, 10, 20, 30, 40]
@@ -176,10 +181,10 @@ def test_stopping_while_the_file_is_written_keeps_the_rows(output):
     with partial(output) as run:
         append(run, range(5))
         run.commit()
-        assert not run.finish({}, (4,), False, itertools.cycle([True]).__next__)
+        assert not finish(run, {}, (4,), False, itertools.cycle([True]).__next__)
     assert not output.exists()
     with partial(output, resume=True) as run:
-        assert run.finish({}, (4,), False, never)
+        assert finish(run, {}, (4,), False, never)
     with Embeddings(output) as file:
         assert len(file) == 5
 
@@ -191,7 +196,7 @@ def test_without_resume_an_unfinished_run_is_dropped(output):
     with partial(output) as run:
         assert run.committed == Committed()
         append(run, [4])
-        assert run.finish({}, (4,), False, never)
+        assert finish(run, {}, (4,), False, never)
     with Embeddings(output) as file:
         assert file.names == ["e"]
 

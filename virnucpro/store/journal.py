@@ -1,14 +1,13 @@
-"""Embeddings on disk: an HDF5 file when they are complete, a folder that survives a crash until then.
+"""Rows that survive a crash: a folder of plain files and a journal, until the output is complete.
 
 HDF5 does not survive being killed while it writes. So rows are first appended to plain files in the folder
 ``OUT.h5.partial``, and a journal there says how much of them is safely on disk. What was written after its last
-line is cut off when the run is resumed. At the end the rows are copied into an HDF5 file there, which is then
-moved to its place.
+line is cut off when the run is resumed. At the end the rows are copied into a file there, which is then moved to
+its place.
 """
 
 import contextlib
 import fcntl
-import functools
 import io
 import json
 import os
@@ -19,10 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import h5py
 import numpy as np
 
-FORMAT = "virnucpro embeddings 1"
 BLOCK = 4_096  # names or lengths copied at a time
 BLOCK_BYTES = 2**20  # of embeddings copied at a time
 
@@ -45,6 +42,32 @@ class Committed:
     rows: int = 0
     name_bytes: int = 0
     digest: str = ""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The committed rows in `folder`, in the order of the input, a block at a time."""
+
+    folder: Path
+    committed: Committed
+    row_size: int
+    dtype: np.dtype
+
+    def names(self) -> Iterator[list[str]]:
+        """All names, `BLOCK` at a time."""
+        with (self.folder / "names").open(encoding="utf-8", newline="\n") as lines:
+            for start in range(0, self.committed.sequences, BLOCK):
+                end = min(start + BLOCK, self.committed.sequences)
+                yield [next(lines)[:-1] for _ in range(start, end)]
+
+    def lengths(self) -> Iterator[np.ndarray]:
+        """Residues of each sequence, int64, `BLOCK` at a time."""
+        return blocks(self.folder / "lengths", np.dtype("<i8"), BLOCK)
+
+    def embeddings(self) -> Iterator[np.ndarray]:
+        """Rows of embeddings ``[n, row_size]``, about `BLOCK_BYTES` at a time."""
+        at_a_time = max(1, BLOCK_BYTES // (self.row_size * self.dtype.itemsize))
+        return blocks(self.folder / "embeddings", np.dtype((self.dtype, (self.row_size,))), at_a_time)
 
 
 def check_output(output: Path, resume: bool, force: bool) -> None:
@@ -172,13 +195,10 @@ class Partial:
                 os.fsync(self._files[name].fileno())
         self._on_disk = self.committed
 
-    def finish(
-        self, attributes: dict[str, Any], shape: tuple[int, ...], ragged: bool, stop: Callable[[], bool]
-    ) -> bool:
-        """Write the HDF5 file, move it to its place and remove the folder; False where `stop` said to stop.
+    def finish(self, write: Callable[[Path, Rows], bool]) -> bool:
+        """Have `write` make the file of the committed rows, move it to its place and remove the folder.
 
-        `shape` of a row's values; `ragged`: whether a sequence has a row for each residue; `attributes` are kept
-        beside the datasets.
+        `write` gets the path and the rows, and returns False where it was told to stop; so does this.
         """
         self.commit()
         finished = self.folder / FINISHED
@@ -190,48 +210,13 @@ class Partial:
                 f"{self.folder}; make room and run again with --resume"
             )
         with self._writing():
-            if not self._copy(finished, attributes, shape, ragged, stop):
+            if not write(finished, Rows(self.folder, self.committed, self.row_size, self.dtype)):
                 return False
             with finished.open("rb") as file:
                 os.fsync(file.fileno())
             finished.replace(self.output)
             sync_folder(self.output.parent)
         remove(self.folder)
-        return True
-
-    def _copy(
-        self,
-        path: Path,
-        attributes: dict[str, Any],
-        shape: tuple[int, ...],
-        ragged: bool,
-        stop: Callable[[], bool],
-    ) -> bool:
-        count, rows = self.committed.sequences, self.committed.rows
-        with h5py.File(path, "w") as file:
-            file.attrs.update({"format": FORMAT, **attributes})
-            names = file.create_dataset("ids", count, h5py.string_dtype())
-            with (self.folder / "names").open(encoding="utf-8", newline="\n") as lines:
-                for start in range(0, count, BLOCK):
-                    if stop():
-                        return False
-                    block = [next(lines)[:-1] for _ in range(start, min(start + BLOCK, count))]
-                    names[start : start + len(block)] = block
-            lengths = file.create_dataset("lengths", count, "<i8")
-            offsets = file.create_dataset("offsets", count + 1, "<i8") if ragged else None
-            end = 0
-            for start, residues in blocks(self.folder / "lengths", np.dtype("<i8"), BLOCK):
-                lengths[start : start + len(residues)] = residues
-                if offsets is not None:
-                    ends = end + np.cumsum(residues)
-                    offsets[start + 1 : start + 1 + len(residues)], end = ends, ends[-1]
-            embeddings = file.create_dataset("embeddings", (rows, *shape), self.dtype)
-            at_a_time = max(1, BLOCK_BYTES // (self.row_size * self.dtype.itemsize))
-            row = np.dtype((self.dtype, (self.row_size,)))
-            for start, values in blocks(self.folder / "embeddings", row, at_a_time):
-                if stop():
-                    return False
-                embeddings[start : start + len(values)] = values.reshape(-1, *shape)
         return True
 
     def close(self) -> None:
@@ -283,11 +268,6 @@ def begun_settings(output: Path) -> dict[str, Any] | None:
         raise StoreError(f"cannot read {folder_of(output)}: {error.strerror}") from error
 
 
-def attribute(value: Any) -> Any:
-    """A setting as an HDF5 attribute that every reader shows: text or a number, JSON for what is neither."""
-    return value if isinstance(value, str | int | float) else json.dumps(value)
-
-
 def check_same(then: dict[str, Any], now: dict[str, Any], what: str) -> None:
     """Raise StoreError naming the settings that differ."""
     differing = [name for name in {**then, **now} if then.get(name) != now.get(name)]
@@ -326,68 +306,8 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def blocks(path: Path, dtype: np.dtype, count: int) -> Iterator[tuple[int, np.ndarray]]:
-    """A file of values in blocks of `count`: where each starts, and the values."""
-    start = 0
+def blocks(path: Path, dtype: np.dtype, count: int) -> Iterator[np.ndarray]:
+    """A file of values in blocks of `count`."""
     with path.open("rb") as file:
         while len(block := np.fromfile(file, dtype, count)):
-            yield start, block
-            start += len(block)
-
-
-class Embeddings:
-    """A file of embeddings, read as far as it is asked for. Use as a context manager.
-
-    ``len(file)``; ``file[3]`` or ``file["my protein"]`` is a sequence's embedding, ``[D]`` or with residues
-    ``[residues, D]`` (with several layers ``[layers, D]``, ``[residues, layers, D]``); iterating yields
-    ``(name, embedding)`` in the order of the input. `names`, `lengths` (residues embedded) and `settings` describe
-    them. Raises StoreError for a file that is not one of virnucpro's.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]):
-        try:
-            self._file = h5py.File(path, "r")
-        except OSError as error:
-            raise StoreError(f"cannot read {os.fspath(path)}: {error}") from error
-        if self._file.attrs.get("format") != FORMAT:
-            self._file.close()
-            raise StoreError(f"{os.fspath(path)} does not hold embeddings of virnucpro's")
-        self.settings = dict(self._file.attrs)
-        self.lengths: np.ndarray = self._file["lengths"][()]
-        self.embeddings: h5py.Dataset = self._file["embeddings"]
-        self._offsets = self._file["offsets"][()] if "offsets" in self._file else None
-        self._index: dict[str, int] | None = None
-
-    @functools.cached_property
-    def names(self) -> list[str]:
-        """In the order of the input."""
-        return list(self._file["ids"].asstr()[()])
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, which: int | str) -> np.ndarray:
-        if isinstance(which, str):
-            which = self._find(which)
-        if self._offsets is None:
-            return self.embeddings[which]
-        which = range(len(self))[which]
-        return self.embeddings[self._offsets[which] : self._offsets[which + 1]]
-
-    def _find(self, name: str) -> int:
-        if self._index is None:
-            self._index = {}
-            for number, each in enumerate(self.names):
-                self._index[each] = -1 if each in self._index else number
-        if self._index[name] < 0:
-            raise KeyError(f"several sequences are called {name!r}: take them by number")
-        return self._index[name]
-
-    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
-        return ((name, self[number]) for number, name in enumerate(self.names))
-
-    def __enter__(self) -> "Embeddings":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+            yield block
