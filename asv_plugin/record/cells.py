@@ -79,10 +79,10 @@ def recorded(results: Path, name: str, wanted: dict[str, Cells | None]) -> Recor
     for result in iter_results_for_machine(str(results), name):
         if result.env_name != environment():
             continue
-        why = notes.read(notes.notes_path(results / result._filename))
+        cell_notes = notes.read(notes.notes_path(results / result._filename))
         of_commit = found.setdefault(result.commit_hash, {})
         for file, cells in wanted.items():
-            outcomes = outcomes_of(result, file, why)
+            outcomes = outcomes_of(result, file, cell_notes)
             if outcomes:
                 of_commit[file] = completeness(outcomes, cells, result.duration)
     return found
@@ -96,7 +96,7 @@ def completeness(outcomes: dict[Key, float], wanted: Cells | None, duration: dic
     return Recorded(wanted is not None and wanted <= outcomes.keys(), seconds * to_measure / max(measured, 1))
 
 
-def outcomes_of(result: Results, file: str, why: notes.Notes) -> dict[Key, float]:
+def outcomes_of(result: Results, file: str, cell_notes: notes.Notes) -> dict[Key, float]:
     """The cells of a file that were measured at the present protocol, and with NaN those that were skipped.
 
     asv has NaN, too, for cells that it was not asked for; only those that were skipped have a reason.
@@ -107,7 +107,7 @@ def outcomes_of(result: Results, file: str, why: notes.Notes) -> dict[Key, float
             params = result.get_result_params(benchmark)
             values = result.get_result_value(benchmark, params) or []
             for cell, value in zip(notes.product(params), values, strict=False):
-                skipped = not params or "skipped" in why.get(notes.key(benchmark, cell), {})
+                skipped = not params or "skipped" in cell_notes.get(notes.key(benchmark, cell), {})
                 if value is not None and (not math.isnan(value) or skipped):
                     found[benchmark, cell] = value
     return found
