@@ -16,7 +16,7 @@ ASV = $(PY) -m asv
 NAME = "$$($(PY) -m asv_plugin.machine --name "$(MACHINE)")"
 
 .DEFAULT_GOAL := help
-.PHONY: help ab bench bench-gpu test compare engine precision publish preview lint setup clean
+.PHONY: help ab bench bench-gpu test test-fast compare engine precision publish preview lint setup clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -26,21 +26,21 @@ bench: setup ## benchmark the current commit (BENCH=regex for some cells), publi
 	@status=0; name=$(NAME) || exit 1; \
 	$(ASV) run --machine "$$name" --bench "$(BENCH)" 'HEAD^!' || status=$$?; \
 	$(ASV) publish || status=$$?; \
-	$(PY) -m asv_plugin.terminal --machine "$$name" --commit HEAD || status=$$?; \
+	$(PY) -m asv_plugin.answer --machine "$$name" --commit HEAD || status=$$?; \
 	exit $$status
 
 bench-gpu: ## record COMMITS="a b" with the PyTorch of PYTHON [BENCH=regex]: for GPU machines without a registry
-	@$(PYTHON) -m asv_plugin.bench_gpu $(COMMITS) --bench "$(BENCH)" $(if $(MACHINE),--machine "$(MACHINE)") \
+	@$(PYTHON) -m asv_plugin.record $(COMMITS) --bench "$(BENCH)" $(if $(MACHINE),--machine "$(MACHINE)") \
 	$(if $(ONLY),--only $(ONLY))
 
 precision: setup ## print which precision to use, and the newest numbers (FORMAT=--markdown for a pull request)
-	@$(PY) -m asv_plugin.terminal $(if $(MACHINE),--machine "$(MACHINE)") $(FORMAT)
+	@$(PY) -m asv_plugin.answer $(if $(MACHINE),--machine "$(MACHINE)") $(FORMAT)
 
 compare: setup ## compare two commits that were benchmarked: make compare BASE=main~1 HEAD=main
 	@$(ASV) compare --machine $(NAME) $(BASE) $(HEAD)
 
 ab: setup ## judge two commits in paired rounds: make ab BASE=main~1 HEAD=main ROUNDS=5 [BENCH=regex] [FACTOR=1.03]
-	@$(PY) -m asv_plugin.ab $(BASE) $(HEAD) --rounds $(ROUNDS) --bench "$(BENCH)" $(if $(FACTOR),--factor $(FACTOR))
+	@$(PY) -m asv_plugin.compare $(BASE) $(HEAD) --rounds $(ROUNDS) --bench "$(BENCH)" $(if $(FACTOR),--factor $(FACTOR))
 
 engine: setup ## print the engine beside its matrix products, fair-esm and Transformers (minutes on a CPU)
 	@$(PY) -m benchmarks._engine_table
@@ -53,6 +53,9 @@ preview: publish ## serve the dashboard on a local port
 
 test: setup ## run all tests
 	@$(PY) -m pytest
+
+test-fast: setup ## run the tests that take no asv run and no large model
+	@$(PY) -m pytest -m "not slow"
 
 lint: setup .venv/lint ## check style (ruff) and types (mypy)
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

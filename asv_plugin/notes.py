@@ -1,6 +1,6 @@
-"""Keep why a cell has no value, and what was measured how, beside asv's results.
+"""Notes: why a cell has no value, and what was measured how, beside asv's results.
 
-asv prints a skipped cell's reason once and stores it nowhere. Here it goes to
+asv prints a skipped cell's reason once and stores it nowhere. `asv_plugin.hooks.notes` keeps it in
 ``results/<machine>/<commit>-<environment>.notes``: JSON, but not called so, because asv takes every
 ``*.json`` in that folder for a result. One entry a benchmark and combination of parameters.
 """
@@ -9,11 +9,8 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
-from functools import wraps
 from pathlib import Path
 from typing import Any
-
-from asv.results import Results
 
 MEASURED = "virnucpro-cell "  # benchmarks/_cells.py prints it in front of a measured cell's notes
 SKIPPED = re.compile(r"asv: skipped: NotImplementedError\((['\"])(.*)\1\)")
@@ -22,41 +19,6 @@ EXCEPTION = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Failed|Exception|Interrupt)): (
 
 Notes = dict[str, dict[str, Any]]
 """``benchmark(parameters)`` to its notes: ``skipped`` or ``failed`` with the reason, or what was measured."""
-
-
-def install() -> None:
-    """Make asv keep notes whenever it keeps a result."""
-    add_result, save = Results.add_result, Results.save
-
-    # add_result is the one place that sees each benchmark's output, skipped ones included.
-    @wraps(add_result)
-    def add_result_and_notes(self: Results, benchmark: dict[str, Any], result: Any, *args: Any, **kw: Any) -> None:
-        add_result(self, benchmark, result, *args, **kw)
-        selected = kw.get("selected_idx")
-        cells = dict(enumerate(product(benchmark["params"])))
-        measured = {
-            key(benchmark["name"], cell) for at, cell in cells.items() if selected is None or at in selected
-        }
-        found = {
-            name: note for name, note in notes_of(benchmark, result).items() if name in measured or "(" not in name
-        }
-        self.__dict__.setdefault("notes", {}).update(found)
-        # What an earlier run said of these cells, and of the whole benchmark, no longer holds
-        self.__dict__.setdefault("outdated", set()).update(measured | {benchmark["name"]})
-
-    # save knows the file's name; asv calls it once for a commit and environment.
-    @wraps(save)
-    def save_with_notes(self: Results, result_dir: str) -> None:
-        save(self, result_dir)
-        path = notes_path(Path(result_dir) / self._filename)
-        outdated = self.__dict__.get("outdated", set())
-        earlier = {name: note for name, note in read(path).items() if name not in outdated}
-        kept = earlier | self.__dict__.get("notes", {})
-        unfinished = path.with_suffix(".notes-unfinished")
-        unfinished.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
-        unfinished.replace(path)
-
-    Results.add_result, Results.save = add_result_and_notes, save_with_notes
 
 
 def notes_path(result_path: Path) -> Path:
@@ -86,7 +48,7 @@ def notes_of(benchmark: dict[str, Any], result: Any) -> Notes:
         return {benchmark["name"]: why if "failed" in why else {"failed": output.strip().splitlines()[-1]}}
     cells = product(benchmark["params"])
     # asv keeps no output of a process that said nothing: one that was killed
-    silent = {"failed": "its process died without a word (killed, or out of memory?)"}
+    silent = {"failed": "its process exited without output (killed, or out of memory?)"}
     found = {
         key(benchmark["name"], cell): silent
         for cell, value in zip(cells, result.result, strict=True)

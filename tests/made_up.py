@@ -11,7 +11,7 @@ from asv.results import Results
 from asv.runner import BenchmarkResult
 
 from asv_plugin import notes
-from asv_plugin.recorded import BENCHMARKS
+from asv_plugin.answer.records import BENCHMARKS
 
 ROOT = Path(__file__).parent.parent
 M8, M650 = "esm2_t6_8M_UR50D", "esm2_t33_650M_UR50D"

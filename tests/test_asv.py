@@ -13,13 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from asv_plugin import notes, recorded
+from asv_plugin import notes
+from asv_plugin.answer import records
 
 ROOT = Path(__file__).parent.parent
 MODEL = "esm2_t6_8M_UR50D"
 CELLS = r"(Throughput.*8M.*(fp32|tf32|bf16)|Precision.*8M.*bf16).*short"
-METRICS = list(recorded.THROUGHPUT.values())
-SPEEDUP, SAVING, COSINE = recorded.AGAINST_FP32.values()
+METRICS = list(records.THROUGHPUT.values())
+SPEEDUP, SAVING, COSINE = records.AGAINST_FP32.values()
 
 KILL = """
 def load_esm2_model(*args, _load=load_esm2_model, **kw):
@@ -157,12 +158,12 @@ def test_notes_say_what_was_measured_how(asv):
 
 def test_directions_and_units_reach_asvs_record(asv):
     known = json.loads((asv.project / "results/benchmarks.json").read_text())
-    ours = [*METRICS, *recorded.AGAINST_FP32.values()]
+    ours = [*METRICS, *records.AGAINST_FP32.values()]
     better = {name for name in ours if known[name].get("higher_is_better")}
-    assert better == {METRICS[0], METRICS[1]} | set(recorded.AGAINST_FP32.values())
+    assert better == {METRICS[0], METRICS[1]} | set(records.AGAINST_FP32.values())
     assert [known[metric]["unit"] for metric in METRICS] == ["tokens/s", "sequences/s", "seconds", "bytes"]
     assert [known[metric]["compare_factor"] for metric in METRICS] == [1.05, 1.05, 1.05, 1.02]
-    assert known[recorded.AGAINST_FP32["min cosine to FP32"]]["compare_difference"] == 0.0005
+    assert known[records.AGAINST_FP32["min cosine to FP32"]]["compare_difference"] == 0.0005
     assert {known[metric]["version"] for metric in METRICS} == {"1"}
 
 
@@ -187,14 +188,14 @@ def test_show_and_check_work(asv):
 
 
 def test_the_table_shows_values_and_names_what_failed(asv):
-    table = [sys.executable, "-m", "asv_plugin.terminal", "--commit"]
+    table = [sys.executable, "-m", "asv_plugin.answer", "--commit"]
     good = asv.run(*table, asv.commits["good"])
     assert f"{MODEL}, short (proteins: 8, residues: 400, blocks timed: 7)" in good
     assert "BF16 improvement" in good
     assert "FAILED" not in good
     killed = asv.run(*table, asv.commits["killed"])
     assert "FAILED:\n" in killed
-    assert "- its process died without a word (killed, or out of memory?)" in killed
+    assert "- its process exited without output (killed, or out of memory?)" in killed
     nothing = asv.run(*table, asv.commits["no build"], code=1)
     assert "this commit could not be built or installed" in nothing
     assert "has a value" in nothing

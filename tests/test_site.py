@@ -17,9 +17,9 @@ import pytest
 from asv import util
 from asv.results import Results
 
-from asv_plugin import page
-from asv_plugin.page import collect, render
-from asv_plugin.recorded import name_broken_files
+from asv_plugin.answer import page
+from asv_plugin.answer.page import collect, render
+from asv_plugin.hooks.broken_files import skip_broken_files
 from tests.made_up import M8, M650, ROOT, benchmarks, cells, machine, record
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -282,7 +282,7 @@ def tolerant(monkeypatch):
     """Skip broken files in this process too, as asv does with the plugin."""
     monkeypatch.setattr(util, "load_json", util.load_json)
     monkeypatch.setattr(Results, "load", Results.load)
-    name_broken_files()
+    skip_broken_files()
 
 
 def test_broken_files_are_named_and_skipped(published, tolerant):

@@ -16,7 +16,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from virnucpro.data.fasta import Fasta, FastaError
-from virnucpro.data.store import StoreError, begun_settings, check_output
+from virnucpro.models.precision import PRECISIONS
+from virnucpro.store.journal import StoreError, begun_settings, check_output
 
 if TYPE_CHECKING:  # it imports PyTorch; a mistake on the command line is told before that
     from virnucpro.pipeline.embed import Done
@@ -88,7 +89,7 @@ def code_of(error: Exception, stop: Stop) -> int | None:
     """The exit code for what is not a mistake of this program's; None for what is."""
     import torch
 
-    from virnucpro.models.esm2_flash import CheckpointError
+    from virnucpro.models.checkpoint import CheckpointError
     from virnucpro.pipeline.embed import Stopped
 
     if isinstance(error, Stopped):
@@ -105,8 +106,9 @@ def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[
     check_output(chosen.output, chosen.resume, chosen.force)
     give_back_freed_memory()
     with Fasta(chosen.input) as fasta:
-        from virnucpro.models.esm2_flash import load_esm2_model
-        from virnucpro.pipeline.embed import Options, embed_file, recommended_precision
+        from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
+        from virnucpro.pipeline.embed import embed_file
+        from virnucpro.pipeline.options import Options
 
         device = None if chosen.device == "auto" else chosen.device
         precision = recommended_precision(device) if chosen.precision == "auto" else chosen.precision
@@ -235,7 +237,7 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--weights", default="pretrained", help="pretrained (default), random, or a fair-esm .pt")
     model.add_argument(
         "--precision",
-        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
+        choices=("auto", *PRECISIONS),
         default="auto",
         help="auto (default) is fp16 on a GPU with tensor cores, fp32 elsewhere",
     )

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tests.conftest import MODEL, RAGGED
+from virnucpro.models.checkpoint import CheckpointError
 from virnucpro.models.esm2 import ESM2, SHAPES
-from virnucpro.models.esm2_flash import CheckpointError, load_esm2_model
+from virnucpro.models.esm2_flash import load_esm2_model
 
 
 def residues_only(representations: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

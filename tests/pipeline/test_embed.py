@@ -14,10 +14,16 @@ import virnucpro
 from tests.conftest import MODEL, RAGGED
 from virnucpro.data.fasta import Fasta, FastaError
 from virnucpro.data.packing import pack
-from virnucpro.data.store import Embeddings, StoreError, folder_of
-from virnucpro.models.esm2_flash import load_esm2_model
+from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
 from virnucpro.pipeline import embed as module
-from virnucpro.pipeline.embed import Options, ReadAhead, Stopped, embed_file, recommended_precision, remaining
+from virnucpro.pipeline import provenance
+from virnucpro.pipeline.async_inference import AsyncInferenceRunner
+from virnucpro.pipeline.embed import Stopped, embed_file
+from virnucpro.pipeline.options import Options
+from virnucpro.pipeline.prefetch import ReadAhead
+from virnucpro.pipeline.provenance import remaining
+from virnucpro.store.hdf5 import Embeddings
+from virnucpro.store.journal import Committed, StoreError, folder_of
 
 PROTEINS = [(name, protein[:60]) for name, protein in RAGGED if "<" not in protein]  # <mask> is not FASTA
 DEFAULT = Options()
@@ -198,10 +204,10 @@ def test_another_input_is_not_continued(tmp_path, fasta, model):
 def test_the_token_budget_of_the_beginning_is_kept(tmp_path, fasta, model, monkeypatch):
     run(fasta, tmp_path / "whole.h5", model, Options(token_budget=60))
     output = tmp_path / "out.h5"
-    monkeypatch.setattr(module, "token_budget", lambda model: 60)
+    monkeypatch.setattr(provenance, "token_budget", lambda model: 60)
     with pytest.raises(Stopped):
         run(fasta, output, model, stop=StopAfter(2))
-    monkeypatch.setattr(module, "token_budget", lambda model: 1000)
+    monkeypatch.setattr(provenance, "token_budget", lambda model: 1000)
     summary = run(fasta, output, model, resume=True)
     assert summary["settings"]["token_budget"] == 60
     assert datasets(output) == datasets(tmp_path / "whole.h5")
@@ -235,7 +241,7 @@ def test_resuming_what_is_complete_checks_it_and_leaves_it(tmp_path, fasta, mode
 def test_what_is_complete_keeps_its_token_budget(tmp_path, fasta, model, monkeypatch):
     output = tmp_path / "out.h5"
     run(fasta, output, model)
-    monkeypatch.setattr(module, "token_budget", lambda model: 7)
+    monkeypatch.setattr(provenance, "token_budget", lambda model: 7)
     assert run(fasta, output, model, resume=True)["settings"]["token_budget"] != 7
 
 
@@ -261,7 +267,7 @@ class Huge:
     """A runner whose embeddings are 1e6."""
 
     def __init__(self, model):
-        self.runner = module.AsyncInferenceRunner(model)
+        self.runner = AsyncInferenceRunner(model)
 
     def run(self, batches):
         for result in self.runner.run(batches):
@@ -320,9 +326,9 @@ def test_the_recommended_precision_of_a_cpu_is_fp32():
 
 
 def test_remaining_packs_continue_those_committed():
-    packs = list(remaining(pack(PROTEINS, 60), module.Committed()))
+    packs = list(remaining(pack(PROTEINS, 60), Committed()))
     for number, (done, digest) in enumerate(packs[:-1]):
-        committed = module.Committed(sequences=sum(len(each) for each, _ in packs[: number + 1]), digest=digest)
+        committed = Committed(sequences=sum(len(each) for each, _ in packs[: number + 1]), digest=digest)
         rest = list(remaining(pack(PROTEINS, 60), committed))
         assert [digest for _, digest in rest] == [digest for _, digest in packs[number + 1 :]]
         assert len(done)

@@ -1,0 +1,59 @@
+"""Print which precision to use, and the numbers: FP32 beside the others, for each model and workload.
+
+python -m asv_plugin.answer [--machine NAME] [--commit COMMIT] [--markdown] [--results results]
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from asv_plugin.answer.records import Record, machines, records
+from asv_plugin.answer.summary import summarize
+from asv_plugin.answer.terminal import render
+from asv_plugin.hooks.broken_files import skip_broken_files
+from asv_plugin.repository import commit_hash
+
+
+def choose(arguments: argparse.Namespace) -> Record:
+    """The record that was asked for; ends the program with the reason where there is none."""
+    known = machines(arguments.results)
+    if not known:
+        sys.exit(f"error: no results in {arguments.results}: run make bench")
+    if arguments.machine and arguments.machine not in known:
+        sys.exit(f"error: --machine: choose one of {', '.join(known)}")
+    everywhere = {
+        name: records(arguments.results, name) for name in known if arguments.machine in (None, "", name)
+    }
+
+    def last_run(machine: str) -> float:
+        return max((record.measured for record in everywhere[machine]), default=0)
+
+    machine = max(everywhere, key=last_run)
+    found = everywhere[machine]
+    if arguments.commit:
+        commit = commit_hash(arguments.commit)
+        found = [record for record in found if record.commit == commit]
+        if not found:
+            sys.exit(f"error: commit {commit[:8]} has no results on {machine}; run make bench")
+    if not found:
+        sys.exit(f"error: no results on {machine}; run make bench")
+    return found[0]
+
+
+def main() -> None:
+    """Command line; ends with exit code 1 where there is nothing to show."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--machine", help="as in results/; default: the one that ran last")
+    parser.add_argument("--commit", help="default: the newest with results")
+    parser.add_argument("--markdown", action="store_true", help="for a pull request")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s")
+    arguments = parser.parse_args()
+    skip_broken_files()
+    summary = summarize(choose(arguments))
+    print(render(summary, arguments.markdown))
+    if not summary.tables:
+        sys.exit(f"error: no cell of commit {summary.commit[:8]} on {summary.machine} has a value")
+
+
+if __name__ == "__main__":
+    main()

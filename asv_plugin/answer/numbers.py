@@ -1,0 +1,51 @@
+"""How numbers are written for people: units, spreads, and improvements over FP32."""
+
+import math
+
+from asv_plugin.answer.records import AGAINST_FP32, THROUGHPUT, Value
+
+HIGHER_IS_BETTER = {"tokens/s", "sequences/s"}
+
+WIDE_SPREAD = 0.05
+"""A spread above this share of the value is marked: it is wider than what counts as a change in speed."""
+
+
+def format_cosine(cosine: float) -> str:
+    """A cosine to five digits, never rounded up: what is too small must not look large enough."""
+    return f"{math.floor(cosine * 1e5) / 1e5:.5f}"
+
+
+def format_value(metric: str, value: Value | None, steady: bool = True) -> str:
+    """A value with its unit and spread, which is marked where it is `WIDE_SPREAD`."""
+    if value is None:
+        return "n/a"
+    share = value.spread / value.median if value.spread is not None else None
+    spread = f" ±{100 * share:.0f}%{'!' if share > WIDE_SPREAD else ''}" if share is not None else ""
+    return f"{format_quantity(metric, value.median)}{spread}{'' if steady else ' ~'}"
+
+
+def format_quantity(metric: str, value: float) -> str:
+    """A number as people write it: three digits and a unit."""
+    if "cosine" in metric:
+        return format_cosine(value)
+    if metric in AGAINST_FP32:
+        return f"{value:.2f}x"
+    if metric == "peak memory":
+        return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+    value = float(f"{value:.3g}")
+    if metric == "total runtime":
+        return f"{value:,.4g} s" if value >= 1 else f"{1000 * value:.3g} ms"
+    for size, suffix in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.{2 if value < 10 * size else 1 if value < 100 * size else 0}f}{suffix}"
+    return f"{value:.3g}"
+
+
+def improvement(metric: str, fp32: Value | None, other: Value | None) -> str:
+    """How many times better than FP32; nothing for a metric that is no quantity of one precision."""
+    if metric not in THROUGHPUT:
+        return ""
+    if fp32 is None or other is None:
+        return "n/a"
+    better = other.median / fp32.median if metric in HIGHER_IS_BETTER else fp32.median / other.median
+    return f"{better:.2f}x"

@@ -1,0 +1,104 @@
+"""Publish the Precision page: html/precision.html, one self-contained file that opens from disk.
+
+asv runs every `OutputPublisher` that it finds when it publishes. The page embeds the summaries of all machines
+and commits as JSON; its script only shows the ones that are chosen.
+"""
+
+import base64
+import datetime
+import json
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from asv.config import Config
+from asv.publishing import OutputPublisher
+
+from asv_plugin.answer.records import BENCHMARKS, Record, machines, records
+from asv_plugin.answer.summary import LEGEND, Summary, summarize
+from asv_plugin.hooks import site
+
+PAGE = "precision.html"
+
+COMPRESS_ABOVE = 1_000_000
+"""Bytes of data above which the page holds it compressed; below, the tracked file's diffs stay readable."""
+
+
+class PrecisionPage(OutputPublisher):
+    """asv's hook for a page."""
+
+    name = "precision"
+    button_label = "Precision"
+    description = "Which precision to run ESM-2 in, for each machine"
+    order = 4
+
+    @classmethod
+    def publish(cls, conf: Config, repo: Any, benchmarks: Any, graphs: Any, revisions: Any) -> None:
+        """Write the page into html/, and fit asv's own front page to it."""
+        found = collect(Path(conf.results_dir))
+        Path(conf.html_dir, PAGE).write_text(render(conf.project, found), encoding="utf-8")
+        index = Path(conf.html_dir, "index.html")
+        last_runs = {
+            f"{each['machine']} ({each['commits'][0]['device']})": max(
+                commit["measured"] for commit in each["commits"]
+            )
+            for each in found
+        }
+        site.add_links(index, PAGE, last_runs)
+        site.use_local_libraries(index)
+
+
+def render(project: str, found: list[dict[str, Any]]) -> str:
+    """The page for what `collect` found; the same results give the same bytes (compressed: with the same zlib)."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    data = json.dumps(found, separators=(",", ":"), sort_keys=True)
+    packed = len(data) > COMPRESS_ABOVE
+    if packed:
+        data = base64.b64encode(zlib.compress(data.encode(), 9)).decode()
+    return environment.get_template("precision.html.j2").render(
+        project=project,
+        packed=packed,
+        # "<" cannot end the script element that way, and JSON reads it the same
+        data=data.replace("<", "\\u003c"),
+        legend=LEGEND,
+    )
+
+
+def collect(results_dir: Path) -> list[dict[str, Any]]:
+    """Each machine's summaries for the page's script; the machine measured last and new commits come first."""
+    links = {metric: f"index.html#{quote(benchmark)}" for metric, benchmark in BENCHMARKS.items()}
+    found = []
+    for machine, about in machines(results_dir).items():
+        measured = records(results_dir, machine)
+        if measured:
+            entry = {
+                "machine": machine,
+                "about": describe(about),
+                "links": links,
+                "commits": [as_data(record, summarize(record)) for record in measured],
+            }
+            found.append((max(record.measured for record in measured), entry))
+    return [entry for _, entry in sorted(found, key=lambda each: -each[0])]
+
+
+def describe(about: dict[str, Any]) -> str:
+    """asv's record of a machine, in a few words."""
+    ram = str(about.get("ram", ""))
+    memory = f"{int(ram) / 2**30:.0f} GiB of memory" if ram.isdigit() else ram
+    return ", ".join(str(part) for part in (about.get("cpu"), memory, about.get("os")) if part)
+
+
+def as_data(record: Record, summary: Summary) -> dict[str, Any]:
+    """A summary with its dates, without what every commit of a machine repeats."""
+    data = asdict(summary)
+    del data["machine"]
+    return data | {"date": day(record.date), "measured": day(record.measured)}
+
+
+def day(milliseconds: float) -> str:
+    """A day in UTC."""
+    return f"{datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC):%Y-%m-%d}"

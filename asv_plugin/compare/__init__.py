@@ -1,0 +1,1 @@
+"""Is HEAD worse than BASE? Two commits in paired rounds: `make ab`."""

@@ -1,0 +1,15 @@
+"""What is changed in asv, one subject a file. Each checks at load that asv is as it knows it (`places`)."""
+
+from asv_plugin.hooks import broken_files, compare, machine, notes, progress, regressions, selection, site
+
+
+def install() -> None:
+    """Change asv in this process; UserError, which asv prints, where it is another asv than the supported one."""
+    selection.install()
+    notes.install()
+    machine.install()
+    progress.install()
+    broken_files.install()
+    site.check()
+    compare.install()
+    regressions.install()

@@ -1,0 +1,1 @@
+"""Record commits on GPU machines without a package registry: `make bench-gpu`."""

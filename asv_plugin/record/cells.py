@@ -1,0 +1,143 @@
+"""Which cells there are, and which of them this Python has recorded on this machine."""
+
+import math
+import os
+import runpy
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from asv import util
+from asv.benchmarks import Benchmarks
+from asv.config import Config
+from asv.environment import get_env_name
+from asv.results import Results, iter_results_for_machine
+
+from asv_plugin import notes
+from asv_plugin.hooks.selection import selected_cells
+from benchmarks import VERSION
+
+FIRST = ("throughput", "precision")
+"""The files of benchmarks that most want to know first."""
+
+Key = tuple[str, tuple[str, ...]]
+"""A benchmark, and the parameters of one of its cells as notes have them."""
+
+Cells = set[Key]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Of a file of benchmarks: whether all cells asked for are recorded, and about how long they take.
+
+    asv keeps the time of a benchmark's last run only: of what was recorded in parts this is too little.
+    """
+
+    complete: bool
+    seconds: float
+
+
+RecordedFiles = dict[str, dict[str, Recorded]]
+"""Commit to file of benchmarks to what is recorded."""
+
+
+def benchmark_files(folder: Path) -> list[str]:
+    """The names of the suite's files of benchmarks, without `.py`: `FIRST`, then the others by name."""
+    names = sorted(path.stem for path in folder.glob("*.py") if not path.name.startswith("_"))
+    return sorted(names, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+
+
+def selector(file: str, bench: str) -> str:
+    """A --bench of asv's for the cells of one file of benchmarks that `bench` selects.
+
+    asv searches ``file.Class.track_metric('parameter', 'another')`` and takes what any of several --bench finds.
+    """
+    return rf"^(?={file}\.).*(?:{bench})"
+
+
+def selected(config: Config, files: list[str], bench: str) -> dict[str, Cells | None]:
+    """File of benchmarks to the cells that asv will measure; None where asv has no list of its benchmarks yet."""
+    try:
+        everything = Benchmarks.load(config)
+    except util.UserError:
+        return dict.fromkeys(files)
+    listed = {name.partition(".")[0] for name in everything}
+    cells: dict[str, Cells] = {file: set() for file in files if file in listed}
+    found = Benchmarks.load(config, regex=[selector(file, bench) for file in files])
+    for name, cell in selected_cells(found):
+        cells[name.partition(".")[0]].add((name, cell))
+    return {file: cells.get(file) for file in files}
+
+
+def recorded(results: Path, name: str, wanted: dict[str, Cells | None]) -> RecordedFiles:
+    """What this Python recorded on this machine of the files of benchmarks that are asked for."""
+    found: RecordedFiles = {}
+    if not (results / name).is_dir():
+        return found
+    for result in iter_results_for_machine(str(results), name):
+        if result.env_name != environment():
+            continue
+        cell_notes = notes.read(notes.notes_path(results / result._filename))
+        of_commit = found.setdefault(result.commit_hash, {})
+        for file, cells in wanted.items():
+            outcomes = outcomes_of(result, file, cell_notes)
+            if outcomes:
+                of_commit[file] = completeness(outcomes, cells, result.duration)
+    return found
+
+
+def completeness(outcomes: dict[Key, float], wanted: Cells | None, duration: dict[str, float]) -> Recorded:
+    """What `outcomes_of` a file, and asv's seconds of each benchmark, say of the cells that are asked for."""
+    seconds = sum(duration.get(benchmark) or 0.0 for benchmark in {benchmark for benchmark, _ in outcomes})
+    measured = cell_count(key for key, value in outcomes.items() if not math.isnan(value))
+    to_measure = cell_count(key for key in wanted or () if not math.isnan(outcomes.get(key, 0.0)))
+    return Recorded(wanted is not None and wanted <= outcomes.keys(), seconds * to_measure / max(measured, 1))
+
+
+def outcomes_of(result: Results, file: str, cell_notes: notes.Notes) -> dict[Key, float]:
+    """The cells of a file that were measured at the present protocol, and with NaN those that were skipped.
+
+    asv has NaN, too, for cells that it was not asked for; only those that were skipped have a reason.
+    """
+    found = {}
+    for benchmark in result.get_all_result_keys():
+        if benchmark.startswith(f"{file}.") and result.benchmark_version.get(benchmark) == VERSION:
+            params = result.get_result_params(benchmark)
+            values = result.get_result_value(benchmark, params) or []
+            for cell, value in zip(notes.product(params), values, strict=False):
+                skipped = not params or "skipped" in cell_notes.get(notes.key(benchmark, cell), {})
+                if value is not None and (not math.isnan(value) or skipped):
+                    found[benchmark, cell] = value
+    return found
+
+
+def cell_count(keys: Iterable[Key]) -> int:
+    """How many measurements these are: one serves all metrics of a class."""
+    return len({(benchmark.rpartition(".")[0], cell) for benchmark, cell in keys})
+
+
+def require_the_same_pytorch(results: Path, name: str) -> None:
+    """End the program where this Python's results are of another PyTorch: asv has one file for both."""
+    for path in (results / name).glob(f"*-{environment()}.notes"):
+        for recorded in {note["versions"]["torch"] for note in notes.read(path).values() if "versions" in note}:
+            if recorded != pytorch():
+                sys.exit(
+                    f"error: {path} was recorded with PyTorch {recorded}, and {sys.executable} has "
+                    f"{pytorch()}: give this machine another name (MACHINE=...), or remove {path.parent}"
+                )
+
+
+def pytorch() -> str:
+    """``torch.__version__`` of this Python, which importing PyTorch would take seconds to tell."""
+    spec = find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        raise util.UserError(f"{sys.executable} has no PyTorch")
+    return runpy.run_path(str(Path(spec.submodule_search_locations[0], "version.py")))["__version__"]
+
+
+def environment() -> str:
+    """What asv calls this Python."""
+    path = os.path.abspath(sys.executable)  # noqa: PTH100 -- as asv, which takes .. out and follows no link
+    return get_env_name("existing", path.replace(os.sep, "_"), {}, {})

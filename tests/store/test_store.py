@@ -1,0 +1,224 @@
+"""The store: what is on disk after each way a run can end, and the file that is left."""
+
+import errno
+import itertools
+
+import h5py
+import numpy as np
+import pytest
+
+from virnucpro.store.hdf5 import Embeddings, write_hdf5
+from virnucpro.store.journal import JOURNAL, Committed, Partial, StoreError, check_output, folder_of
+
+SETTINGS = {"precision": "fp32", "layers": [6], "max_length": None}
+SEQUENCES = [("α", 3), ("b", 1), ("c d", 2), ("b", 4), ("e", 1)]
+
+
+def never() -> bool:
+    return False
+
+
+def partial(output, resume=False, settings=SETTINGS, dtype="float32"):
+    return Partial(output, settings, 4, dtype, resume)
+
+
+def append(to: Partial, numbers, ragged=False):
+    for number in numbers:
+        name, residues = SEQUENCES[number]
+        rows = residues if ragged else 1
+        values = (10.0 * number + np.arange(4.0 * rows)).reshape(rows, 4).astype(np.float32)
+        to.append([name], [residues], values, f"digest {number}")
+
+
+def finish(run, attributes, shape, ragged, stop) -> bool:
+    return run.finish(lambda path, rows: write_hdf5(path, rows, attributes, shape, ragged, stop))
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out.h5"
+
+
+def finished(output, ragged=False, dtype="float32", shape=(4,)):
+    with partial(output, dtype=dtype) as run:
+        append(run, range(5), ragged)
+        assert finish(run, {"precision": "fp32"}, shape, ragged, never)
+    return output
+
+
+def test_the_file_has_ids_lengths_and_embeddings_in_order(output):
+    with h5py.File(finished(output)) as file:
+        assert [name.decode() for name in file["ids"]] == ["α", "b", "c d", "b", "e"]
+        assert file["lengths"][()].tolist() == [3, 1, 2, 4, 1]
+        assert file["embeddings"][()].tolist() == [[10.0 * n + i for i in range(4)] for n in range(5)]
+        assert file["embeddings"].dtype == np.float32
+        assert file.attrs["precision"] == "fp32"
+        assert "offsets" not in file
+    assert not folder_of(output).exists()
+
+
+def test_residues_of_a_sequence_lie_between_two_offsets(output):
+    with h5py.File(finished(output, ragged=True)) as file:
+        assert file["offsets"][()].tolist() == [0, 3, 4, 6, 10, 11]
+        assert file["embeddings"].shape == (11, 4)
+
+
+def test_several_layers_are_a_dimension(output):
+    with h5py.File(finished(output, shape=(2, 2))) as file:
+        assert file["embeddings"][1].tolist() == [[10, 11], [12, 13]]
+
+
+def test_embeddings_can_be_float16(output):
+    with h5py.File(finished(output, dtype="float16")) as file:
+        assert file["embeddings"].dtype == np.float16
+        assert file["embeddings"][4].tolist() == [40, 41, 42, 43]
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_no_sequence_at_all_is_a_file_without_rows(output, ragged):
+    with partial(output) as run:
+        assert finish(run, {}, (4,), ragged, never)
+    with Embeddings(output) as file:
+        assert (len(file), file.embeddings.shape, list(file)) == (0, (0, 4), [])
+
+
+def test_the_reader_finds_by_number_and_name(output):
+    with Embeddings(finished(output, ragged=True)) as file:
+        assert file.names == ["α", "b", "c d", "b", "e"] and len(file) == 5
+        assert file["c d"].tolist() == file[2].tolist() == [[20, 21, 22, 23], [24, 25, 26, 27]]
+        assert [(name, len(rows)) for name, rows in file] == SEQUENCES
+        assert file.settings["precision"] == "fp32"
+        with pytest.raises(KeyError, match="several sequences are called 'b'"):
+            file["b"]
+        with pytest.raises(IndexError):
+            file[5]
+
+
+def test_the_reader_refuses_what_is_not_its_own(tmp_path):
+    (tmp_path / "text.h5").write_text("text")
+    h5py.File(tmp_path / "other.h5", "w").close()
+    for name, message in {"text.h5": "cannot read", "other.h5": "does not hold", "none.h5": "cannot read"}.items():
+        with pytest.raises(StoreError, match=message):
+            Embeddings(tmp_path / name)
+
+
+@pytest.mark.parametrize("committed", range(6))
+def test_a_run_that_is_resumed_ends_with_the_same_datasets(tmp_path, committed):
+    whole, resumed = finished(tmp_path / "whole.h5"), tmp_path / "resumed.h5"
+    with partial(resumed) as run:
+        append(run, range(committed))
+        run.commit()
+        append(run, range(committed, min(committed + 2, 5)))  # and is killed here
+    with partial(resumed, resume=True) as run:
+        assert run.committed.sequences == committed
+        append(run, range(committed, 5))
+        assert finish(run, {}, (4,), False, never)
+    with h5py.File(whole) as one, h5py.File(resumed) as other:
+        assert list(one) == list(other)
+        assert all(one[name][()].tobytes() == other[name][()].tobytes() for name in ("lengths", "embeddings"))
+        assert one["ids"][()].tolist() == other["ids"][()].tolist()
+
+
+@pytest.mark.parametrize("left", [b"\n", b"\n12ab", b'\n00000000 {"sequences": 9}\n', b"\n\xff\xfe\n"])
+def test_half_a_line_of_the_journal_counts_for_nothing(output, left):
+    with partial(output) as run:
+        append(run, [0])
+        run.commit()
+    with (folder_of(output) / JOURNAL).open("ab") as journal:
+        journal.write(left)
+    with partial(output, resume=True) as run:
+        assert run.committed.sequences == 1
+        append(run, [1])
+        run.commit()
+    with partial(output, resume=True) as run:
+        assert (run.committed.sequences, run.committed.digest) == (2, "digest 1")
+
+
+def test_after_a_write_that_failed_nothing_is_added(output):
+    class FullOnce:
+        def write(self, data):
+            run._files["embeddings"] = real
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with partial(output) as run:
+        append(run, [0])
+        real, run._files["embeddings"] = run._files["embeddings"], FullOnce()
+        with pytest.raises(StoreError, match=f"cannot write {output} .*: No space left on device"):
+            append(run, [1])
+        with pytest.raises(StoreError, match="an earlier write failed"):
+            append(run, [2])
+        run.commit()
+    with partial(output, resume=True) as run:
+        append(run, range(1, 5))
+        assert finish(run, {}, (4,), False, never)
+    with Embeddings(output) as file:
+        assert file.names == [name for name, _ in SEQUENCES]
+        assert file.embeddings[:, 0].tolist() == [0, 10, 20, 30, 40]
+
+
+def test_lost_rows_are_told_of(output):
+    with partial(output) as run:
+        append(run, [0])
+        run.commit()
+    (folder_of(output) / "embeddings").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"embeddings has lost rows .* --force"):
+        partial(output, resume=True)
+
+
+def test_other_settings_are_refused_by_name(output):
+    partial(output).close()
+    with pytest.raises(StoreError, match="begun with precision 'fp32' and not 'fp16': give the same settings"):
+        partial(output, resume=True, settings=SETTINGS | {"precision": "fp16"})
+
+
+def test_a_second_process_is_kept_out(output):
+    with partial(output), pytest.raises(StoreError, match="another process is writing"):
+        partial(output, resume=True)
+    partial(output, resume=True).close()
+
+
+def test_stopping_while_the_file_is_written_keeps_the_rows(output):
+    with partial(output) as run:
+        append(run, range(5))
+        run.commit()
+        assert not finish(run, {}, (4,), False, itertools.cycle([True]).__next__)
+    assert not output.exists()
+    with partial(output, resume=True) as run:
+        assert finish(run, {}, (4,), False, never)
+    with Embeddings(output) as file:
+        assert len(file) == 5
+
+
+def test_without_resume_an_unfinished_run_is_dropped(output):
+    with partial(output) as run:
+        append(run, [0])
+        run.commit()
+    with partial(output) as run:
+        assert run.committed == Committed()
+        append(run, [4])
+        assert finish(run, {}, (4,), False, never)
+    with Embeddings(output) as file:
+        assert file.names == ["e"]
+
+
+def test_what_is_not_ours_stays_in_the_folder(output):
+    folder_of(output).mkdir()
+    (folder_of(output) / "notes.txt").write_text("mine")
+    finished(output)
+    assert [path.name for path in folder_of(output).iterdir()] == ["notes.txt"]
+
+
+def test_where_a_run_may_not_write_is_told_first(tmp_path, output):
+    check_output(output, resume=False, force=False)
+    with pytest.raises(StoreError, match="there is no folder"):
+        check_output(tmp_path / "missing" / "out.h5", resume=False, force=False)
+    with pytest.raises(StoreError, match="is a folder: name a file"):
+        check_output(tmp_path, resume=False, force=False)
+    partial(output).close()
+    with pytest.raises(StoreError, match=r"holds an unfinished run: continue it with --resume, or .* --force"):
+        check_output(output, resume=False, force=False)
+    finished(output)
+    with pytest.raises(StoreError, match="exists: give another name, or --force"):
+        check_output(output, resume=False, force=False)
+    check_output(output, resume=True, force=False)
+    check_output(output, resume=False, force=True)
