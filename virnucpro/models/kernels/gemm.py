@@ -42,7 +42,7 @@ PORTABLE = Tile(rows=128, columns=128, depth=128, stages=3, warps=4)
 
 
 WORTH_DESCRIPTORS = 3e10
-"""T N K from which on Hopper's kernel is faster: the host takes 60 µs to launch it, 20 to 40 for the portable one."""
+"""T N K from which on Hopper's kernel is faster: its launch takes the host 60 µs, the portable one's 20 to 40."""
 
 
 def hopper_tile(
