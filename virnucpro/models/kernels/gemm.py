@@ -41,8 +41,9 @@ PORTABLE = Tile(rows=128, columns=128, depth=128, stages=3, warps=4)
 """64 KiB of shared memory on Ampere and Ada, which all of them have."""
 
 
-WORTH_DESCRIPTORS = 3e10
-"""T N K from which on Hopper's kernel is faster: its launch takes the host 60 µs, the portable one's 20 to 40."""
+LAUNCH_BOUND = 1e10
+"""T D² below which a layer's launches take longer than its work on an H100, so that the cheaper launch wins: Hopper's
+kernel takes the host 60 µs, the portable one 20 to 40. D is the smaller of N and K, the model's width."""
 
 
 def hopper_tile(
@@ -188,7 +189,7 @@ def int8_add_(x: Tensor, a: Tensor, a_scales: Tensor, w: Tensor, w_scales: Tenso
     """Add (sums * a_scale) * w_scale to `x` ``[T, N]``, contiguous, in place; the others as for `int8_linear`.
 
     On Hopper the product is rounded to `x`'s type and added in the L2 cache, so the SMs never read `x`. The error
-    is at most one unit in the last place of the larger of the two.
+    is at most half a unit in the last place of the product and half a one of the sum, but for FP32's own.
     """
     check(torch.int8, x, a, a_scales, w, w_scales)
     launch(x, a, a_scales, w, w_scales)
@@ -220,7 +221,7 @@ def launch(
     add = bias is None
     vectors = (a_scales, w_scales, w_scales if bias is None else bias, tokens, n, k, not add, gelu, add)
     if hopper is None:
-        hopper = is_hopper(a.device) and tokens * n * k >= WORTH_DESCRIPTORS
+        hopper = is_hopper(a.device) and tokens * min(n, k) ** 2 >= LAUNCH_BOUND
     tile = tile or (hopper_tile(tokens, n, k, gelu, add, out.dtype, a.dtype) if hopper else PORTABLE)
     tiles = triton.cdiv(tokens, tile.rows) * triton.cdiv(n, tile.columns)
     shape, options = (tile.rows, tile.columns, tile.depth), {"num_warps": tile.warps, "num_stages": tile.stages}
