@@ -42,8 +42,10 @@ PORTABLE = Tile(rows=128, columns=128, depth=128, stages=3, warps=4)
 
 
 LAUNCH_BOUND = 1e10
-"""T D² below which a layer's launches take longer than its work on an H100, so that the cheaper launch wins: Hopper's
-kernel takes the host 60 µs, the portable one 20 to 40. D is the smaller of N and K, the model's width."""
+"""T D² below which a layer's launches take longer than its work on an H100, so that the cheaper launch wins.
+
+Hopper's kernel takes the host 60 µs, the portable one 20 to 40. D, the model's width, is the smaller of N and K.
+"""
 
 
 def hopper_tile(
