@@ -57,6 +57,12 @@ def test_a_reason_with_quotes_is_read(output, said):
     assert said in read_output(output)["skipped"]
 
 
+def test_a_benchmark_without_parameters_gets_its_note_too():
+    said = "asv: skipped: NotImplementedError('no GPU')"
+    found = notes_of({"name": "t.track", "params": []}, result([math.nan], said))
+    assert found == {key("t.track", ()): {"skipped": "no GPU"}}
+
+
 def test_a_timeout_is_a_failure():
     assert read_output("asv: benchmark timed out (timeout 900s)") == {
         "failed": "it took longer than asv's timeout"
