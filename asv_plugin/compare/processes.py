@@ -41,9 +41,11 @@ class Servers:
         check_places(PLACES, __name__)
         self.trial, self.first, self.suite = trial, first, trial.suite
         self.folder = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="virnucpro-compare-")))
-        self.pool = resources.enter_context(ThreadPoolExecutor(2))
         self.spawners: dict[int, Any] = {}
-        resources.callback(lambda: [spawner.close() for spawner in self.spawners.values()])
+        # Before the pool is waited for, so that what runs in it ends; and after it, what Ctrl-C caught starting
+        resources.callback(self.close)
+        self.pool = resources.enter_context(ThreadPoolExecutor(2))
+        resources.callback(self.close)
         self.broken = self.on_both(self.start)
 
     def start(self, side: int) -> str:
@@ -57,6 +59,11 @@ class Servers:
             return str(error)
         imported, output = self.spawners[side].preimport()
         return "" if imported else output
+
+    def close(self) -> None:
+        """End the processes that there are."""
+        while self.spawners:
+            self.spawners.popitem()[1].close()
 
     def on_both(self, call: Callable[[int], T]) -> list[T]:
         """Do the same for both sides at the same time."""
