@@ -185,7 +185,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """Commits `base`, `same`, `slower` (and smaller), `broken`, `no-import`, `no-build`; `ab` compares two of them."""
+    """Commits `base`, `same`, `slower` (and smaller), `broken`, `no-import`, `no-build`, to compare by `ab`."""
     project = tmp_path_factory.mktemp("ab")
     (project / "benchmarks").mkdir()
     (project / "benchmarks/__init__.py").write_text(BENCHMARKS.replace("/PROJECT", str(project)))
