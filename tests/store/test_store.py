@@ -10,6 +10,7 @@ from tests.store.rows import SEQUENCES, SETTINGS, append, finish, never, partial
 from virnucpro.store.hdf5 import Embeddings
 from virnucpro.store.journal import JOURNAL, Committed, StoreError, check_output, folder_of
 
+
 @pytest.fixture
 def output(tmp_path):
     return tmp_path / "out.h5"
