@@ -1,5 +1,8 @@
 """What a run continues: an unfinished one, or a complete file whose input has grown."""
 
+import errno
+import itertools
+import os
 import re
 
 import h5py
@@ -10,16 +13,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import MODEL
+from tests.store.faulty_disk import FaultyDisk, fault_points
 from virnucpro.data.fasta import Fasta, FastaError
 from virnucpro.data.tokens import ALPHABET
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.pipeline import embed as module
-from virnucpro.pipeline import provenance
+from virnucpro.pipeline import prefetch, provenance
 from virnucpro.pipeline.async_inference import AsyncInferenceRunner, NonFiniteEmbeddingError
 from virnucpro.pipeline.embed import Stopped, embed_file
 from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.prefetch import BackgroundWriter
 from virnucpro.pipeline.provenance import Place, checksum, engine_digest, meaning_of
+from virnucpro.store import journal
+from virnucpro.store.errors import WriteError
 from virnucpro.store.hdf5 import Embeddings
 from virnucpro.store.journal import StoreError, folder_of, read_journal
 
@@ -61,6 +67,8 @@ def content(path):
 
 
 class StopAfter:
+    """Says to stop from the given question on."""
+
     def __init__(self, questions):
         self.left = questions
 
@@ -142,7 +150,7 @@ def test_rows_of_another_version_of_the_engine_are_not_continued(output, model, 
     with pytest.raises(Stopped):
         run(PROTEINS, output, model, stop=StopAfter(4))
     monkeypatch.setattr(provenance, "engine_digest", lambda precision: "another")
-    with pytest.raises(StoreError, match="engine '.*' and not 'another'") as refused:
+    with pytest.raises(StoreError, match=r"engine '.*' and not 'another'") as refused:
         run(PROTEINS, output, model, resume=True)
     assert not refused.value.resume_helps
     monkeypatch.undo()
@@ -265,7 +273,7 @@ class NotFinite:
 
     def forward_packed(self, input_ids, cu_seqlens, max_seqlen, repr_layers):
         found = self._model.forward_packed(input_ids, cu_seqlens, max_seqlen, repr_layers)
-        for start, end in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True):
+        for start, end in itertools.pairwise(cu_seqlens):
             if (input_ids[start:end] == self._token).any():
                 for values in found["representations"].values():
                     values[start:end] = torch.nan
@@ -410,3 +418,35 @@ def test_the_memory_told_is_that_of_the_models_device(monkeypatch):
     assert module.summary_of(module.Done(), {}, reader, torch.device("cuda:1"))["peak_gpu_bytes"] == 5
     assert asked == [torch.device("cuda:1")]
     assert module.summary_of(module.Done(), {}, reader, torch.device("cpu"))["peak_gpu_bytes"] is None
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("grown", [False, True], ids=["a new run", "a complete file that is continued"])
+def test_wherever_the_disk_fails_a_run_ends_complete_or_can_be_continued(
+    tmp_path, model, monkeypatch, error, grown
+):
+    monkeypatch.setattr(prefetch, "COMMIT_SECONDS", 0.0)
+    records, options = PROTEINS[:6], Options(token_budget=30)
+
+    def start(output):
+        if grown:
+            run(records[:3], output, model, options)
+        return output
+
+    whole = start(tmp_path / "whole.h5")
+    points = fault_points(tmp_path, lambda: run(records, whole, model, options, resume=True))
+    assert points > 30
+    before = content(start(tmp_path / "before.h5")) if grown else None
+    for failing in range(points, 0, -3 if error == errno.EIO else -7):
+        output = start(tmp_path / "out.h5")
+        with pytest.MonkeyPatch.context() as patch:
+            FaultyDisk(patch, tmp_path, failing, error)
+            with pytest.raises(WriteError, match=os.strerror(error)):
+                run(records, output, model, options, resume=True)
+        assert not output.exists() or content(output) in (before, content(whole))
+        journal._failed.clear()  # as another process
+        with pytest.MonkeyPatch.context() as patch:
+            FaultyDisk(patch, tmp_path)
+            run(records, output, model, options, resume=True)
+        assert content(output) == content(whole)
+        output.unlink()

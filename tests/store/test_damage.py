@@ -62,7 +62,7 @@ def test_settings_of_arbitrary_bytes_are_told_of(output, content):
     folder = begun(output)
     (folder / SETTINGS_FILE).write_bytes(content)
     for look in (begun_settings, lambda output: partial(output, resume=True)):
-        with pytest.raises(StoreError, match="settings.json is damaged: begin anew with --force"):
+        with pytest.raises(StoreError, match=r"settings\.json is damaged: begin anew with --force"):
             look(output)
     with pytest.raises(StoreError, match="holds an unfinished run"):
         check_output(output, resume=False, force=False)
@@ -124,7 +124,7 @@ def test_a_damaged_line_of_the_journal_is_told_of(output, caplog):
         journal.write(b"\n12345678 {")
     with partial(output, resume=True) as run:
         assert run.committed.sequences == 3
-    assert "1 damaged lines" in caplog.text and "after the 3 sequences" in caplog.text
+    assert "damaged lines (1)" in caplog.text and "after the 3 sequences" in caplog.text
 
 
 def test_a_journal_that_counts_nothing_any_more_is_told_of(output, caplog):

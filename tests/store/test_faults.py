@@ -2,70 +2,14 @@
 
 import errno
 import os
-import stat
-from collections import Counter
 
 import pytest
 
+from tests.store.faulty_disk import FaultyDisk, fault_points
 from tests.store.rows import SEQUENCES, append, datasets, finish, partial, whole_run
 from virnucpro.store import journal
 from virnucpro.store.errors import StoreError, WriteError
 from virnucpro.store.journal import JOURNAL, folder_of, read_journal
-
-CALLS = ("open", "write", "fsync", "ftruncate", "replace", "mkdir")
-
-
-class FaultyDisk:
-    """Stands before the system's calls, and lets the one with the number `failing` below `root` fail.
-
-    As Linux does: what a file had not synced when its fsync fails reads as before and is lost later (here: zeros
-    at once), and the next fsync succeeds. With `dead` all later calls fail too. With `torn` a write that fails has
-    written half. An fsync that succeeds is only noted: waiting for the real disk proves nothing here.
-    """
-
-    def __init__(self, monkeypatch, root, failing=None, error=errno.EIO, dead=False, torn=False):
-        self.root, self.failing, self.error, self.dead, self.torn = root, failing, error, dead, torn
-        self.calls: Counter[str] = Counter()
-        self.failed = False
-        self.real = {name: getattr(os, name) for name in CALLS}
-        self.synced = {about.st_ino: about.st_size for about in map(os.stat, root.rglob("*"))}
-        for name in CALLS:
-            monkeypatch.setattr(os, name, lambda *args, name=name, **keys: self.call(name, *args, **keys))
-
-    def call(self, name, *args, **keywords):
-        if not self.ours(args[0]) or (name == "open" and not args[1] & os.O_CREAT):
-            return self.real[name](*args, **keywords)
-        self.calls[name] += 1
-        if self.calls.total() == self.failing or (self.dead and self.failed):
-            self.failed = True
-            if name == "fsync":
-                self.lose(args[0])
-            if name == "write" and self.torn:
-                self.real["write"](args[0], args[1][: len(args[1]) // 2])
-            raise OSError(self.error, os.strerror(self.error))
-        if name == "fsync":
-            about = os.fstat(args[0])
-            self.synced[about.st_ino] = about.st_size
-            return None
-        return self.real[name](*args, **keywords)
-
-    def ours(self, which):
-        path = os.readlink(f"/proc/self/fd/{which}") if isinstance(which, int) else os.fspath(which)
-        return path.startswith(str(self.root))
-
-    def lose(self, descriptor):
-        about = os.fstat(descriptor)
-        kept = self.synced.get(about.st_ino, 0)
-        if stat.S_ISREG(about.st_mode) and about.st_size > kept:
-            file = self.real["open"](f"/proc/self/fd/{descriptor}", os.O_WRONLY)
-            os.pwrite(file, bytes(about.st_size - kept), kept)
-            os.close(file)
-
-    def lose_power(self, folder):
-        """All that was never synced is lost."""
-        for path in folder.iterdir() if folder.exists() else ():
-            with path.open("r+b") as file:
-                self.lose(file.fileno())
 
 
 @pytest.fixture
@@ -80,15 +24,6 @@ def expected(tmp_path):
 
 def as_another_process():
     journal._failed.clear()
-
-
-def fault_points(root, run):
-    """How many calls `run` makes that could fail."""
-    with pytest.MonkeyPatch.context() as patch:
-        disk = FaultyDisk(patch, root)
-        run()
-    assert set(disk.calls) >= {"open", "write", "fsync", "replace"}
-    return disk.calls.total()
 
 
 @pytest.mark.parametrize("begun", [0, 2], ids=["from the beginning", "resumed"])
@@ -148,16 +83,16 @@ def test_after_each_write_that_failed_nothing_is_committed(output):
             except WriteError:
                 assert not folder_of(output).exists()
                 continue
+            steps = [lambda run: append(run, range(5)), lambda run: run.commit(), finish]
             with run:
                 try:
-                    append(run, range(5))
-                    run.commit()
-                    finish(run)
+                    for step in steps:
+                        step(run)
                 except WriteError:
                     calls = disk.calls.total()
-                    for again in (run.commit, lambda: append(run, [0]), lambda: finish(run)):
+                    for step in steps:
                         with pytest.raises(WriteError, match="Input/output error"):
-                            again()
+                            step(run)
                     assert disk.calls.total() == calls
         as_another_process()
         output.unlink(missing_ok=True)
@@ -185,7 +120,9 @@ def test_the_first_failure_is_told_of_again(output):
         run.commit()
         with pytest.MonkeyPatch.context() as patch:
             FaultyDisk(patch, output.parent, 1, errno.ENOSPC)
-            with pytest.raises(WriteError, match="No space left on device: at least .* is needed, and .* is free"):
+            with pytest.raises(
+                WriteError, match=r"No space left on device: at least .* is needed, and .* is free"
+            ):
                 append(run, [1])
         for later in (lambda: append(run, [2]), run.commit, lambda: finish(run)):
             with pytest.raises(WriteError, match="No space left on device: at least"):

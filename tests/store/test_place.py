@@ -152,7 +152,7 @@ def test_one_file_by_two_names_is_locked_once(tmp_path, output):
 
 def test_a_link_that_leads_nowhere_is_refused(tmp_path, output):
     output.symlink_to(tmp_path / "missing" / "out.h5")
-    with pytest.raises(StoreError, match="there is no folder .*missing"):
+    with pytest.raises(StoreError, match=r"there is no folder .*missing"):
         check_output(output, resume=False, force=True)
 
 
@@ -160,7 +160,7 @@ def test_a_link_that_leads_nowhere_is_refused(tmp_path, output):
 def test_a_folder_that_is_none_is_told(tmp_path, what):
     parent = tmp_path / "parent"
     make(parent, what) if what != "file" else parent.write_text("mine")
-    with pytest.raises(StoreError, match="cannot write .*Not a directory"):
+    with pytest.raises(StoreError, match=r"cannot write .*Not a directory"):
         check_output(parent / "out.h5", resume=False, force=True)
 
 
@@ -180,7 +180,7 @@ def test_an_output_is_not_among_the_rows_of_another(output):
             check_output(folder_of(output) / name, resume=False, force=True)
     with pytest.raises(StoreError, match="is a folder"):
         check_output(folder_of(output), resume=False, force=True)
-    with pytest.raises(StoreError, match="names that end in .partial are those of unfinished runs"):
+    with pytest.raises(StoreError, match=r"names that end in \.partial are those of unfinished runs"):
         check_output(output.with_name("other.h5.partial"), resume=False, force=True)
 
 
@@ -200,9 +200,8 @@ def test_an_input_is_not_the_output(tmp_path, output, how):
             output.hardlink_to(source)
         case "descriptor":
             output = source
-    with source.open() as file:
-        with pytest.raises(StoreError, match="is the input: name another file"):
-            check_output(output, False, True, [file.fileno() if how == "descriptor" else source])
+    with source.open() as file, pytest.raises(StoreError, match="is the input: name another file"):
+        check_output(output, False, True, [file.fileno() if how == "descriptor" else source])
     check_output(tmp_path / "another", False, True, [source, tmp_path / "missing"])
 
 

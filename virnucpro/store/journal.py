@@ -186,7 +186,7 @@ class Partial:
                 self.committed, torn = read_journal(self.folder / JOURNAL)
                 if torn:
                     logger.warning(
-                        "%s has %d damaged lines, as a crash leaves them: going on after the %s sequences that "
+                        "%s has damaged lines (%d), as a crash leaves them: going on after the %s sequences that "
                         "the last whole one counts",
                         *(self.folder / JOURNAL, torn, f"{self.committed.taken:,}"),
                     )
