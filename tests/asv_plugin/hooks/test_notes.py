@@ -4,7 +4,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
-from asv.results import Results
+from asv.results import Results, iter_results
 
 from asv_plugin.answer.summary import REPEATS
 from asv_plugin.hooks import notes as hook
@@ -56,6 +56,12 @@ def test_a_reason_with_quotes_is_read(output, said):
     assert said in read_output(output)["skipped"]
 
 
+def test_a_benchmark_without_parameters_gets_its_note_too():
+    said = "asv: skipped: NotImplementedError('no GPU')"
+    found = notes_of({"name": "t.track", "params": []}, result([math.nan], said))
+    assert found == {key("t.track", ()): {"skipped": "no GPU"}}
+
+
 def test_a_timeout_is_a_failure():
     assert read_output("asv: benchmark timed out (timeout 900s)") == {
         "failed": "it took longer than asv's timeout"
@@ -86,6 +92,7 @@ def saved(tmp_path, monkeypatch):
     """Record runs of the benchmark's cells `selected` one after the other in one result file; the notes left."""
     monkeypatch.setattr(Results, "add_result", Results.add_result)
     monkeypatch.setattr(Results, "save", Results.save)
+    monkeypatch.setattr(Results, "rm", Results.rm)
     hook.install()
 
     def record(outcome: SimpleNamespace, selected: set[int] | None = None) -> Notes:
@@ -110,6 +117,14 @@ def test_what_an_earlier_run_said_of_a_cell_is_dropped_and_of_other_cells_kept(s
 def test_a_build_that_failed_once_is_forgotten_when_it_works(saved):
     assert set(saved(result([None] * 3, errcode=1))) == {"t.T.track"}
     assert saved(result([1.0, 1.0, 1.0])) == {}
+
+
+def test_a_removed_result_leaves_no_notes(saved, tmp_path):
+    saved(result([1.0, math.nan, None], OUTPUT, errcode=1))
+    (machine := tmp_path / "m/machine.json").write_text('{"machine": "m", "version": 1}')
+    (kept,) = iter_results(str(tmp_path))
+    kept.rm(str(tmp_path))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [machine]
 
 
 def test_a_process_killed_after_a_warning_is_a_failure():
