@@ -1,4 +1,25 @@
-"""The asv suite: what ESM-2 costs in each precision. ``throughput`` and ``precision`` are the benchmarks."""
+"""The asv suite: what ESM-2 costs in each precision, and what it gets wrong.
+
+Benchmarks, each for cells of model, precision and workload:
+
+- ``throughput``: tokens/s, sequences/s, runtime, peak memory
+- ``precision``: a precision beside FP32 in one process: speedup, memory saving, fidelity
+- ``engine``: the engine beside its own GEMMs and beside fair-esm and Transformers; loading and compiling
+- ``pipeline``: ``virnucpro embed`` from FASTA to HDF5, beside its engine alone
+- ``scaling``: the engine by sequence length, ``virnucpro embed`` by number of sequences
+
+What they share (asv imports these, too, and finds no benchmark in them):
+
+- ``_cells``: one measurement for all figures of a cell
+- ``_outcomes``: how the processes of a cell share it
+- ``_protocol``: how a number is measured: warm-up, blocks, turns, peak memory
+- ``_workloads``: which proteins are embedded
+- ``_hardware``: what this machine is and which cells it can run; the table of precisions
+- ``_virnucpro``: the names imported from the benchmarked commit, wherever it has them
+- ``_esm2``: a loaded model with a workload
+- ``_peers``, ``_esm_efficient``: other implementations of ESM-2
+- ``_engine_table``: a program, `make engine`: all implementations side by side
+"""
 
 VERSION = "1"
 """asv's ``version`` of every benchmark: raise it when a change of the protocol or of the workloads makes new

@@ -1,4 +1,4 @@
-"""Print the engine beside its own matrix products and beside what users run today, all in one process.
+"""Print the engine beside its own GEMMs and beside what users run today, all in one process.
 
     python -m benchmarks._engine_table [--models NAME ...] [--precisions NAME ...] [--profile] (--help for all)
 
@@ -21,8 +21,9 @@ import torch
 
 from . import _esm_efficient, _peers
 from ._esm2 import Embedder, load
-from ._hardware import BYTES, Hardware, probe
+from ._hardware import PRECISIONS, Hardware, probe
 from ._protocol import TIMERS, peak_memory, reset_peak_memory
+from ._virnucpro import find
 from ._workloads import AMINO_ACIDS, Protein, tokens_in
 
 ENGINE = "virnucpro, tokens to embeddings on the CPU"
@@ -30,7 +31,10 @@ MODELS = {
     "cpu": ["esm2_t6_8M_UR50D", "esm2_t12_35M_UR50D"],
     "cuda": ["esm2_t33_650M_UR50D", "esm2_t36_3B_UR50D"],
 }
-PRECISIONS = {"cpu": ["fp32"], "cuda": list(BYTES)}
+COMPARABLE = [name for name, precision in PRECISIONS.items() if precision.dtype]
+"""Those in which peers compute, too."""
+
+DEFAULT_PRECISIONS = {"cpu": ["fp32"], "cuda": COMPARABLE}
 MIB = 1024**2
 
 
@@ -76,24 +80,20 @@ class Case:
 
     def encoder(self, peer: str, state: _peers.State | None) -> Callable[..., torch.Tensor]:
         """A peer with these weights, or with random ones of its own."""
-        from virnucpro.models.esm2 import SHAPES  # asv imports this module beside commits that lack it
-
-        shape = SHAPES[self.model]
+        shape = find("SHAPES")[self.model]
         return PEERS[peer].build(shape, self.precision, self.hardware.device, state)
 
     def peer(self, name: str, encode: Callable[..., torch.Tensor], sizes: Sequence[int] | None) -> _peers.Peer:
         """A peer with its batches; `sizes` are those to try."""
-        from virnucpro.data.tokens import BatchConverter
-
         how, device = PEERS[name], self.hardware.device
         if how.packed:
             return _esm_efficient.PackedPeer(encode, self.entries, self.precision, device, sizes)
         proteins = sorted(self.entries, key=lambda entry: len(entry[1])) if how.by_length else self.entries
-        return _peers.PaddedPeer(encode, proteins, BatchConverter(), self.precision, device, sizes)
+        return _peers.PaddedPeer(encode, proteins, find("BatchConverter")(), self.precision, device, sizes)
 
 
 @dataclass(frozen=True)
-class How:
+class PeerSetup:
     """How users run a peer: proteins sorted by length in the best batch size, as they come, or packed."""
 
     build: Callable[..., Callable[..., torch.Tensor]]
@@ -102,7 +102,7 @@ class How:
     sizes: Sequence[int] | None = None
     missing: Callable[[], str | None] = lambda: None
 
-    def why_not(self, case: Case) -> str | None:
+    def skip_reason(self, case: Case) -> str | None:
         """Why it cannot run here; None where it can."""
         if self.packed and case.hardware.device == "cuda" and case.precision not in ("fp16", "bf16"):
             return "its attention on a GPU takes FP16 and BF16 only"
@@ -110,10 +110,12 @@ class How:
 
 
 PEERS = {
-    "fair-esm, as they come": How(_peers.fair_esm, sizes=[8]),
-    "fair-esm, sorted": How(_peers.fair_esm, by_length=True),
-    "Transformers SDPA, sorted": How(_peers.transformers, by_length=True, missing=_peers.transformers_is_missing),
-    "esm-efficient on PyTorch's attention, packed": How(
+    "fair-esm, as they come": PeerSetup(_peers.fair_esm, sizes=[8]),
+    "fair-esm, sorted": PeerSetup(_peers.fair_esm, by_length=True),
+    "Transformers SDPA, sorted": PeerSetup(
+        _peers.transformers, by_length=True, missing=_peers.transformers_is_missing
+    ),
+    "esm-efficient on PyTorch's attention, packed": PeerSetup(
         _esm_efficient.esm_efficient, packed=True, missing=_esm_efficient.missing
     ),
 }
@@ -203,17 +205,17 @@ def table(case: Case, rounds: int, fresh: Fresh, profiled: bool = False) -> str:
 
     engine = case.engine()
     filling = max(len(batch.input_ids) for batch in engine.batches)
-    products = _peers.MatrixProducts(engine.esm2.shape, case.precision, engine.device, filling)
+    products = _peers.LayerGEMMs(engine.esm2.shape, case.precision, engine.device, filling)
     rows = [
         Row(ENGINE, engine.run, engine.tokens),
         Row("virnucpro, forward pass alone", forward_alone(engine), engine.tokens),
-        Row("its matrix products alone", products.run, filling),
+        Row("its GEMMs alone", products.run, filling),
     ]
     peaks = {ENGINE: fresh(memory, (case,))}
     left_out = []
     encoders: dict[Callable[..., Any], Callable[..., torch.Tensor]] = {}
     for name, how in PEERS.items():
-        reason = how.why_not(case)
+        reason = how.skip_reason(case)
         if reason:
             left_out.append(f"not measured: {name} ({reason})")
             continue
@@ -242,9 +244,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", help="default: 8M and 35M on a CPU, 650M and 3B on a GPU")
-    parser.add_argument(
-        "--precisions", nargs="+", choices=list(BYTES), help="default: fp32 on a CPU, all on a GPU"
-    )
+    parser.add_argument("--precisions", nargs="+", choices=COMPARABLE, help="default: fp32 on a CPU, all on a GPU")
     parser.add_argument("--proteins", type=int, help="default: 32 on a CPU, 512 on a GPU, there 96 for FP32")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--profile", action="store_true", help="print what the engine's forward pass consists of")
@@ -254,7 +254,7 @@ def main() -> None:
         hardware = pool.apply(probe)
         versions = ", ".join(f"{name} {version}" for name, version in hardware.versions.items())
         for model in arguments.models or MODELS[hardware.device]:
-            for precision in arguments.precisions or PRECISIONS[hardware.device]:
+            for precision in arguments.precisions or DEFAULT_PRECISIONS[hardware.device]:
                 entries = mixed(arguments.proteins or proteins_for(hardware.device, precision))
                 size = f"{len(entries)} proteins, {tokens_in(entries):,} tokens"
                 print(f"{hardware.name}; {versions}; random weights; {size}", flush=True)

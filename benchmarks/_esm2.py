@@ -1,8 +1,7 @@
-"""The measured program: ESM-2 of the benchmarked commit, reached through the names that are stable."""
+"""The measured program: ESM-2 of the benchmarked commit, and a workload as it takes it."""
 
 import contextlib
 import functools
-import inspect
 import itertools
 import os
 from collections.abc import Sequence
@@ -11,9 +10,9 @@ from typing import Any
 
 import torch
 
-from . import SOURCE
 from ._hardware import Hardware, pass_tokens
 from ._protocol import TIMERS, free_cached_memory, peak_memory, reset_peak_memory
+from ._virnucpro import has_packs, inference_api, packs
 from ._workloads import Protein, copies_in_a_pass, from_project, joined, proteins, token_batches, tokens_in
 
 if Path("/dev/nvidiactl").exists():  # elsewhere it would only add to the resident memory that is measured
@@ -26,34 +25,10 @@ WEIGHTS = os.environ.get("VIRNUCPRO_BENCH_WEIGHTS", "random")
 """``random`` (the speed does not depend on the weights' values), ``pretrained``, or a folder of ``.pt``."""
 
 
-def contract() -> tuple[Any, Any]:
-    """``load_esm2_model`` and ``AsyncInferenceRunner`` of the installed commit.
-
-    Raises NotImplementedError, which asv takes as n/a, for a commit that does not have them yet; RuntimeError
-    where virnucpro is not that of `SOURCE`.
-    """
-    import virnucpro
-
-    source, found = os.environ.get(SOURCE), Path(next(iter(virnucpro.__path__)))
-    if source and not found.resolve().is_relative_to(Path(source).resolve()):
-        raise RuntimeError(f"virnucpro was to come from {source}, and came from {found}")
-    try:
-        from virnucpro.models.esm2_flash import load_esm2_model
-        from virnucpro.pipeline.async_inference import AsyncInferenceRunner
-    except ImportError as error:
-        if not (error.name or "").startswith("virnucpro"):
-            raise
-        raise NotImplementedError(f"this commit's virnucpro lacks what is benchmarked: {error}") from error
-    missing = {"precision", "weights"} - set(inspect.signature(load_esm2_model).parameters)
-    if missing:
-        raise NotImplementedError(f"this commit's load_esm2_model takes no {' and '.join(sorted(missing))}")
-    return load_esm2_model, AsyncInferenceRunner
-
-
 @functools.cache  # a process can measure several workloads
 def load(model: str, precision: str, device: str) -> tuple[Any, Any]:
     """What this commit's load_esm2_model returns: ESM-2 with the weights to benchmark, and its converter."""
-    load_esm2_model, _ = contract()
+    load_esm2_model, _ = inference_api()
     return load_esm2_model(model, device, precision=precision, weights=weights_of(model))
 
 
@@ -67,24 +42,20 @@ class Embedder:
     def __init__(
         self, model: str, precision: str, entries: Sequence[Protein], hardware: Hardware, tokens: int | None = None
     ):
-        _, runner = contract()
+        _, runner = inference_api()
         self.device = hardware.device
         self.esm2, self.converter = load(model, precision, self.device)
         self.runner = runner(self.esm2)
         self.copies = copies_in_a_pass(entries, tokens or pass_tokens(model, self.device))
         self.proteins = joined(entries, self.copies)
-        self.batches = self.packs() or token_batches(self.proteins, self.converter, self.device)
+        self.batches = (
+            packs(self.proteins, self.esm2)
+            if has_packs()
+            else token_batches(self.proteins, self.converter, self.device)
+        )
         self.sequences = self.copies * len(entries)
         self.tokens = self.copies * tokens_in(entries)
         self.timer = TIMERS[self.device]
-
-    def packs(self) -> list[Any]:
-        """The workload as this commit's own packs; none for a commit that takes padded batches only."""
-        try:
-            from virnucpro.data.packing import pack, token_budget
-        except ImportError:
-            return []
-        return list(pack(self.proteins, token_budget(self.esm2)))
 
     def run(self, passes: int) -> None:
         """Embed the workload that many times, from token batches on the CPU to embeddings on the CPU."""

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _peers
+from ._virnucpro import find
 from ._workloads import Protein
 
 VERSION = "0.0.9"
@@ -107,13 +108,13 @@ def import_model() -> Any:
 def esm_efficient(shape: _peers.Shape, precision: str, device: str, state: _peers.State | None) -> EncodePack:
     """esm-efficient's ESM-2, with these weights or with random ones of its own."""
     with torch.device(device):
-        model = import_model()(shape.layers, shape.dim, shape.heads, dtype=_peers.DTYPES[precision])
+        model = import_model()(shape.layers, shape.dim, shape.heads, dtype=_peers.dtype_of(precision))
     model.eval().requires_grad_(False)
     if state is not None:
         model.load_state_dict(its_names(state), strict=False)
 
     def encode(input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-        with _peers.float32_products(precision):
+        with _peers.float32_gemms(precision):
             return model.forward_representation(input_ids, (cu_seqlens, max_seqlen))
 
     return encode
@@ -150,7 +151,7 @@ class PackedPeer(_peers.Peer):
         device: str,
         sizes: Sequence[int] | None = None,
     ):
-        from virnucpro.data.packing import pack  # asv imports this module beside commits that lack it
+        pack = find("pack")
 
         def cut(some: Sequence[Protein], size: int) -> list[Any]:
             return list(pack(some, size))
@@ -159,8 +160,6 @@ class PackedPeer(_peers.Peer):
 
     def embed(self, batch: Any) -> tuple[Sequence[str], Tensor]:
         """A pack's labels and embeddings, ``[N, D]`` on the device."""
-        from virnucpro.pipeline.async_inference import mean_over_residues
-
         cu_seqlens = batch.cu_seqlens.to(self.device)
         found = self.encode(batch.input_ids.to(self.device), cu_seqlens, batch.max_seqlen)
-        return batch.sequence_ids, mean_over_residues(found, cu_seqlens)
+        return batch.sequence_ids, find("mean_over_residues")(found, cu_seqlens)

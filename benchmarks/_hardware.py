@@ -4,9 +4,11 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 
 from ._workloads import BATCH_TOKENS, FASTA_VARIABLE
 
@@ -18,8 +20,32 @@ PARAMETERS = {"esm2_t6_8M_UR50D": 7.4e6, "esm2_t33_650M_UR50D": 650e6, "esm2_t36
 DIMENSIONS = {"esm2_t6_8M_UR50D": 320, "esm2_t33_650M_UR50D": 1280, "esm2_t36_3B_UR50D": 2560}
 """Their embedding dimensions."""
 
-BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
-"""The benchmarked precisions and the bytes of one parameter."""
+
+@dataclass(frozen=True)
+class Precision:
+    """What the benchmarks need to know of a precision.
+
+    `capability`: NVIDIA's least compute capability, None where GPUs do not run it; `on_cpu`: whether CPUs do.
+    `dtype`: PyTorch's type in which other implementations compute the same, None where none does. `rounding`: the
+    largest relative difference between two implementations of one model in it; that of two models is about 1.
+    """
+
+    bytes_per_weight: int
+    capability: tuple[int, int] | None
+    on_cpu: bool
+    dtype: str | None = None
+    rounding: float = 0.0
+
+
+PRECISIONS: Mapping[str, Precision] = MappingProxyType(
+    {
+        "fp32": Precision(4, (0, 0), True, "float32", 1e-4),
+        "tf32": Precision(4, (8, 0), False, "float32", 2e-2),
+        "bf16": Precision(2, (8, 0), True, "bfloat16", 1e-1),
+        "fp16": Precision(2, (5, 3), True, "float16", 2e-2),
+    }
+)
+"""The benchmarked precisions: a copy of virnucpro's table, because benchmarks run beside commits without one."""
 
 CPU_MODEL = "esm2_t6_8M_UR50D"
 
@@ -87,20 +113,19 @@ def driver_version() -> str:
     return said[0] if said else "unknown"
 
 
-def why_not(hardware: Hardware, model: str, precisions: tuple[str, ...], workload: str) -> str | None:
+def skip_reason(hardware: Hardware, model: str, precisions: tuple[str, ...], workload: str) -> str | None:
     """Why this machine cannot run a cell as labelled, for a user to read; None where it can.
 
     `precisions` are those loaded at the same time.
     """
     if workload == "fasta" and not os.environ.get(FASTA_VARIABLE):
         return f"set {FASTA_VARIABLE} to a FASTA file of your own proteins to run this workload"
-    if hardware.device == "cpu":
-        if "tf32" in precisions:
-            return "TF32 is a mode of NVIDIA GPUs, and this machine has none that PyTorch can use"
-        if model != CPU_MODEL:
-            return f"{model} is benchmarked on GPUs only, and this machine has none that PyTorch can use"
-    elif {"tf32", "bf16"} & set(precisions) and hardware.capability < (8, 0):
-        return f"TF32 and BF16 need compute capability 8.0; {hardware.name} has {hardware.capability}"
+    for precision in precisions:
+        reason = precision_skip_reason(hardware, precision)
+        if reason:
+            return reason
+    if hardware.device == "cpu" and model != CPU_MODEL:
+        return f"{model} is benchmarked on GPUs only, and this machine has none that PyTorch can use"
     tokens = max(BATCH_TOKENS[hardware.device], pass_tokens(model, hardware.device))
     needed = memory_needed(model, precisions, tokens)
     if needed > hardware.memory:
@@ -108,6 +133,23 @@ def why_not(hardware: Hardware, model: str, precisions: tuple[str, ...], workloa
             f"{model} in {' and '.join(precisions)} needs about {needed / GIB:.1f} GiB; "
             f"{hardware.name} has {hardware.memory / GIB:.1f} GiB free"
         )
+    return None
+
+
+def precision_skip_reason(hardware: Hardware, precision: str) -> str | None:
+    """Why this machine does not compute in a precision; None where it does."""
+    known, name = PRECISIONS[precision], precision.upper()
+    if hardware.device == "cpu":
+        return (
+            None
+            if known.on_cpu
+            else f"{name} is a mode of NVIDIA GPUs, and this machine has none that PyTorch can use"
+        )
+    if known.capability is None:
+        return f"{name} is for CPUs, and this is measured on {hardware.name}"
+    if hardware.capability < known.capability:
+        needed, found = (".".join(map(str, each)) for each in (known.capability, hardware.capability))
+        return f"{name} needs compute capability {needed}; {hardware.name} has {found}"
     return None
 
 
@@ -120,7 +162,8 @@ def memory_needed(model: str, precisions: tuple[str, ...], tokens: int) -> float
     """About how many bytes embedding batches of `tokens` takes with the model loaded in each of `precisions`.
 
     Beside the weights, a layer holds some 24 values for each token and dimension at its widest (the feed-forward's
-    4 + 4, queries, keys and values, FP32 copies for the rotation, residuals); 1 GiB is for the libraries.
+    4 + 4, queries, keys and values, FP32 copies for the rotation, residuals), of two bytes at least; 1 GiB is for
+    the libraries.
     """
-    sizes = [BYTES[precision] for precision in precisions]
-    return PARAMETERS[model] * sum(sizes) + 24 * tokens * DIMENSIONS[model] * max(sizes) + GIB
+    sizes = [PRECISIONS[precision].bytes_per_weight for precision in precisions]
+    return PARAMETERS[model] * sum(sizes) + 24 * tokens * DIMENSIONS[model] * max(2, *sizes) + GIB

@@ -1,4 +1,4 @@
-"""What the engine is measured beside: its matrix products alone, and what users run today with its weights."""
+"""What the engine is measured beside: its GEMMs alone, and what users run today with its weights."""
 
 import contextlib
 import functools
@@ -11,11 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._hardware import PRECISIONS
 from ._workloads import Protein
-
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-ROUNDING = {"fp32": 1e-4, "tf32": 2e-2, "bf16": 1e-1, "fp16": 2e-2}
-"""The largest relative difference between two implementations of one model; that of two models is about 1."""
 
 BATCH_SIZES = {"cpu": (1, 2, 8), "cuda": (8, 32, 128)}
 """Proteins in a padded batch that a peer is tried with; the fastest one counts."""
@@ -36,9 +33,17 @@ State = Mapping[str, Tensor]
 """An ESM-2 encoder's parameters by fair-esm's names."""
 
 
+def dtype_of(precision: str) -> torch.dtype:
+    """PyTorch's type of a precision in which peers compute, too."""
+    name = PRECISIONS[precision].dtype
+    if name is None:
+        raise ValueError(f"no other implementation computes in {precision}")
+    return getattr(torch, name)
+
+
 @contextlib.contextmanager
-def float32_products(precision: str) -> Iterator[None]:
-    """Let FP32 matrix products be IEEE's, or TF32 where that is the precision, as virnucpro does for its own."""
+def float32_gemms(precision: str) -> Iterator[None]:
+    """Let FP32 GEMMs be IEEE's, or TF32 where that is the precision, as virnucpro does for its own."""
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
     matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
@@ -48,11 +53,11 @@ def float32_products(precision: str) -> Iterator[None]:
         matmul.fp32_precision = before
 
 
-class MatrixProducts:
-    """The matrix products of ESM-2's layers and nothing else: what no implementation on this machine can beat."""
+class LayerGEMMs:
+    """The GEMMs of ESM-2's layers and nothing else: what no implementation on this machine can beat."""
 
     def __init__(self, shape: Shape, precision: str, device: str, tokens: int):
-        dim, make = shape.dim, functools.partial(torch.empty, device=device, dtype=DTYPES[precision])
+        dim, make = shape.dim, functools.partial(torch.empty, device=device, dtype=dtype_of(precision))
         widths = ((dim, 3 * dim), (dim, dim), (dim, 4 * dim), (4 * dim, dim))  # qkv, out, fc1, fc2
         # As many as the model has: one layer's alone would stay in the processor's cache
         self.layers = [
@@ -68,7 +73,7 @@ class MatrixProducts:
     @torch.inference_mode()
     def run(self, passes: int) -> None:
         """Compute them that many times."""
-        with float32_products(self.precision):
+        with float32_gemms(self.precision):
             for layer in self.layers * passes:
                 for x, (weight, bias) in zip(self.inputs, layer, strict=True):
                     F.linear(x, weight, bias)
@@ -119,7 +124,7 @@ class Peer:
         found = self.embeddings()
         largest = max(row.abs().max().item() for row in expected.values())
         difference = max((row - found[label]).abs().max().item() for label, row in expected.items()) / largest
-        if not difference <= ROUNDING[self.precision]:
+        if not difference <= PRECISIONS[self.precision].rounding:
             raise RuntimeError(f"this implementation's embeddings differ from the engine's by {difference:.2g}")
         return difference
 
@@ -181,7 +186,7 @@ def fair_esm(shape: Shape, precision: str, device: str, state: State | None) -> 
     peer = fill(lambda: esm.ESM2(shape.layers, shape.dim, shape.heads), state, precision, device)
 
     def encode(tokens: Tensor) -> Tensor:
-        with float32_products(precision):
+        with float32_gemms(precision):
             return peer(tokens, repr_layers=[shape.layers])["representations"][shape.layers]
 
     return encode
@@ -216,7 +221,7 @@ def transformers(shape: Shape, precision: str, device: str, state: State | None)
     peer = fill(lambda: EsmModel(config, add_pooling_layer=False), names, precision, device)
 
     def encode(tokens: Tensor) -> Tensor:
-        with float32_products(precision):
+        with float32_gemms(precision):
             return peer(input_ids=tokens, attention_mask=tokens.ne(1)).last_hidden_state
 
     return encode
@@ -244,7 +249,7 @@ def transformers_name(name: str) -> str:
 def fill(make: Callable[[], nn.Module], state: State | None, precision: str, device: str) -> nn.Module:
     """A peer in the precision, made on the device; with its own random weights, or with all of these."""
     with torch.device(device):
-        peer = make().to(DTYPES[precision]).eval()
+        peer = make().to(dtype_of(precision)).eval()
     taken = peer.load_state_dict(dict(state or {}), strict=False)
     if taken.unexpected_keys:
         raise RuntimeError(f"this peer has no parameter {taken.unexpected_keys[0]}")

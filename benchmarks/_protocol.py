@@ -255,7 +255,7 @@ def peak_memory(device: str) -> int:
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -263,10 +263,10 @@ class Child:
     """What a fresh process sent back."""
 
     value: Any = None
-    error: str = "it died without a word (killed, or out of memory?)"
+    error: str = "it exited without output (killed, or out of memory?)"
 
 
-def in_fresh_process(call: Callable[[], Answer]) -> Answer:
+def in_fresh_process(call: Callable[[], Result]) -> Result:
     """What `call` returns in a process of its own, forked from this one; not None.
 
     This one must not have computed anything with PyTorch yet: neither CUDA nor a pool of OpenMP threads
@@ -289,7 +289,7 @@ def in_fresh_process(call: Callable[[], Answer]) -> Answer:
     return child.value
 
 
-def before_all_else(call: Callable[[], Answer]) -> Answer:
+def in_this_process(call: Callable[[], Result]) -> Result:
     """What `call` returns in this process, which must not have used CUDA yet."""
     require_no_cuda("what it has loaded would be measured, too")
     return call()

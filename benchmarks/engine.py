@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from . import VERSION, _peers
-from ._cells import OncePerCell, Samples, Store, six_digits, tracked
-from ._esm2 import Embedder, contract, load, notes
-from ._hardware import BYTES, PARAMETERS
+from ._cells import OncePerCell, Store, six_digits, tracked
+from ._esm2 import Embedder, load, notes
+from ._hardware import PARAMETERS, PRECISIONS
+from ._outcomes import Samples
 from ._protocol import alternate, in_fresh_process
+from ._virnucpro import inference_api
 
 LARGE = list(PARAMETERS)[1:]
 """8M is left out to save time: it is what CPUs run."""
@@ -24,12 +26,12 @@ TOKENS = {"cpu": None, "cuda": 49_152}
 class EngineCell(OncePerCell):
     """A cell that holds two models of one precision."""
 
-    params = (list(PARAMETERS), list(BYTES), ["mixed"])
+    params = (list(PARAMETERS), list(PRECISIONS), ["mixed"])
     param_names = ("model", "precision", "workload")
     version = VERSION
     on_gpus: tuple[str, ...] = ("fp32", "fp16")
 
-    def together(self, precision: str) -> tuple[str, ...]:
+    def loaded_together(self, precision: str) -> tuple[str, ...]:
         """Twice the model: the engine's, and what it is measured beside."""
         return (precision, precision)
 
@@ -40,13 +42,13 @@ class EngineCell(OncePerCell):
 
 
 class Engine(EngineCell):
-    """The engine beside its own matrix products, and what it costs before the first result.
+    """The engine beside its own GEMMs, and what it costs before the first result.
 
     The engine's time is that of whole passes, from token batches on the CPU to pooled embeddings on the CPU.
     """
 
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
-        """Loading and the first pass in a fresh process; then the engine and the matrix products."""
+        """Loading and the first pass in a fresh process; then the engine and the GEMMs."""
         device = store.hardware.device
         self.load_seconds, self.compile_seconds = in_fresh_process(
             lambda: (
@@ -55,11 +57,11 @@ class Engine(EngineCell):
             )
         )
         self.engine = Embedder(model, precision, self.entries, store.hardware)
-        self.ceiling = _peers.MatrixProducts(self.engine.esm2.shape, precision, device, self.engine.tokens)
+        self.ceiling = _peers.LayerGEMMs(self.engine.esm2.shape, precision, device, self.engine.tokens)
 
     @tracked("of the matrix products' speed", higher_is_better=True, compare_factor=1.05)
     def track_fraction_of_gemm_ceiling(self, store: Store, *parameters: str) -> dict[str, Any]:
-        """The layers' matrix products alone would take this share of the time; 1 cannot be passed."""
+        """The layers' GEMMs alone would take this share of the time; 1 cannot be passed."""
         return self.metric("fraction of ceiling", store)
 
     @tracked("seconds", compare_difference=5.0)  # a machine that has the kernels in its cache saves up to four
@@ -73,7 +75,7 @@ class Engine(EngineCell):
         return self.metric("load seconds", store)
 
     def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
-        """Time the engine and its matrix products in turn."""
+        """Time the engine and its GEMMs in turn."""
         samples = {
             "fraction of ceiling": six_digits(alternate(self.ceiling.run, self.engine.run, self.engine.timer)),
             "compile seconds": six_digits([self.compile_seconds]),
@@ -92,17 +94,17 @@ class OverPeer(EngineCell):
         """Build the other implementation."""
         raise AssertionError("a subclass says which")
 
-    def goes_with(self, cell: tuple[Any, ...]) -> bool:
+    def can_share_process(self, cell: tuple[Any, ...]) -> bool:
         """Whatever its model: to import a peer takes seconds (Transformers 11), and memory is not measured."""
         return cell[1] == self.parameters[1]
 
-    def measure_too(self, store: Store, cell: tuple[Any, ...]) -> None:
+    def measure_sibling(self, store: Store, cell: tuple[Any, ...]) -> None:
         """Free this cell's models first: a pack that a GPU's memory does not hold is cut, and takes longer."""
         for name in ("engine", "other"):
             vars(self).pop(name, None)
         load.cache_clear()
         gc.collect()  # Transformers' model refers to itself
-        super().measure_too(store, cell)
+        super().measure_sibling(store, cell)
 
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
         """The engine, and the peer with its weights."""
@@ -161,7 +163,7 @@ class OverTransformers(OverPeer):
 
 def seconds_to_load(model: str, precision: str, device: str) -> float:
     """Seconds of one call of load_esm2_model."""
-    contract()  # imported, which is not timed
+    inference_api()  # imported, which is not timed
     start = time.perf_counter()
     load(model, precision, device)
     if device == "cuda":

@@ -8,28 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from . import VERSION
-from ._cells import Samples, Store, _SpeedAndMemory, six_digits, speeds, tracked
-from ._esm2 import contract, load, notes
+from ._cells import Store, _SpeedAndMemory, six_digits, speeds, tracked
+from ._esm2 import load, notes
 from ._hardware import PARAMETERS, pass_tokens
+from ._outcomes import Samples
 from ._protocol import TIMERS, Protocol, alternate, peak_memory, reset_peak_memory
+from ._virnucpro import find, inference_api, packs, require_embed_command
 from ._workloads import Protein, copies_in_a_pass, tokens_in
 
 PROTOCOL = Protocol(blocks=3)  # a block is a whole file
 ENGINE_SECONDS = {"cpu": 0.5, "cuda": 3.0}
 """The file has as many copies of the workload as the engine embeds in that time."""
-ON_GPUS = "esm2_t33_650M_UR50D"
+MODEL_ON_GPUS = "esm2_t33_650M_UR50D"
 """The model there: a larger one leaves reading and writing more time."""
-
-
-def program() -> Any:
-    """The module of ``virnucpro embed`` in the installed commit; NotImplementedError (n/a) where it has none."""
-    try:
-        from virnucpro.pipeline import embed
-    except ImportError as error:
-        if not (error.name or "virnucpro").startswith("virnucpro"):
-            raise
-        raise NotImplementedError(f"this commit has no virnucpro embed: {error}") from error
-    return embed
 
 
 class File:
@@ -38,9 +29,9 @@ class File:
     def __init__(self, folder: str, entries: list[Protein], esm2: Any):
         self.fasta, self.output, self.esm2 = Path(folder, "in.fasta"), Path(folder, "out.h5"), esm2
         self.fasta.write_text("".join(f">{name}\n{protein}\n" for name, protein in entries))
-        self.program = program()
-        self.packs = list(self.program.pack(entries, self.program.token_budget(esm2)))
-        _, runner = contract()
+        self.open, self.embed_file = find("Fasta"), find("embed_file")
+        self.packs = packs(entries, esm2)
+        _, runner = inference_api()
         self.runner = runner(esm2)
         self.seconds: list[float] = []
 
@@ -48,8 +39,8 @@ class File:
         """Embed the file that many times, each from opening it to the HDF5 file in its place."""
         for _ in range(passes):
             start = time.perf_counter()
-            with self.program.Fasta(self.fasta) as fasta:
-                self.program.embed_file(fasta, self.output, self.esm2, force=True)
+            with self.open(self.fasta) as fasta:
+                self.embed_file(fasta, self.output, self.esm2, force=True)
             self.seconds.append(time.perf_counter() - start)
 
     def run_engine(self, passes: int) -> None:
@@ -70,8 +61,8 @@ class Pipeline(_SpeedAndMemory):
 
     def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Skip a commit without the program, and what takes minutes."""
-        store.require_chosen(model, precision, models_on_gpus=[ON_GPUS], precisions_on_gpus=["fp16"])
-        program()
+        store.require_chosen(model, precision, models_on_gpus=[MODEL_ON_GPUS], precisions_on_gpus=["fp16"])
+        require_embed_command()
         super().setup(store, model, precision, workload)
 
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from . import VERSION
-from ._cells import OncePerCell, Samples, Store, six_digits, tracked
+from ._cells import OncePerCell, Store, six_digits, tracked
 from ._esm2 import Embedder, min_cosine, notes, peak_memories
-from ._hardware import BYTES, PARAMETERS
-from ._protocol import alternate, before_all_else, in_fresh_process
+from ._hardware import PARAMETERS, PRECISIONS
+from ._outcomes import Samples, shared_number
+from ._protocol import alternate, in_fresh_process, in_this_process
 from ._workloads import WORKLOADS
 
 Peaks = Callable[[], dict[str, float]]
@@ -21,11 +22,11 @@ class Precision(OncePerCell):
     with one model loaded at a time, each in a process that has computed nothing else.
     """
 
-    params = (list(PARAMETERS), [precision for precision in BYTES if precision != "fp32"], list(WORKLOADS))
+    params = (list(PARAMETERS), [precision for precision in PRECISIONS if precision != "fp32"], list(WORKLOADS))
     param_names = ("model", "precision", "workload")
     version = VERSION
 
-    def together(self, precision: str) -> tuple[str, ...]:
+    def loaded_together(self, precision: str) -> tuple[str, ...]:
         """FP32 and the precision."""
         return ("fp32", precision)
 
@@ -36,7 +37,7 @@ class Precision(OncePerCell):
         # A process for it would cost seconds on a GPU, where only what PyTorch allocated counts. What is resident
         # on a CPU differs by 2 to 3 % between this process and one forked from it, as FP32's is.
         other_peak = self.peak(
-            store, precision, in_fresh_process if store.hardware.device == "cpu" else before_all_else
+            store, precision, in_fresh_process if store.hardware.device == "cpu" else in_this_process
         )
         self.memory_saving = fp32_peak / other_peak
         self.other = Embedder(model, precision, self.entries, store.hardware)
@@ -50,7 +51,7 @@ class Precision(OncePerCell):
             workloads = [workload, *(each for *_, each in self.siblings(store))]
             return peak_memories(model, precision, workloads, store.hardware)
 
-        return store.remember(f"peak-{model}-{precision}", workload, lambda: where(measure))
+        return shared_number(store.folder, ("peak memory", model, precision), workload, lambda: where(measure))
 
     @tracked("times FP32", higher_is_better=True, compare_factor=1.05)
     def track_speedup_over_fp32(self, store: Store, *parameters: str) -> dict[str, Any]:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import VERSION
-from ._cells import OncePerCell, Samples, Store, six_digits, tracked
+from ._cells import OncePerCell, Store, six_digits, tracked
 from ._esm2 import Embedder, load, notes
 from ._hardware import PARAMETERS
+from ._outcomes import Samples
 from ._protocol import TIMERS, Protocol, measure
+from ._virnucpro import require_embed_command
 from ._workloads import AMINO_ACIDS, LENGTHS, Protein, tokens_in
-from .pipeline import ON_GPUS, File, program
+from .pipeline import MODEL_ON_GPUS, File
 
 PROTOCOL = Protocol(window=1, warm_up_seconds=0.0, blocks=3, block_seconds=0.1, least_blocks=1, enough_seconds=3.0)
 """Short: a curve has many points."""
@@ -31,7 +33,7 @@ class Scaling(OncePerCell):
 
     def setup(self, store: Store, model: str, precision: str, number: int) -> None:  # type: ignore[override]
         """Make the proteins and load what embeds them, unless it was measured."""
-        store.require_chosen(model, precision, models_on_gpus=[ON_GPUS], precisions_on_gpus=["fp16"])
+        store.require_chosen(model, precision, models_on_gpus=[MODEL_ON_GPUS], precisions_on_gpus=["fp16"])
         if store.hardware.device == "cpu" and number > self.limit_on_cpu:
             most = f"{self.limit_on_cpu:,} {self.param_names[-1]}"
             raise NotImplementedError(f"more than {most} take too long on a CPU")
@@ -39,7 +41,7 @@ class Scaling(OncePerCell):
 
     def proteins(self, workload: str, device: str) -> list[Protein]:
         """Seeded ones; `workload` is the cell's number."""
-        return made_up(self.lengths(int(workload)))
+        return seeded_proteins(self.lengths(int(workload)))
 
     def lengths(self, number: int) -> list[int]:
         """Residues of each protein of a cell."""
@@ -82,7 +84,7 @@ class SequenceCount(Scaling):
 
     def setup(self, store: Store, model: str, precision: str, number: int) -> None:  # type: ignore[override]
         """Skip a commit without the program."""
-        program()
+        require_embed_command()
         super().setup(store, model, precision, number)
 
     def lengths(self, number: int) -> list[int]:
@@ -110,7 +112,7 @@ class SequenceCount(Scaling):
         return {"tokens per second": speeds}, notes(store.hardware, self.entries)
 
 
-def made_up(lengths: Sequence[int]) -> list[Protein]:
+def seeded_proteins(lengths: Sequence[int]) -> list[Protein]:
     """Seeded proteins of these lengths."""
     rng = random.Random("virnucpro scaling")
     return [(f"p{index}", "".join(rng.choices(AMINO_ACIDS, k=length))) for index, length in enumerate(lengths)]

@@ -3,9 +3,10 @@
 from typing import Any
 
 from . import VERSION
-from ._cells import Samples, Store, _SpeedAndMemory, speeds
+from ._cells import Store, _SpeedAndMemory, speeds
 from ._esm2 import Embedder, notes
-from ._hardware import BYTES, PARAMETERS
+from ._hardware import PARAMETERS, PRECISIONS
+from ._outcomes import Samples
 from ._protocol import measure, peak_memory, reset_peak_memory
 from ._workloads import WORKLOADS
 
@@ -16,7 +17,7 @@ class Throughput(_SpeedAndMemory):
     The samples are blocks of one process. Loading and tokenising are not timed.
     """
 
-    params = (list(PARAMETERS), list(BYTES), list(WORKLOADS))
+    params = (list(PARAMETERS), list(PRECISIONS), list(WORKLOADS))
     param_names = ("model", "precision", "workload")
     version = VERSION
 

@@ -32,8 +32,8 @@ def _run(arguments: Sequence[str], errors: Path, most_bytes: int | None) -> None
     import torch
 
     from virnucpro import cli
-    from virnucpro.pipeline import embed
+    from virnucpro.pipeline import prefetch
 
     torch.set_num_threads(1)  # two would wait for each other beside whatever else this machine does
-    embed.COMMIT_SECONDS = 0.0  # so that short runs are committed now and then too
+    prefetch.COMMIT_SECONDS = 0.0  # so that short runs are committed now and then too
     sys.exit(cli.main(arguments))

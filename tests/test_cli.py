@@ -11,9 +11,10 @@ import pytest
 
 from tests.command import start
 from virnucpro.cli import main
-from virnucpro.data.store import Embeddings, begun_settings, folder_of
-from virnucpro.models.esm2_flash import PRECISIONS
+from virnucpro.models.precision import PRECISIONS
 from virnucpro.pipeline.async_inference import POOLS
+from virnucpro.store.hdf5 import Embeddings
+from virnucpro.store.journal import begun_settings, folder_of
 
 MODEL = ["--model", "esm2_t6_8M_UR50D", "--weights", "random", "--device", "cpu"]
 PATIENCE = 60  # seconds

@@ -1,17 +1,22 @@
-"""VirNucPro: find viruses in short DNA fragments with ESM-2 protein embeddings."""
+"""ESM-2 protein embeddings, as VirNucPro computes them to find viruses in short DNA fragments; no classifier."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from virnucpro.pipeline.embed import embed
+    from virnucpro.store.hdf5 import Embeddings
 
-__all__ = ["embed"]
+__all__ = ["Embeddings", "embed"]
 
 
 def __getattr__(name: str) -> Any:
-    """`embed`, when it is first asked for: it imports PyTorch, which takes seconds."""
+    """What is first asked for: `embed` imports PyTorch, which takes seconds."""
     if name == "embed":
         from virnucpro.pipeline.embed import embed
 
         return embed
+    if name == "Embeddings":
+        from virnucpro.store.hdf5 import Embeddings
+
+        return Embeddings
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,7 +16,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from virnucpro.data.fasta import Fasta, FastaError
-from virnucpro.data.store import StoreError, begun_settings, check_output
+from virnucpro.models.precision import PRECISIONS
+from virnucpro.store.journal import StoreError, begun_settings, check_output
 
 if TYPE_CHECKING:  # it imports PyTorch; a mistake on the command line is told before that
     from virnucpro.pipeline.embed import Done
@@ -70,14 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return complain("stopped", chosen, words, 128 + (stop.signal or signal.SIGINT))
     except (FastaError, StoreError) as error:
-        return complain(str(error), chosen, words, 1)
+        return complain(str(error), chosen, words, 1, getattr(error, "resume_helps", True))
     except Exception as error:
         code = code_of(error, stop)
         if code is None:
             raise
-        return complain(
-            str(error) or f"stopped by {stop.signal.name if stop.signal else 'request'}", chosen, words, code
-        )
+        message = str(error) or f"stopped by {stop.signal.name if stop.signal else 'request'}"
+        return complain(message, chosen, words, code, getattr(error, "resume_helps", True))
     if chosen.json:
         print(json.dumps(summary, indent=2))
     tell(summary)
@@ -88,7 +88,7 @@ def code_of(error: Exception, stop: Stop) -> int | None:
     """The exit code for what is not a mistake of this program's; None for what is."""
     import torch
 
-    from virnucpro.models.esm2_flash import CheckpointError
+    from virnucpro.models.checkpoint import CheckpointError
     from virnucpro.pipeline.embed import Stopped
 
     if isinstance(error, Stopped):
@@ -100,13 +100,14 @@ def code_of(error: Exception, stop: Stop) -> int | None:
 def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[str, Any]:
     """``virnucpro embed``; returns the summary."""
     began = time.perf_counter()
-    if chosen.output.exists() and Path(chosen.input).exists() and chosen.output.samefile(chosen.input):
-        raise StoreError(f"{chosen.output} is the input: name another file")
-    check_output(chosen.output, chosen.resume, chosen.force)
+    reads = [0 if chosen.input == "-" else chosen.input]
+    reads += [chosen.weights] if chosen.weights not in ("pretrained", "random") else []
+    check_output(chosen.output, chosen.resume, chosen.force, reads)
     give_back_freed_memory()
     with Fasta(chosen.input) as fasta:
-        from virnucpro.models.esm2_flash import load_esm2_model
-        from virnucpro.pipeline.embed import Options, embed_file, recommended_precision
+        from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
+        from virnucpro.pipeline.embed import embed_file
+        from virnucpro.pipeline.options import Options
 
         device = None if chosen.device == "auto" else chosen.device
         precision = recommended_precision(device) if chosen.precision == "auto" else chosen.precision
@@ -149,11 +150,13 @@ def give_back_freed_memory() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
-def complain(message: str, chosen: argparse.Namespace, words: Sequence[str], code: int) -> int:
-    """Tell what went wrong and what to do next; returns the exit code."""
+def complain(
+    message: str, chosen: argparse.Namespace, words: Sequence[str], code: int, resume_helps: bool = True
+) -> int:
+    """Tell what went wrong, and how to continue where `resume_helps`; returns the exit code."""
     print(f"virnucpro: {message}", file=sys.stderr)
     with contextlib.suppress(StoreError):
-        if begun_settings(chosen.output) is not None and "--resume" not in message:
+        if resume_helps and begun_settings(chosen.output) is not None:
             again = shlex.join(
                 ["virnucpro", *(word for word in words if word not in ("--force", "--resume")), "--resume"]
             )
@@ -169,6 +172,7 @@ def tell(summary: dict[str, Any]) -> None:
     notes = {f"skipped, {reason}": tally for reason, tally in summary["skipped"].items()}
     notes |= {f"cut to {summary['settings']['max_length']} residues": summary["truncated"]}
     notes |= {"names that came again": summary["repeated_names"]}
+    notes |= {"left out, because of NaN or Inf in the embedding": summary["not_finite"]}
     for what, tally in notes.items():
         if tally["count"]:
             more = ", ..." if tally["count"] > len(tally["names"]) else ""
@@ -235,7 +239,7 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--weights", default="pretrained", help="pretrained (default), random, or a fair-esm .pt")
     model.add_argument(
         "--precision",
-        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
+        choices=("auto", *PRECISIONS),
         default="auto",
         help="auto (default) is fp16 on a GPU with tensor cores, fp32 elsewhere",
     )

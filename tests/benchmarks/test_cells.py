@@ -1,4 +1,4 @@
-"""One measurement a cell: shared, paid for once, and never a half-written one."""
+"""One measurement a cell, for all of its figures; on a GPU one process for several cells."""
 
 import json
 from collections.abc import Sequence
@@ -7,8 +7,9 @@ from typing import ClassVar
 import pytest
 
 from benchmarks import _protocol
-from benchmarks._cells import ASKED, NOTES, Cell, CellFailed, OncePerCell, Store
+from benchmarks._cells import REQUESTED, OncePerCell, Store
 from benchmarks._hardware import Hardware
+from benchmarks._outcomes import CellFailed
 from tests.conftest import MODEL as M8
 
 MACHINE = Hardware("cpu", "a CPU", 2**34, (0, 0), {})
@@ -18,70 +19,6 @@ MACHINE = Hardware("cpu", "a CPU", 2**34, (0, 0), {})
 def store(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return Store(MACHINE)
-
-
-def test_the_first_process_measures_and_the_others_read(store):
-    first = Cell(store, "m", "fp32", "mixed")
-    assert first.claim()
-    first.record({"runtime": [1.0, 2.0]}, {})
-    second = Cell(store, "m", "fp32", "mixed")
-    assert not second.claim()
-    assert second.result("runtime") == {"samples": [1.0, 2.0], "number": 1}
-
-
-def test_cells_do_not_share_outcomes(store):
-    assert Cell(store, "m", "fp32", "mixed").claim()
-    assert Cell(store, "m", "fp16", "mixed").claim()
-
-
-def test_a_failure_is_paid_for_once_and_told_to_the_others(store):
-    first = Cell(store, "m", "fp32", "mixed")
-    assert first.claim()
-    with pytest.raises(ZeroDivisionError), first.recording_failure():
-        raise ZeroDivisionError("by zero")
-    with pytest.raises(CellFailed, match="ZeroDivisionError: by zero"):
-        Cell(store, "m", "fp32", "mixed").claim()
-
-
-def test_a_process_that_died_is_not_tried_again(store):
-    assert Cell(store, "m", "fp32", "mixed").claim()  # and is killed here
-    with pytest.raises(CellFailed, match=r"died before it was done .*out of memory\?"):
-        Cell(store, "m", "fp32", "mixed").claim()
-
-
-def test_a_kernel_that_pytorch_lacks_is_a_failure_not_a_skip(store):
-    cell = Cell(store, "m", "fp16", "mixed")
-    assert cell.claim()
-    with pytest.raises(CellFailed, match="not implemented for 'Half'"), cell.recording_failure():
-        raise NotImplementedError("addmm not implemented for 'Half'")
-
-
-def test_rounds_that_would_repeat_samples_are_refused(store):
-    cell = Cell(store, "m", "fp32", "mixed")
-    cell.claim()
-    cell.record({"runtime": [1.0]}, {})
-    cell.result("runtime")
-    with pytest.raises(CellFailed, match="rounds"):
-        cell.result("runtime")
-
-
-def test_notes_are_printed_once_for_the_plugin(store, capsys):
-    cell = Cell(store, "m", "fp32", "mixed")
-    cell.claim()
-    cell.record({"runtime": [1.0], "memory": [2.0]}, {"weights": "random"})
-    cell.result("runtime")
-    line = capsys.readouterr().out.strip()
-    assert json.loads(line.removeprefix(NOTES)) == {"weights": "random"}
-    cell.result("memory")
-    assert capsys.readouterr().out == ""
-
-
-def test_a_number_that_several_cells_need_is_computed_once(store):
-    numbers = iter([{"mixed": 3.0, "short": 1.0}, {"mixed": 4.0}])
-    assert store.remember("peak-fp32", "mixed", lambda: next(numbers)) == 3.0
-    assert store.remember("peak-fp32", "mixed", lambda: next(numbers)) == 3.0
-    assert store.remember("peak-fp32", "short", lambda: next(numbers)) == 1.0
-    assert store.remember("peak-fp16", "mixed", lambda: next(numbers)) == 4.0
 
 
 @pytest.mark.parametrize(
@@ -132,7 +69,7 @@ def number(store, monkeypatch):
 
     def call(device: str, last: int, asked: Sequence[int], precision: str = "fp32"):
         cells = [("Lengths", M8, "fp32", str(each)) for each in asked] + [("Others", M8, "fp32", "2")]
-        monkeypatch.setenv(ASKED, json.dumps(cells))
+        monkeypatch.setenv(REQUESTED, json.dumps(cells))
         there = Store(Hardware(device, "a device", 2**34, (9, 0), {}))
         benchmark = Lengths()
         benchmark.setup(there, M8, precision, last)

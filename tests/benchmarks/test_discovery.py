@@ -33,3 +33,10 @@ def test_only_classes_are_taken_for_benchmarks():
     ]
     assert [name for name in functions if any(kind.name_regex.match(name) for kind in benchmark_types)] == []
     assert any(kind.name_regex.match("time_in_turn") for kind in benchmark_types)
+
+
+def test_the_suites_docstring_names_all_its_files():
+    import benchmarks
+
+    files = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__"}
+    assert {name for name in files if f"``{name}``" not in benchmarks.__doc__} == set()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import _engine_table, _esm_efficient, _peers, engine
-from benchmarks._cells import ASKED, Store
+from benchmarks._cells import REQUESTED, Store
 from benchmarks._esm2 import Embedder
 from benchmarks._hardware import GIB, Hardware
 from benchmarks._protocol import Protocol, alternate
@@ -58,7 +58,7 @@ def test_a_peer_with_the_engines_weights_gives_its_embeddings(model, embeddings,
 def test_a_process_that_has_imported_a_peer_measures_the_other_models_beside_it(monkeypatch, benchmark, asked):
     name = benchmark.__name__
     cells = [(name, model, precision, "mixed") for model in engine.LARGE for precision in ("fp32", "fp16")]
-    monkeypatch.setenv(ASKED, json.dumps([*cells, ("OverFairEsm", MODEL, "fp16", "mixed")]))
+    monkeypatch.setenv(REQUESTED, json.dumps([*cells, ("OverFairEsm", MODEL, "fp16", "mixed")]))
     cell = benchmark()
     cell.parameters = ("esm2_t36_3B_UR50D", "fp16", "mixed")
     assert cell.siblings(Store(GPU)) == [(model, "fp16", "mixed") for model in asked]
@@ -66,14 +66,14 @@ def test_a_process_that_has_imported_a_peer_measures_the_other_models_beside_it(
 
 def test_a_peers_next_model_finds_the_memory_of_the_one_before_free(monkeypatch):
     kept = []
-    monkeypatch.setattr(engine.EngineCell, "measure_too", lambda self, *cell: kept.append(dict(vars(self))))
+    monkeypatch.setattr(engine.EngineCell, "measure_sibling", lambda self, *cell: kept.append(dict(vars(self))))
     cell = engine.OverTransformers()
     cell.engine = Embedder(MODEL, "fp32", PROTEINS, CPU)
     cell.other = torch.nn.Linear(1, 1)
     cell.other.hook = cell.other.forward  # as a model of Transformers' refers to itself
     models = [weakref.ref(model) for model in (cell.engine.esm2, cell.other)]
-    cell.measure_too(Store(GPU), (MODEL, "fp32", "mixed"))
-    cell.measure_too(Store(GPU), (MODEL, "fp32", "mixed"))
+    cell.measure_sibling(Store(GPU), (MODEL, "fp32", "mixed"))
+    cell.measure_sibling(Store(GPU), (MODEL, "fp32", "mixed"))
     assert kept == [{}, {}]
     assert [model() for model in models] == [None, None]
 
@@ -99,7 +99,7 @@ def test_an_option_that_the_stand_in_does_not_have_is_refused():
 
 def test_a_peer_that_cannot_run_is_named_with_the_reason():
     how = _engine_table.PEERS["esm-efficient on PyTorch's attention, packed"]
-    assert "FP16 and BF16 only" in how.why_not(_engine_table.Case(MODEL, "fp32", [], GPU))
+    assert "FP16 and BF16 only" in how.skip_reason(_engine_table.Case(MODEL, "fp32", [], GPU))
 
 
 def test_a_peer_with_other_weights_is_found_out(model, embeddings):
@@ -139,7 +139,7 @@ def test_batch_sizes_are_tried_on_neighbours_as_sorted_batches_hold_them():
 
 
 def test_the_ceiling_has_the_models_matrix_products_and_nothing_else(model):
-    products = _peers.MatrixProducts(model.shape, "fp32", "cpu", tokens=7)
+    products = _peers.LayerGEMMs(model.shape, "fp32", "cpu", tokens=7)
     with torch.profiler.profile(with_flops=True) as profile:
         products.run(1)
     flops = sum(event.flops for event in profile.key_averages())

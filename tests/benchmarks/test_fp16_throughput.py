@@ -16,7 +16,7 @@ import torch
 from tabulate import tabulate
 
 from benchmarks._esm2 import WEIGHTS, weights_of
-from benchmarks._hardware import probe, why_not
+from benchmarks._hardware import probe, skip_reason
 from benchmarks._protocol import TIMERS, measure, peak_memory, reset_peak_memory
 from benchmarks._workloads import AMINO_ACIDS, BATCH_TOKENS, chunks, tokens_in
 from virnucpro.models.esm2_flash import load_esm2_model
@@ -35,7 +35,7 @@ def seeded_proteins(count: int = 200) -> list[tuple[str, str]]:
 @pytest.fixture
 def gpu(monkeypatch):
     monkeypatch.delenv("VIRNUCPRO_DISABLE_FP16", raising=False)
-    reason = why_not(probe(), MODEL, ("fp32",), "mixed")
+    reason = skip_reason(probe(), MODEL, ("fp32",), "mixed")
     if reason:
         pytest.skip(reason)
     yield

@@ -1,8 +1,21 @@
 """Which cells a machine can run, and what it says of the others."""
 
-import pytest
+from dataclasses import FrozenInstanceError
 
-from benchmarks._hardware import BYTES, DIMENSIONS, GIB, PARAMETERS, Hardware, cpu_name, probe, why_not
+import pytest
+import torch
+
+from benchmarks._hardware import (
+    DIMENSIONS,
+    GIB,
+    PARAMETERS,
+    PRECISIONS,
+    Hardware,
+    Precision,
+    cpu_name,
+    probe,
+    skip_reason,
+)
 from benchmarks._workloads import FASTA_VARIABLE
 
 M8, M650, M3B = PARAMETERS
@@ -20,35 +33,35 @@ OLD = Hardware("cuda", "a V100", 32 * GIB, (7, 0), {})
         (CPU, M650, ("fp16",), "esm2_t33_650M_UR50D is benchmarked on GPUs only"),
         (SMALL, M3B, ("fp32",), "needs about 15.3 GiB; a small GPU has 8.0 GiB free"),
         (SMALL, M3B, ("fp32", "fp16"), "in fp32 and fp16 needs about 20.6 GiB"),
-        (OLD, M650, ("bf16",), "compute capability 8.0"),
-        (OLD, M650, ("fp32", "tf32"), "compute capability 8.0"),
+        (OLD, M650, ("bf16",), "BF16 needs compute capability 8.0; a V100 has 7.0"),
+        (OLD, M650, ("fp32", "tf32"), "TF32 needs compute capability 8.0"),
     ],
 )
 def test_what_a_machine_cannot_run_has_a_reason(hardware, model, precisions, said):
-    assert said in why_not(hardware, model, precisions, "mixed")
+    assert said in skip_reason(hardware, model, precisions, "mixed")
 
 
 def test_the_h100_runs_everything():
     for model in PARAMETERS:
-        for precision in BYTES:
-            assert why_not(H100, model, ("fp32", precision), "mixed") is None
+        for precision in PRECISIONS:
+            assert skip_reason(H100, model, ("fp32", precision), "mixed") is None
 
 
 def test_a_cpu_runs_8m_in_fp32_bf16_and_fp16():
     for precision in ("fp32", "bf16", "fp16"):
-        assert why_not(CPU, M8, (precision,), "mixed") is None
+        assert skip_reason(CPU, M8, (precision,), "mixed") is None
 
 
 def test_too_little_memory_on_a_cpu_is_said():
     tiny = Hardware("cpu", "a tiny machine", GIB // 2, (0, 0), {})
-    assert "a tiny machine has 0.5 GiB free" in why_not(tiny, M8, ("fp32",), "mixed")
+    assert "a tiny machine has 0.5 GiB free" in skip_reason(tiny, M8, ("fp32",), "mixed")
 
 
 def test_the_fasta_workload_without_a_file_hints_at_the_variable(monkeypatch):
     monkeypatch.delenv(FASTA_VARIABLE, raising=False)
-    assert FASTA_VARIABLE in why_not(H100, M8, ("fp32",), "fasta")
+    assert FASTA_VARIABLE in skip_reason(H100, M8, ("fp32",), "fasta")
     monkeypatch.setenv(FASTA_VARIABLE, "mine.fasta")
-    assert why_not(H100, M8, ("fp32",), "fasta") is None
+    assert skip_reason(H100, M8, ("fp32",), "fasta") is None
 
 
 def test_the_parameter_counts_are_those_of_the_models():
@@ -65,3 +78,31 @@ def test_probing_finds_this_machine():
     assert found.memory > GIB // 4
     assert {"python", "torch", "fair-esm"} <= set(found.versions)
     assert "(R)" not in cpu_name()
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_the_table_of_precisions_is_a_copy_of_virnucpros(name):
+    theirs = pytest.importorskip(
+        "virnucpro.models.precision", reason="this virnucpro has no such table yet"
+    ).PRECISIONS
+    known = {precision: each for precision, each in theirs.items() if precision in PRECISIONS}
+    if name not in known:
+        pytest.skip(f"virnucpro has no {name}")
+    ours, theirs_of_it = PRECISIONS[name], known[name]
+    for fact in ("bytes_per_weight", "capability", "on_cpu"):
+        assert getattr(ours, fact) == getattr(theirs_of_it, fact)
+    if ours.dtype is not None:
+        assert getattr(torch, ours.dtype) == theirs_of_it.compute_dtype
+
+
+def test_the_table_of_precisions_cannot_be_changed():
+    with pytest.raises(TypeError):
+        PRECISIONS["fp4"] = PRECISIONS["fp32"]
+    with pytest.raises(FrozenInstanceError):
+        PRECISIONS["fp32"].on_cpu = False
+
+
+def test_a_precision_that_only_cpus_run_is_skipped_on_a_gpu(monkeypatch):
+    monkeypatch.setattr("benchmarks._hardware.PRECISIONS", PRECISIONS | {"int4": Precision(1, None, True)})
+    assert "INT4 is for CPUs" in skip_reason(H100, M8, ("int4",), "mixed")
+    assert skip_reason(CPU, M8, ("int4",), "mixed") is None

@@ -1,16 +1,14 @@
 """The benchmarks of the whole program: what they time, and what they skip."""
 
-import sys
-
 import pytest
 
 from benchmarks._cells import Store
 from benchmarks._hardware import Hardware
-from benchmarks.pipeline import File, Pipeline, program
+from benchmarks.pipeline import File, Pipeline
 from benchmarks.scaling import SequenceCount, SequenceLength
 from tests.conftest import MODEL
-from virnucpro.data.store import Embeddings
 from virnucpro.models.esm2_flash import load_esm2_model
+from virnucpro.store.hdf5 import Embeddings
 
 PROTEINS = [("a", "MKTAYIAKQR"), ("b", "MSLL"), ("c", "M" * 40)]
 
@@ -33,13 +31,6 @@ def test_a_pass_is_from_fasta_to_hdf5(tmp_path):
         )
         assert ids == (["a", "b", "c"],)  # what the engine alone is timed on is the same
         assert (embeddings.embeddings[()] == rows[0]).all()
-
-
-def test_a_commit_without_the_program_is_not_available(monkeypatch):
-    monkeypatch.delattr("virnucpro.pipeline.embed")
-    monkeypatch.setitem(sys.modules, "virnucpro.pipeline.embed", None)
-    with pytest.raises(NotImplementedError, match="this commit has no virnucpro embed"):
-        program()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import _esm2, precision
-from benchmarks._cells import ASKED, Store
+from benchmarks._cells import REQUESTED, Store
 from benchmarks._hardware import Hardware
 from tests.conftest import MODEL
 
@@ -37,7 +37,7 @@ def load(tmp_path, monkeypatch):
 
     def call(device: str, which: str = "fp16", workload: str = "mixed", asked: str = "") -> list[str]:
         cells = [("Precision", MODEL, which, each) for each in asked.split()]
-        monkeypatch.setenv(ASKED, json.dumps(cells))
+        monkeypatch.setenv(REQUESTED, json.dumps(cells))
         done.clear()
         benchmark = precision.Precision()
         benchmark.entries, benchmark.parameters = [], (MODEL, which, workload)

@@ -295,7 +295,7 @@ def test_what_fails_in_a_fresh_process_is_raised_with_its_own_words():
 
 def test_a_fresh_process_that_is_killed_is_said():
     said = in_clean_process("in_fresh_process(lambda: os.kill(os.getpid(), 9))")
-    assert "(exit code -9): it died without a word (killed, or out of memory?)" in said
+    assert "(exit code -9): it exited without output (killed, or out of memory?)" in said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset the resident set's peak")

@@ -7,10 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import MODEL, RAGGED
-from virnucpro.data.packing import FILLING, bytes_per_token, pack, token_budget, unpad
+from tests.conftest import RAGGED
+from virnucpro.data.packing import pack, unpad
 from virnucpro.data.tokens import RESIDUES, BatchConverter, encode
-from virnucpro.models.esm2_flash import load_esm2_model
 
 ENTRIES = st.lists(st.text(RESIDUES, min_size=1, max_size=30), max_size=30).map(
     lambda proteins: [(f"p{index}", protein) for index, protein in enumerate(proteins)]
@@ -100,14 +99,3 @@ def test_a_budget_that_holds_nothing_is_refused():
 def test_a_wrong_letter_is_named_with_its_sequence():
     with pytest.raises(ValueError, match="sequence 'bad' has 'J'"):
         list(pack([("good", "MK"), ("bad", "MJK")], 100))
-
-
-def test_the_cpus_budget_is_what_fills_it():
-    model, _ = load_esm2_model(MODEL, "cpu", weights="random", precision="fp32")
-    assert token_budget(model) == FILLING["cpu"]
-
-
-def test_a_tokens_memory_follows_the_models_width_and_precision():
-    fp32 = load_esm2_model(MODEL, "cpu", weights="random", precision="fp32")[0]
-    fp16 = load_esm2_model(MODEL, "cpu", weights="random", precision="fp16")[0]
-    assert (bytes_per_token(fp32), bytes_per_token(fp16)) == (320 * 24, 320 * 12)

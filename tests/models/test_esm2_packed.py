@@ -13,7 +13,10 @@ from virnucpro.data.packing import make_pack, pack
 from virnucpro.data.tokens import encode
 from virnucpro.models.attention import attend, attend_memory_efficient
 from virnucpro.models.esm2 import ESM2, SHAPES, ESM2Shape, Layer, parts_of
-from virnucpro.models.esm2_flash import PRECISIONS, load_esm2_model
+from virnucpro.models.esm2_flash import load_esm2_model
+from virnucpro.models.formats import FORMATS
+from virnucpro.models.linear import Linear
+from virnucpro.models.precision import PRECISIONS
 from virnucpro.models.rotary import RotaryTables, rotary_tables, rotate_
 
 CPU = torch.device("cpu")
@@ -134,12 +137,12 @@ def test_token_dropout_counts_each_proteins_own_masks(model):
 
 
 def test_gelu_is_the_exact_erf_form():
-    layer = Layer(SHAPES[MODEL])
+    layer = Layer(SHAPES[MODEL], FORMATS["native"])
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.zero_()
         layer.fc1.bias[0] = 1.0  # gelu(1): 0.841345 by erf, 0.841192 by tanh
-        hidden = layer.hidden(torch.zeros(1, 320))
+        hidden = layer.fc1.gelu(torch.zeros(1, 320))
     assert hidden[0, 0].item() == pytest.approx(0.8413447, abs=1e-6)
 
 
@@ -210,7 +213,7 @@ def random_on_cpu(name):
 
 def fresh_on_gpu(name, precision):
     """A model with the weights of `random_on_cpu`."""
-    gpu = copy.deepcopy(random_on_cpu(name)).to("cuda", PRECISIONS[precision])
+    gpu = copy.deepcopy(random_on_cpu(name)).to("cuda", PRECISIONS[precision].compute_dtype)
     gpu.precision = precision
     return gpu
 
@@ -253,7 +256,7 @@ class TestOnGPU:
     def test_heads_of_other_models_equal_fair_esms(self, head_dim, precision, cosine):
         """150M has heads of 32, 15B of 128."""
         reference, gpu = twins(layers=2, dim=256, heads=256 // head_dim)
-        gpu, gpu.precision = gpu.to("cuda", PRECISIONS[precision]), precision
+        gpu, gpu.precision = gpu.to("cuda", PRECISIONS[precision].compute_dtype), precision
         for name, protein in RAGGED:
             tokens = torch.from_numpy(encode(name, protein))[None]
             with torch.inference_mode():
@@ -278,7 +281,7 @@ class TestOnGPU:
             return model.forward_packed(*on_gpu(packed))["representations"][12].double()
 
         exact, fused = representations("fp32"), representations(precision)
-        monkeypatch.setattr(Layer, "hidden", lambda self, x: torch.ops.aten.gelu_(self.fc1(x)))
+        monkeypatch.setattr(Linear, "gelu", lambda self, x: torch.ops.aten.gelu_(self(x)))
         erf = representations(precision)
         of_fused, of_erf = (1 - torch.cosine_similarity(each, exact, dim=-1).mean() for each in (fused, erf))
         assert of_fused <= 1.02 * of_erf

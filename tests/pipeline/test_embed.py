@@ -14,10 +14,16 @@ import virnucpro
 from tests.conftest import MODEL, RAGGED
 from virnucpro.data.fasta import Fasta, FastaError
 from virnucpro.data.packing import pack
-from virnucpro.data.store import Embeddings, StoreError, folder_of
-from virnucpro.models.esm2_flash import load_esm2_model
+from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
 from virnucpro.pipeline import embed as module
-from virnucpro.pipeline.embed import Options, ReadAhead, Stopped, embed_file, recommended_precision, remaining
+from virnucpro.pipeline import provenance
+from virnucpro.pipeline.async_inference import AsyncInferenceRunner
+from virnucpro.pipeline.embed import Stopped, embed_file
+from virnucpro.pipeline.options import Options
+from virnucpro.pipeline.prefetch import ReadAhead
+from virnucpro.pipeline.provenance import remaining
+from virnucpro.store.hdf5 import Embeddings
+from virnucpro.store.journal import Committed, StoreError, folder_of
 
 PROTEINS = [(name, protein[:60]) for name, protein in RAGGED if "<" not in protein]  # <mask> is not FASTA
 DEFAULT = Options()
@@ -198,10 +204,10 @@ def test_another_input_is_not_continued(tmp_path, fasta, model):
 def test_the_token_budget_of_the_beginning_is_kept(tmp_path, fasta, model, monkeypatch):
     run(fasta, tmp_path / "whole.h5", model, Options(token_budget=60))
     output = tmp_path / "out.h5"
-    monkeypatch.setattr(module, "token_budget", lambda model: 60)
+    monkeypatch.setattr(provenance, "token_budget", lambda model: 60)
     with pytest.raises(Stopped):
         run(fasta, output, model, stop=StopAfter(2))
-    monkeypatch.setattr(module, "token_budget", lambda model: 1000)
+    monkeypatch.setattr(provenance, "token_budget", lambda model: 1000)
     summary = run(fasta, output, model, resume=True)
     assert summary["settings"]["token_budget"] == 60
     assert datasets(output) == datasets(tmp_path / "whole.h5")
@@ -210,10 +216,10 @@ def test_the_token_budget_of_the_beginning_is_kept(tmp_path, fasta, model, monke
 def test_other_weights_are_not_continued(tmp_path, fasta, model):
     output = tmp_path / "out.h5"
     with pytest.raises(Stopped):
-        run(fasta, output, model, stop=lambda: True)
+        run(fasta, output, model, Options(token_budget=60), stop=StopAfter(2))
     other, _ = load_esm2_model(MODEL, "cpu", precision="fp32", weights="random")
     with pytest.raises(StoreError, match="weights_checksum"):
-        run(fasta, output, other, resume=True)
+        run(fasta, output, other, Options(token_budget=60), resume=True)
 
 
 def test_resuming_what_is_complete_checks_it_and_leaves_it(tmp_path, fasta, model):
@@ -227,7 +233,7 @@ def test_resuming_what_is_complete_checks_it_and_leaves_it(tmp_path, fasta, mode
     assert hashlib.sha256(output.read_bytes()).hexdigest() == before
     with pytest.raises(StoreError, match="was made with pool 'mean' and not 'bos'"):
         run(fasta, output, model, Options(pool="bos"), resume=True)
-    for records in (PROTEINS[:-1], [*PROTEINS, ("more", "MK")], [("other", "MK"), *PROTEINS[1:]]):
+    for records in (PROTEINS[:-1], [("other", "MK"), *PROTEINS[1:]], [("new", "MK"), *PROTEINS]):
         with pytest.raises(FastaError, match="does not begin with"):
             run(write(fasta, records), output, model, resume=True)
 
@@ -235,7 +241,7 @@ def test_resuming_what_is_complete_checks_it_and_leaves_it(tmp_path, fasta, mode
 def test_what_is_complete_keeps_its_token_budget(tmp_path, fasta, model, monkeypatch):
     output = tmp_path / "out.h5"
     run(fasta, output, model)
-    monkeypatch.setattr(module, "token_budget", lambda model: 7)
+    monkeypatch.setattr(provenance, "token_budget", lambda model: 7)
     assert run(fasta, output, model, resume=True)["settings"]["token_budget"] != 7
 
 
@@ -261,7 +267,7 @@ class Huge:
     """A runner whose embeddings are 1e6."""
 
     def __init__(self, model):
-        self.runner = module.AsyncInferenceRunner(model)
+        self.runner = AsyncInferenceRunner(model)
 
     def run(self, batches):
         for result in self.runner.run(batches):
@@ -320,12 +326,11 @@ def test_the_recommended_precision_of_a_cpu_is_fp32():
 
 
 def test_remaining_packs_continue_those_committed():
-    packs = list(remaining(pack(PROTEINS, 60), module.Committed()))
-    for number, (done, digest) in enumerate(packs[:-1]):
-        committed = module.Committed(sequences=sum(len(each) for each, _ in packs[: number + 1]), digest=digest)
+    packs = list(remaining(pack(PROTEINS, 60), Committed()))
+    for number, (done, place) in enumerate(packs[:-1]):
+        committed = Committed(sequences=place.begins + len(done), digest=place.digest)
         rest = list(remaining(pack(PROTEINS, 60), committed))
-        assert [digest for _, digest in rest] == [digest for _, digest in packs[number + 1 :]]
-        assert len(done)
+        assert [place for _, place in rest] == [place for _, place in packs[number + 1 :]]
 
 
 def test_reading_ahead_keeps_order_and_raises_at_its_place():

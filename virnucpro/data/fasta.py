@@ -19,7 +19,7 @@ class FastaError(ValueError):
     """The input cannot be read, is not FASTA, or has a record that cannot be embedded and must not be skipped."""
 
 
-class Endable(io.FileIO):
+class InterruptibleFile(io.FileIO):
     """A file whose reading, which on a pipe may wait for ever, ends when `ended` is set."""
 
     ended = False
@@ -47,7 +47,7 @@ class Fasta:
     def __init__(self, path: str | os.PathLike[str]):
         self.label = "standard input" if os.fspath(path) == "-" else os.fspath(path)
         try:
-            self._raw = Endable(0, closefd=False) if os.fspath(path) == "-" else Endable(path)
+            self._raw = InterruptibleFile(0, closefd=False) if os.fspath(path) == "-" else InterruptibleFile(path)
             about = os.fstat(self._raw.fileno())
             self._size = about.st_size if stat.S_ISREG(about.st_mode) else None
             self._file = io.BufferedReader(self._raw, 65_536)

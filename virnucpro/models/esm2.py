@@ -15,6 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from virnucpro.models.attention import Rotary, attend
+from virnucpro.models.evening import divide_channels_
+from virnucpro.models.formats import FORMATS
+from virnucpro.models.linear import Linear, layer_norm, parameter
+from virnucpro.models.precision import PRECISIONS
 from virnucpro.models.rotary import RotaryTables
 
 PAD, MASK = 1, 32  # indices in ESM-2's alphabet
@@ -54,18 +58,18 @@ SHAPES = {
 class ESM2(nn.Module):
     """ESM-2's encoder in one precision, for inference.
 
-    `precision` is ``fp32`` (IEEE: TF32 is off during its forward pass, whatever the process has set),
-    ``tf32``, ``bf16`` or ``fp16``. Parameters have that type; rotary angles are FP32 in all of them.
+    `precision`: a name in `PRECISIONS`. Rotary angles are FP32 in all of them.
     """
 
     def __init__(self, shape: ESM2Shape, precision: str = "fp32"):
         super().__init__()
         self.shape, self.precision = shape, precision
+        linear = FORMATS[PRECISIONS[precision].matmul]
         self.num_layers, self.embed_dim = shape.layers, shape.dim  # fair-esm's attribute names
         # from_pretrained: nn.Embedding's own initialisation takes two seconds of imports on the meta device
         self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(VOCABULARY, shape.dim))
         self.layers: Sequence[Layer] = nn.ModuleList(  # type: ignore[assignment]
-            Layer(shape) for _ in range(shape.layers)
+            Layer(shape, linear) for _ in range(shape.layers)
         )
         self.emb_layer_norm_after = nn.LayerNorm(shape.dim)
         self.rotary_tables = RotaryTables(shape.dim // shape.heads)
@@ -105,7 +109,10 @@ class ESM2(nn.Module):
             return {"representations": {layer: self.embed_tokens(input_ids) for layer in wanted}}
         representations: dict[int, Tensor] = {}
         # autocast would mix types, and this model has one
-        with torch.autocast(input_ids.device.type, enabled=False), float32_products(self.precision):
+        with (
+            torch.autocast(input_ids.device.type, enabled=False),
+            float32_products(PRECISIONS[self.precision].float32_mode),
+        ):
             protein = protein_of_each_token(cu_seqlens, len(input_ids))
             positions = (
                 torch.arange(len(input_ids), device=input_ids.device, dtype=torch.int32) - cu_seqlens[protein]
@@ -116,17 +123,13 @@ class ESM2(nn.Module):
                 representations[0] = x.clone()  # the layers below change x in place
             # x is the residual without the biases that were added to it: those are in `before`, summed up
             before = self.summed_biases()
-            norms = [layer.self_attn_layer_norm for layer in self.layers] + [self.emb_layer_norm_after]
-            normed = layer_norm(x, before[0], norms[0])
-            for index, layer in enumerate(self.layers, start=1):
-                layer.self_attn.add_to_(x, normed, rotary, cu_seqlens, max_seqlen)
-                normed = layer_norm(x, before[2 * index - 1], layer.final_layer_norm)
-                layer.add_feed_forward_(x, normed)
-                normed = layer_norm(x, before[2 * index], norms[index])
-                if index in wanted and index < self.num_layers:
-                    representations[index] = (x + before[2 * index]).to(x.dtype)
+            for index, layer in enumerate(self.layers):
+                layer.add_attention_(x, before[2 * index], rotary, cu_seqlens, max_seqlen)
+                layer.add_feed_forward_(x, before[2 * index + 1])
+                if index + 1 in wanted and index + 1 < self.num_layers:
+                    representations[index + 1] = (x + before[2 * index + 2]).to(x.dtype)
             if self.num_layers in wanted:
-                representations[self.num_layers] = normed
+                representations[self.num_layers] = layer_norm(x, before[-1], self.emb_layer_norm_after)
         return {"representations": representations}
 
     def embed(self, input_ids: Tensor, protein: Tensor, cu_seqlens: Tensor) -> Tensor:
@@ -139,9 +142,9 @@ class ESM2(nn.Module):
         return x.mul_(scale[:, None])
 
     def summed_biases(self) -> Tensor:
-        """What the biases of the products before each norm add to the residual: FP32 ``[2 layers + 1, D]``.
+        """What the biases of the GEMMs before each norm add to the residual: FP32 ``[2 layers + 1, D]``.
 
-        The products are added to the residual where they are computed, in one step, and a bias would need another.
+        The GEMMs' results are added to the residual in their epilogue, where a bias would need another step.
         """
         linears = (linear for layer in self.layers for linear in (layer.self_attn.out_proj, layer.fc2))
         biases: list[Tensor] = [linear.bias for linear in linears]
@@ -149,54 +152,91 @@ class ESM2(nn.Module):
         return (before @ torch.stack(biases).double()).float()  # a sum that is the same in every run
 
     def fair_esm_state(self) -> dict[str, Tensor]:
-        """The parameters by fair-esm's names, sharing memory with this model's."""
+        """The parameters by fair-esm's names, as this model computes with them.
+
+        They share memory with this model's, but for 8-bit formats: those give what their numbers stand for, in
+        FP32, with the evening of channels undone.
+        """
+        values: dict[str, Tensor] = {
+            f"{name}.{leaf}": value
+            for name in ("embed_tokens", "emb_layer_norm_after")
+            for leaf, value in self.get_submodule(name).named_parameters()
+        }
+        for index, layer in enumerate(self.layers):
+            values |= {f"layers.{index}.{name}": value for name, value in layer.plain_values().items()}
         state = {}
-        for name, value in self.named_parameters():
-            for part, values in zip(parts_of(name), value.detach().chunk(len(parts_of(name))), strict=True):
-                state[part] = values
+        for name, value in values.items():
+            for part, rows in zip(parts_of(name), value.detach().chunk(len(parts_of(name))), strict=True):
+                state[part] = rows
         return state
 
 
 class Layer(nn.Module):
-    """One transformer layer, pre-norm: attention and a GELU feed-forward, each added to the residual."""
+    """One transformer layer, pre-norm: attention and a GELU feed-forward, each added to the residual.
 
-    def __init__(self, shape: ESM2Shape):
+    `linear`: the class of its four GEMMs.
+    """
+
+    def __init__(self, shape: ESM2Shape, linear: type[Linear]):
         super().__init__()
-        self.self_attn = Attention(shape)
+        self.self_attn = Attention(shape, linear)
         self.self_attn_layer_norm = nn.LayerNorm(shape.dim)
-        self.fc1 = nn.Linear(shape.dim, 4 * shape.dim)
-        self.fc2 = nn.Linear(4 * shape.dim, shape.dim)
+        self.fc1 = linear(shape.dim, 4 * shape.dim)
+        self.fc2 = linear(4 * shape.dim, shape.dim)
         self.final_layer_norm = nn.LayerNorm(shape.dim)
 
-    def add_feed_forward_(self, x: Tensor, normed: Tensor) -> None:
-        """Add the feed-forward of `normed` to `x`, without fc2's bias; both ``[T, D]``."""
-        x.addmm_(self.hidden(normed), self.fc2.weight.t())
+    def load_(self, values: dict[str, Tensor], dtype: torch.dtype) -> None:
+        """Store FP32 `values` by this layer's names of weights and biases, which are overwritten and taken out.
 
-    def hidden(self, x: Tensor) -> Tensor:
-        """GELU of fc1: ``[T, D]`` to ``[T, 4 D]``.
-
-        The exact erf form, as fair-esm's, but for FP16 and BF16 on a GPU: there the epilogue of cuBLASLt's product
-        computes the tanh form before the product is rounded. That rounding, saved, was worth more than the forms'
-        difference: see docs/engine.md. (Where PyTorch is told not to use cuBLASLt it rounds, and computes tanh.)
+        `dtype`: the activations'.
         """
-        if x.is_cuda and x.dtype != torch.float32:
-            return torch._addmm_activation(self.fc1.bias, x, self.fc1.weight.t(), use_gelu=True)
-        return torch.ops.aten.gelu_(self.fc1(x))
+        divisors = self.fc1.prepare_(values)
+        for name, module in self.named_modules():
+            if isinstance(module, Linear):
+                module.load_(values.pop(f"{name}.weight"), values.pop(f"{name}.bias"), dtype, divisors.get(name))
+            elif isinstance(module, nn.LayerNorm):
+                for leaf in ("weight", "bias"):
+                    setattr(module, leaf, parameter(values.pop(f"{name}.{leaf}").to(dtype)))
+
+    def plain_values(self) -> dict[str, Tensor]:
+        """What `load_` was given, up to this format's rounding; shared memory where nothing was changed."""
+        values: dict[str, Tensor] = {}
+        divisors: dict[str, Tensor] = {}
+        for name, module in self.named_modules():
+            if isinstance(module, Linear):
+                values |= {f"{name}.weight": module.plain_weight(), f"{name}.bias": module.bias}
+                if module.divisors is not None:
+                    divisors[name] = module.divisors
+            elif isinstance(module, nn.LayerNorm):
+                values |= {f"{name}.weight": module.weight, f"{name}.bias": module.bias}
+        if divisors:
+            values = {name: value.detach().to(torch.float32, copy=True) for name, value in values.items()}
+            divide_channels_(values, {name: each.reciprocal() for name, each in divisors.items()})
+        return values
+
+    def add_attention_(
+        self, x: Tensor, offset: Tensor, rotary: Rotary, cu_seqlens: Tensor, max_seqlen: int
+    ) -> None:
+        """Add the attention of the norm of ``x + offset`` to `x` ``[T, D]``, without out_proj's bias."""
+        attention = self.self_attn
+        normed = attention.qkv_proj.normed(x, offset, self.self_attn_layer_norm)
+        qkv = attention.qkv_proj(normed).unflatten(-1, (3, attention.heads, -1))  # [T, 3, H, d]
+        attended = attend(qkv, rotary, cu_seqlens, max_seqlen).flatten(1)
+        attention.out_proj.add_to_(x, attention.out_proj.operand(attended))
+
+    def add_feed_forward_(self, x: Tensor, offset: Tensor) -> None:
+        """Add the feed-forward of the norm of ``x + offset`` to `x` ``[T, D]``, without fc2's bias."""
+        self.fc2.add_to_(x, self.fc1.gelu(self.fc1.normed(x, offset, self.final_layer_norm)))
 
 
 class Attention(nn.Module):
-    """Multi-head attention with rotary positions."""
+    """The GEMMs around attention, under fair-esm's names."""
 
-    def __init__(self, shape: ESM2Shape):
+    def __init__(self, shape: ESM2Shape, linear: type[Linear]):
         super().__init__()
         self.heads = shape.heads
-        self.qkv_proj = nn.Linear(shape.dim, 3 * shape.dim)
-        self.out_proj = nn.Linear(shape.dim, shape.dim)
-
-    def add_to_(self, x: Tensor, normed: Tensor, rotary: Rotary, cu_seqlens: Tensor, max_seqlen: int) -> None:
-        """Add the attention of `normed` to `x`, without out_proj's bias; both ``[T, D]``."""
-        qkv = self.qkv_proj(normed).unflatten(-1, (3, self.heads, -1))  # [T, 3, H, d]
-        x.addmm_(attend(qkv, rotary, cu_seqlens, max_seqlen).flatten(1), self.out_proj.weight.t())
+        self.qkv_proj = linear(shape.dim, 3 * shape.dim)
+        self.out_proj = linear(shape.dim, shape.dim)
 
 
 def parts_of(parameter: str) -> list[str]:
@@ -214,32 +254,22 @@ def protein_of_each_token(cu_seqlens: Tensor, tokens: int) -> Tensor:
     return torch.repeat_interleave(proteins, cu_seqlens.diff(), output_size=tokens)
 
 
-def layer_norm(x: Tensor, offset: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """The layer norm of ``x + offset``, computed in FP32; `x` ``[T, D]``, `offset` FP32 ``[D]``."""
-    if x.is_cuda:
-        from virnucpro.models import kernels  # Triton comes with PyTorch's CUDA builds only
-
-        return kernels.layer_norm(x, offset, norm.weight, norm.bias, norm.eps)
-    weight, bias = norm.weight.float(), norm.bias.float()
-    return F.layer_norm(x + offset, norm.normalized_shape, weight, bias, norm.eps).to(x.dtype)
-
-
 @contextlib.contextmanager
-def float32_products(precision: str) -> Iterator[None]:
-    """For ``fp32`` and ``tf32``: choose how FP32 matrix products are computed, and restore it after.
+def float32_products(mode: str | None) -> Iterator[None]:
+    """Choose how FP32 GEMMs are computed, ``ieee`` or ``tf32``, and restore it after; None leaves it alone.
 
     The setting belongs to the process, not to a model, so two models in one process each need their own.
     Attention is not affected: PyTorch's memory-efficient kernel, the fused one that takes FP32 on a GPU, computes
     each FP32 product from three TF32 ones, with an error near FP32's own.
     """
-    if precision not in ("fp32", "tf32"):
+    if mode is None:
         yield
         return
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
-            backend.fp32_precision = "ieee" if precision == "fp32" else "tf32"
+            backend.fp32_precision = mode
         yield
     finally:
         for backend, setting in zip(backends, before, strict=True):

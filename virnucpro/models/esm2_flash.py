@@ -1,29 +1,18 @@
 """Load ESM-2: fair-esm's checkpoints, or random weights of the same architecture, in a chosen precision."""
 
 import os
-import warnings
 import zlib
-from argparse import Namespace
-from pathlib import Path
-from typing import Any
 
-import esm
 import torch
 from torch import Tensor, nn
 
 from virnucpro.data.tokens import BatchConverter
-from virnucpro.models.esm2 import ESM2, PAD, SHAPES, ESM2Shape, parts_of
+from virnucpro.models.checkpoint import CheckpointError, read_checkpoint
+from virnucpro.models.esm2 import ESM2, PAD, SHAPES, parts_of
+from virnucpro.models.linear import parameter
+from virnucpro.models.precision import PRECISIONS, auto_precision, unsupported_reason
 
-PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Precision name to the type of the parameters; ``tf32`` computes FP32 matrix products on the TF32 units."""
-
-# What an FP16 or BF16 number needs at least: NVIDIA's compute capability (CUDA C++ programming guide,
-# "Arithmetic Instructions": FP16 from 5.3; BF16 and TF32 matrix units from 8.0).
-COMPUTE_CAPABILITY = {"fp32": (0, 0), "fp16": (5, 3), "bf16": (8, 0), "tf32": (8, 0)}
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint is missing, unreadable, or not of the model that was asked for."""
+__all__ = ["CheckpointError", "find_device", "load_esm2_model", "recommended_precision"]
 
 
 def load_esm2_model(
@@ -41,13 +30,15 @@ def load_esm2_model(
     device: ``cpu``, ``cuda`` or ``cuda:N``; by default the GPU where there is one.
     enable_fp16: FP16 (the default) or FP32, where `precision` is not given. The environment variable
         ``VIRNUCPRO_DISABLE_FP16=1`` makes FP32 the default.
-    precision: ``fp32`` (IEEE, TF32 off), ``tf32``, ``bf16`` or ``fp16``; wins over the two above.
+    precision: a name in `PRECISIONS`: ``fp32`` (IEEE, TF32 off), ``tf32``, ``bf16``, ``fp16``, ``int8`` or
+        ``fp8``; wins over the two above.
     weights: ``pretrained`` (downloaded to and read from fair-esm's cache), the path of a fair-esm ``.pt``,
         or ``random`` (the exact architecture with seeded weights; nothing is downloaded).
     seed: of the random weights. The same seed gives the same weights in every precision, up to rounding.
 
     Returns ``(model, batch_converter)``: the model on the device, in evaluation mode, without gradients.
-    Raises ValueError for an unknown model, precision or device, or a device that lacks the precision, and
+    Raises ValueError for an unknown model, precision or device, or a device that lacks the precision,
+    RuntimeError for ``int8`` on a CPU that computes it wrongly, and
     CheckpointError for a checkpoint that is missing, corrupt or of another model.
     """
     if model_name not in SHAPES:
@@ -62,14 +53,24 @@ def load_esm2_model(
 
     state = None if weights == "random" else read_checkpoint(model_name, weights)
     with torch.device("meta"):
-        model = ESM2(SHAPES[model_name], precision)
-    for name, planned in list(model.named_parameters()):
-        values = torch.empty(planned.shape, device=device, dtype=PRECISIONS[precision])
-        parts = parts_of(name)
-        for part, place in zip(parts, values.chunk(len(parts)), strict=True):
-            place.copy_(random_weights(part, place.shape, seed, device) if state is None else state.pop(part))
-        module, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(module), leaf, nn.Parameter(values, requires_grad=False))
+        model, plain = ESM2(SHAPES[model_name], precision), ESM2(SHAPES[model_name])
+
+    def values_of(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+        """FP32 values on the device for the parameters of a module of `plain`."""
+        values = {}
+        for name, planned in module.named_parameters():
+            values[name] = torch.empty(planned.shape, device=device, dtype=torch.float32)
+            parts = parts_of(f"{prefix}.{name}")
+            for part, place in zip(parts, values[name].chunk(len(parts)), strict=True):
+                place.copy_(random_weights(part, place.shape, seed, device) if state is None else state.pop(part))
+        return values
+
+    dtype = PRECISIONS[precision].activations_on(device.type)
+    for index, layer in enumerate(model.layers):  # one at a time: its FP32 values are all that is held beside it
+        layer.load_(values_of(plain.layers[index], f"layers.{index}"), dtype)
+    for name in ("embed_tokens", "emb_layer_norm_after"):
+        for leaf, values in values_of(plain.get_submodule(name), name).items():
+            setattr(model.get_submodule(name), leaf, parameter(values.to(dtype)))
     model.eval()
     return model, BatchConverter()
 
@@ -94,19 +95,22 @@ def find_device(device: str | torch.device | None) -> torch.device:
     return found
 
 
+def compute_capability(device: torch.device) -> tuple[int, int] | None:
+    """NVIDIA's compute capability; None for the CPU."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+
+
 def check_precision(precision: str, device: torch.device) -> None:
     """Raise ValueError where the device cannot compute in this precision."""
-    if device.type == "cpu":
-        if precision == "tf32":
-            raise ValueError("precision 'tf32' is a mode of NVIDIA GPUs; on the CPU use fp32, bf16 or fp16")
-        return
-    capability, needed = torch.cuda.get_device_capability(device), COMPUTE_CAPABILITY[precision]
-    if capability < needed:
-        raise ValueError(
-            f"precision {precision!r} needs an NVIDIA GPU of compute capability {needed[0]}.{needed[1]}; "
-            f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}: use fp32"
-            + (" or fp16" if capability >= COMPUTE_CAPABILITY["fp16"] else "")
-        )
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
+    reason = unsupported_reason(precision, compute_capability(device), name)
+    if reason:
+        raise ValueError(reason)
+
+
+def recommended_precision(device: str | torch.device | None = None) -> str:
+    """The precision of ``--precision auto`` on a device: FP16 on a GPU with tensor cores, FP32 elsewhere."""
+    return auto_precision(compute_capability(find_device(device)))
 
 
 def random_weights(name: str, shape: torch.Size, seed: int, device: torch.device) -> Tensor:
@@ -124,55 +128,3 @@ def random_weights(name: str, shape: torch.Size, seed: int, device: torch.device
         return values
     bound = shape[-1] ** -0.5
     return values.uniform_(-bound, bound, generator=generator)
-
-
-def read_checkpoint(model_name: str, weights: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The encoder's parameters on the CPU by name, as stored, from fair-esm's hub or a local ``.pt``."""
-    if weights == "pretrained":
-        source = f"{torch.hub.get_dir()}/checkpoints/{model_name}.pt"
-        remedy = (
-            "check the network, put fair-esm's file there by hand (delete one that is cut short), "
-            "or pass weights=PATH or weights='random'"
-        )
-    else:
-        source = os.fspath(weights)
-        remedy = f"pass fair-esm's {model_name}.pt, weights='pretrained' or weights='random'"
-        if not Path(source).is_file():
-            raise CheckpointError(f"no checkpoint at {source} for {model_name}: {remedy}")
-    try:
-        with torch.serialization.safe_globals([Namespace]):  # fair-esm stores its configuration as one
-            if weights == "pretrained":
-                url = f"https://dl.fbaipublicfiles.com/fair-esm/models/{model_name}.pt"
-                data = esm.pretrained.load_hub_workaround(url)
-            else:
-                data = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, pickle, zipfile and urllib each raise their own
-        raise CheckpointError(
-            f"cannot read the checkpoint {source} for {model_name} "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}): {remedy}"
-        ) from error
-    return encoder_state(data, model_name, source)
-
-
-def encoder_state(data: Any, model_name: str, source: str) -> dict[str, Tensor]:
-    """Pick the encoder's parameters out of a fair-esm checkpoint and check that they are this model's."""
-    try:
-        stored = {name.removeprefix("encoder.").removeprefix("sentence_encoder."): value
-                  for name, value in data["model"].items()}  # fmt: skip
-        config = data["cfg"]["model"]
-        found = ESM2Shape(config.encoder_layers, config.encoder_embed_dim, config.encoder_attention_heads)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{source} is not an ESM-2 checkpoint of fair-esm's: {error!r} missing") from error
-    shape = SHAPES[model_name]
-    if found != shape:
-        raise CheckpointError(f"{source} holds another model than {model_name}: {found}, not {shape}")
-    if not getattr(config, "token_dropout", True):
-        warnings.warn(f"{source} was trained without token dropout; ESM-2 models were not", stacklevel=2)
-    with torch.device("meta"):
-        expected = {name: value.shape for name, value in ESM2(shape).fair_esm_state().items()}
-    wrong = [name for name, size in expected.items() if name not in stored or stored[name].shape != size]
-    if wrong:
-        raise CheckpointError(
-            f"{source} lacks {len(wrong)} of {model_name}'s {len(expected)} parameters, first {wrong[0]}"
-        )
-    return {name: stored[name] for name in expected}

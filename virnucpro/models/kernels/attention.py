@@ -1,10 +1,7 @@
-"""Triton kernels for the steps of a layer that are not matrix products: rotary positions, norm, attention.
+"""Attention for packs.
 
-PyTorch alone reads and writes the activations several times for the first two; these do it once. Its attention
-for packs works in tiles of 128 tokens, which proteins of a few hundred residues fill badly; these are smaller.
-All compute in FP32 and store in the type of the activations, but that attention's two products take rotated
-queries and keys, and the softmax's shares, in that type. Nothing is compiled for a number of tokens or the length
-of a protein, so any pack runs the kernels that are there. Tested without a GPU through Triton's interpreter.
+PyTorch's works in tiles of 128 tokens, which proteins of a few hundred residues fill badly; these are smaller. The
+two GEMMs take rotated queries and keys, and the softmax's shares, in the type of the activations.
 """
 
 import math
@@ -14,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from virnucpro.models.kernels.rotary import rotate_
 
 
 @dataclass(frozen=True)
@@ -28,44 +27,6 @@ class Tile:
 
 TILE = Tile(queries=64, keys=64, warps=4, stages=3)
 """The fastest of those tried on an H100 for heads of 64 and proteins of 20 to 1,022 residues."""
-
-
-@triton.jit
-def rotate_kernel(  # type: ignore[no-untyped-def]
-    qkv, positions, cos, sin,
-    HEADS: tl.constexpr, HALF: tl.constexpr, FIRST: tl.constexpr, COUNT: tl.constexpr,
-    BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """One token: `COUNT` of its heads from `FIRST` on; its queries, keys and values lie one after the other."""
-    token = tl.program_id(0).to(tl.int64)
-    head, pair = tl.arange(0, BLOCK_H), tl.arange(0, BLOCK_D)
-    angle = tl.load(positions + token) * HALF + pair
-    c = tl.load(cos + angle, mask=pair < HALF, other=0.0)[None, :]
-    s = tl.load(sin + angle, mask=pair < HALF, other=0.0)[None, :]
-    kept = (head < COUNT)[:, None] & (pair < HALF)[None, :]
-    first = qkv + token * (3 * HEADS * 2 * HALF) + (FIRST + head)[:, None] * (2 * HALF) + pair[None, :]
-    a = tl.load(first, mask=kept, other=0.0).to(tl.float32)
-    b = tl.load(first + HALF, mask=kept, other=0.0).to(tl.float32)
-    tl.store(first, a * c - b * s, mask=kept)
-    tl.store(first + HALF, b * c + a * s, mask=kept)
-
-
-@triton.jit
-def layer_norm_kernel(  # type: ignore[no-untyped-def]
-    x, offset, weight, bias, out, eps, DIM: tl.constexpr, BLOCK: tl.constexpr
-):
-    """One token: the layer norm of x + offset."""
-    row = tl.program_id(0).to(tl.int64) * DIM
-    column = tl.arange(0, BLOCK)
-    kept = column < DIM
-    total = tl.load(x + row + column, mask=kept, other=0.0).to(tl.float32)
-    total += tl.load(offset + column, mask=kept, other=0.0)
-    mean = tl.sum(total, axis=0) / DIM
-    centred = tl.where(kept, total - mean, 0.0)
-    variance = tl.sum(centred * centred, axis=0) / DIM
-    scale = tl.load(weight + column, mask=kept, other=0.0).to(tl.float32)
-    shift = tl.load(bias + column, mask=kept, other=0.0).to(tl.float32)
-    tl.store(out + row + column, centred / tl.sqrt(variance + eps) * scale + shift, mask=kept)
 
 
 @triton.jit(do_not_specialize=["blocks"])  # it changes with the longest protein of a pack
@@ -128,37 +89,6 @@ def attend_kernel(  # type: ignore[no-untyped-def]
     place = out + (start + begin).to(tl.int64) * (HEADS * 2 * HALF) + head * 2 * HALF
     place += m[:, None] * (HEADS * 2 * HALF) + column[None, :]
     tl.store(place, result / total[:, None], mask=(m < length - begin)[:, None] & real[None, :])
-
-
-def rotate_(qkv: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, queries: bool = True) -> Tensor:
-    """As `rotary.rotate_`, in one pass; without `queries` only the keys. `qkv` ``[T, 3, H, d]``, contiguous."""
-    tokens, _, heads, head_dim = qkv.shape
-    half = head_dim // 2
-    if not qkv.is_contiguous() or cos.shape[1] != half:
-        raise ValueError(f"contiguous [T, 3, H, d] and tables of d / 2 columns are needed, not {tuple(qkv.shape)}")
-    if tokens:
-        first, count = (0, 2 * heads) if queries else (heads, heads)
-        block_h, block_d = triton.next_power_of_2(count), triton.next_power_of_2(half)
-        with torch.cuda.device_of(qkv):  # Triton launches on the current device, wherever the tensors are
-            rotate_kernel[(tokens,)](
-                qkv, positions, cos, sin, heads, half, first, count, block_h, block_d, num_warps=4
-            )
-    return qkv
-
-
-def layer_norm(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """The layer norm of ``x + offset``; `x` ``[T, D]``, contiguous, `offset` FP32 ``[D]``."""
-    tokens, dim = x.shape
-    if not x.is_contiguous() or offset.shape != (dim,) or offset.dtype != torch.float32:
-        raise ValueError(
-            f"contiguous [T, D] and FP32 [D] are needed, not {tuple(x.shape)} and {tuple(offset.shape)}"
-        )
-    out = torch.empty_like(x)
-    if tokens:
-        block, warps = triton.next_power_of_2(dim), 4 if dim <= 2048 else 8
-        with torch.cuda.device_of(x):
-            layer_norm_kernel[(tokens,)](x, offset, weight, bias, out, eps, dim, block, num_warps=warps)
-    return out
 
 
 def attend(

@@ -36,7 +36,7 @@ class Tally:
         return f"{self.count:,} ({', '.join(self.names)}{more})"
 
 
-class Intake:
+class ProteinReader:
     """The proteins to embed, ``(name, protein)``, from records as `Fasta` yields them. Iterate once.
 
     Letters are upper-cased and ``*`` at the end is removed. A record without residues, or with a letter that ESM-2

@@ -1,0 +1,12 @@
+"""Triton kernels for the steps of a layer that are not GEMMs: rotary positions, norm, attention.
+
+PyTorch alone reads and writes the activations several times for the first two; these do it once. All compute in
+FP32 and store in the type of the activations. Nothing is compiled for a number of tokens or the length of a
+protein, so any pack runs the kernels that are there. Tested without a GPU through Triton's interpreter.
+"""
+
+from virnucpro.models.kernels.attention import attend
+from virnucpro.models.kernels.norm import layer_norm
+from virnucpro.models.kernels.rotary import rotate_
+
+__all__ = ["attend", "layer_norm", "rotate_"]

@@ -1,0 +1,81 @@
+"""What is computed and kept of each sequence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from virnucpro.models.esm2 import ESM2
+from virnucpro.pipeline.async_inference import ON_NAN, POOLS, AsyncInferenceRunner, layer_index
+
+DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is computed and kept of each sequence.
+
+    `pool`: ``mean`` over the residues, ``bos`` or ``residue``, as for `AsyncInferenceRunner`. `layers` as fair-esm
+    counts them: 0 to the number of layers, or from -1 down. `max_length`: residues embedded of a longer protein;
+    None for all. `chunk`: None for proteins; for DNA the nucleotides of the fragments that are translated in six
+    frames. `dtype` of the file: ``float32`` or ``float16``. `token_budget`: most tokens in a pack; None for what
+    suits the device. `strict`: raise FastaError for a record that would be skipped. `on_nan`: ``error`` for
+    embeddings that have NaN or Inf, or ``skip`` to leave their sequences out, which `strict` does not allow.
+    """
+
+    pool: str = "mean"
+    layers: tuple[int, ...] = (-1,)
+    max_length: int | None = 1022
+    chunk: int | None = None
+    dtype: str = "float32"
+    token_budget: int | None = None
+    strict: bool = False
+    on_nan: str = "error"
+
+    def __post_init__(self) -> None:
+        if self.pool not in POOLS:
+            raise ValueError(f"unknown pool {self.pool!r}; choose from {', '.join(POOLS)}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {self.dtype!r}; choose from {', '.join(DTYPES)}")
+        if self.on_nan not in ON_NAN:
+            raise ValueError(f"unknown on_nan {self.on_nan!r}; choose from {', '.join(ON_NAN)}")
+        for name, value in {"max_length": self.max_length, "token_budget": self.token_budget}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} {value}: at least 1 is needed")
+        if self.chunk is not None and self.chunk < 3:
+            raise ValueError(f"chunk {self.chunk}: a codon has 3 nucleotides")
+        if not self.layers:
+            raise ValueError("no layers: name at least one")
+
+
+def runner_for(model: ESM2, options: Options) -> AsyncInferenceRunner:
+    """A runner that pools the layers of `options`, side by side where there are several."""
+    layers = [layer_index(model, layer) for layer in options.layers]
+    on_nan = "error" if options.strict else options.on_nan
+    if len(layers) == 1:
+        return AsyncInferenceRunner(model, pool=options.pool, layer=layers[0], on_nan=on_nan)
+    return AsyncInferenceRunner(Layers(model, layers), pool=options.pool, on_nan=on_nan)
+
+
+def shape_of_row(model: ESM2, options: Options) -> tuple[int, ...]:
+    """``(D,)``, or ``(layers, D)`` for several layers."""
+    count = len(options.layers)
+    return (model.embed_dim,) if count == 1 else (count, model.embed_dim)
+
+
+class Layers(nn.Module):
+    """A model whose representation is that of several layers side by side: ``[T, K D]``."""
+
+    def __init__(self, model: ESM2, layers: Sequence[int]):
+        super().__init__()
+        self.model, self.layers = model, list(layers)
+        self.num_layers, self.embed_dim = model.num_layers, len(layers) * model.embed_dim
+
+    def forward_packed(
+        self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, repr_layers: Sequence[int]
+    ) -> dict[str, dict[int, Tensor]]:
+        """As ESM2's, but for whatever layer is asked for all are returned, side by side."""
+        found = self.model.forward_packed(input_ids, cu_seqlens, max_seqlen, repr_layers=self.layers)
+        together = torch.cat([found["representations"][layer] for layer in self.layers], dim=-1)
+        return {"representations": {repr_layers[0]: together}}

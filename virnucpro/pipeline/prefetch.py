@@ -1,0 +1,172 @@
+"""Reading ahead of the device and writing behind it, in threads of their own."""
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from virnucpro.data.packing import Pack
+from virnucpro.errors import UserError
+from virnucpro.pipeline.async_inference import InferenceResult
+from virnucpro.pipeline.provenance import Place
+from virnucpro.store.journal import Partial
+
+logger = logging.getLogger(__name__)
+
+RESULTS_BEHIND = 4  # computed and not yet written
+COMMIT_SECONDS = 2.0  # how much work a crash costs at most, beside the batches in flight
+
+Item = TypeVar("Item")
+
+
+class ReadAhead(Generic[Item]):
+    """Iterates in a thread of its own, up to `most` items ahead. Use as a context manager.
+
+    What the iteration raises is raised where its next item would come. When `stop` is true, waiting for an item
+    ends the iteration: standard input may never bring one.
+    """
+
+    POLL_SECONDS = 0.1
+
+    def __init__(self, items: Iterable[Item], most: int, stop: Callable[[], bool] = lambda: False):
+        self._items, self._stop = items, stop
+        self._queue: queue.Queue[tuple[bool, Any]] = queue.Queue(most)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="read ahead", daemon=True)
+
+    def __enter__(self) -> Iterator[Item]:
+        self._thread.start()
+        return self._taken()
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+
+    def _read(self) -> None:
+        try:
+            for item in self._items:
+                if not self._put((True, item)):
+                    return
+            self._put((False, None))
+        except BaseException as error:
+            self._put((False, error))
+
+    def _put(self, message: tuple[bool, Any]) -> bool:
+        while not self._closed.is_set():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(message, timeout=self.POLL_SECONDS)
+                return True
+        return False
+
+    def _taken(self) -> Iterator[Item]:
+        while True:
+            try:
+                is_item, value = self._queue.get(timeout=self.POLL_SECONDS)
+            except queue.Empty:
+                if self._stop():
+                    return
+                continue
+            if not is_item:
+                if value is not None:
+                    raise value
+                return
+            yield value
+
+
+class InterruptiblePacks:
+    """Packs for the runner until there are no more, `stop` says so, or reading fails, which `error` then holds.
+
+    So the runner ends in order, and what it has begun is not lost. `places` are those of the packs handed out.
+    """
+
+    def __init__(self, packs: Iterable[tuple[Pack, Place]], stop: Callable[[], bool]):
+        self._packs, self._stop = packs, stop
+        self.places: deque[Place] = deque()
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[Pack]:
+        try:
+            for each, place in self._packs:
+                if self._stop():
+                    return
+                self.places.append(place)
+                yield each
+        except Exception as error:
+            self.error = error
+
+
+class BackgroundWriter:
+    """Appends results to a `Partial` in a thread of its own, and commits now and then, and at the end.
+
+    What fails there first is raised by a later call, or at the end; where something else is raised already, it is
+    logged. Use as a context manager.
+    """
+
+    def __init__(self, partial: Partial):
+        self._partial = partial
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: deque[Future[None]] = deque()
+        self._committed = time.monotonic()
+        self._failure: BaseException | None = None
+
+    def __call__(self, result: InferenceResult, place: Place) -> None:
+        """Write a result; waits while `RESULTS_BEHIND` others are not written yet."""
+        if len(self._pending) == RESULTS_BEHIND:
+            self._pending.popleft().result()
+        self._pending.append(self._pool.submit(self._write, result, place))
+
+    def _write(self, result: InferenceResult, place: Place) -> None:
+        if self._failure is not None:  # what came after a batch that is missing would be misplaced
+            raise self._failure
+        try:
+            rows = in_type(result, self._partial.dtype)
+            skipped = [place.begins + at for at in result.skipped]
+            self._partial.append(result.sequence_ids, result.residues, rows, place.digest, skipped)
+            if time.monotonic() - self._committed >= COMMIT_SECONDS:
+                self._partial.commit()
+                self._committed = time.monotonic()
+        except BaseException as failure:
+            self._failure = failure
+            raise
+
+    def __enter__(self) -> "BackgroundWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        failures = []
+        try:
+            for finish in (*(pending.result for pending in self._pending), self._partial.commit):
+                try:
+                    finish()
+                except Exception as failure:  # in order: the first is the cause of the others
+                    failures.append(failure)
+        finally:
+            self._pool.shutdown()
+        if failures and error is None:
+            raise failures[0]
+        if failures and error is not failures[0]:
+            logger.warning("%s", failures[0])
+
+
+class TooNarrowError(UserError, ArithmeticError):
+    """The file's type cannot hold an embedding."""
+
+    resume_helps = False  # it would be computed again
+
+
+def in_type(result: InferenceResult, dtype: np.dtype) -> np.ndarray:
+    """The embeddings in the file's type; ArithmeticError where that is too narrow."""
+    with np.errstate(over="ignore"):
+        rows = result.embeddings.numpy().astype(dtype, copy=False)
+    if dtype != np.float32 and not np.isfinite(rows).all():
+        raise TooNarrowError(
+            f"an embedding of {result.sequence_ids[0]!r} or the {len(rows) - 1} rows after it has values that "
+            f"{dtype} cannot hold: use --dtype float32 and --force"
+        )
+    return rows
