@@ -1,6 +1,9 @@
 """What embedding costs: speed and memory of ESM-2 for each model, precision and workload."""
 
-from ._cells import Store, _SpeedAndMemory, speeds
+from typing import Any
+
+from . import _energy
+from ._cells import Store, _SpeedAndMemory, speeds, tracked
 from ._esm2 import Embedder, notes
 from ._hardware import PARAMETERS, PRECISIONS
 from ._memory import PeakMemory
@@ -28,4 +31,11 @@ class Throughput(_SpeedAndMemory):
         timing = measure(embedder.run, embedder.timer, after_warm_up=memory.reset)
         samples = speeds(timing.samples, embedder.tokens, embedder.sequences, embedder.copies)
         about = {"passes_in_a_block": timing.passes * embedder.copies, "settled": timing.settled}
-        return Measurement(samples, notes(store.hardware, self.entries) | about) | memory.measurement()
+        found = Measurement(samples, notes(store.hardware, self.entries) | about) | memory.measurement()
+        seconds, workload = min(timing.samples), self.parameters[-1]
+        return found | _energy.energy(embedder.run, embedder.tokens, seconds, store.hardware, workload, self.busy)
+
+    @tracked("J per 1,000 tokens", compare_factor=1.05)
+    def track_energy(self, store: Store, *parameters: str) -> dict[str, Any] | float:
+        """Joules of the GPU for 1,000 tokens, by NVML's counter over seconds of steady passes."""
+        return self.metric(_energy.FIGURE, store)

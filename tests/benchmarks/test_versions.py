@@ -7,6 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from benchmarks import (
+    _energy,
     _fidelity,
     _hardware,
     _peers,
@@ -33,7 +34,11 @@ CURVES = [asdict(scaling.PROTOCOL), scaling.TOKENS, scaling.SequenceLength().pro
 COUNTS = [asdict(scaling.PROTOCOL), scaling.SequenceCount().proteins("100", "cpu")]
 
 PROTOCOLS = {
-    throughput.Throughput: {"peak_memory": WORKLOADS, "": [TIMES, WORKLOADS]},
+    throughput.Throughput: {
+        "peak_memory": WORKLOADS,
+        "energy": [_energy.SECONDS, _energy.WORKLOAD, MIXED],
+        "": [TIMES, WORKLOADS],
+    },
     precision.Precision: {
         "memory_saving": WORKLOADS,
         "min_cosine_to_fp32": WORKLOADS,
@@ -66,6 +71,7 @@ FINGERPRINTS = {
     "Precision.track_speedup_over_fp32": ("1", "deb094d07c14"),
     "SequenceCount.track_tokens_per_second": ("1", "6db5dbb6225f"),
     "SequenceLength.track_tokens_per_second": ("1", "1669e4f91f52"),
+    "Throughput.track_energy": ("1", "dc4cc77299cc"),
     "Throughput.track_peak_memory": ("2", "205a4b95ca02"),
     "Throughput.track_runtime": ("1", "deb094d07c14"),
     "Throughput.track_sequences_per_second": ("1", "deb094d07c14"),
