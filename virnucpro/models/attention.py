@@ -6,6 +6,7 @@ Shapes: T tokens of N proteins, H heads, d dimensions of a head.
 import functools
 import itertools
 import math
+import threading
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +53,18 @@ def has_bf16() -> bool:
     return torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
 
 
+_kept = threading.local()
+
+
+def room_for(scores: int) -> Tensor:
+    """FP32 ``[2, at least scores]``, kept for this thread: the system would clear new memory for every layer."""
+    room: Tensor | None = getattr(_kept, "room", None)
+    if room is None or room.shape[1] < scores:
+        with torch.inference_mode(False):
+            room = _kept.room = torch.empty(2, scores)
+    return room
+
+
 def attend_in_bf16(qkv: Tensor, cu_seqlens: Tensor) -> Tensor:
     """For CPUs with BF16: operands are rounded to it, scores and sums are FP32.
 
@@ -63,7 +76,7 @@ def attend_in_bf16(qkv: Tensor, cu_seqlens: Tensor) -> Tensor:
     heads = len(q)
     out = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
     out_by_head = out.transpose(0, 1)
-    room = torch.empty(2, max(SCORES_AT_A_TIME, int(cu_seqlens.diff().max())))
+    room = room_for(max(SCORES_AT_A_TIME, int(cu_seqlens.diff().max())))
     with float32_products("bf16"):
         for start, end in itertools.pairwise(cu_seqlens.tolist()):
             length = end - start

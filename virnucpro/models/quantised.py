@@ -168,7 +168,7 @@ class Fp8Linear(EightBitLinear):
         return Quantised(*gelu_quantised(self.product(x), self.bias, self.format))
 
     def add_to_(self, residual: Tensor, x: Quantised) -> None:  # type: ignore[override]
-        """Add the product, without the bias, to `residual` ``[T, outputs]``, in the epilogue of a Triton kernel."""
+        """Add the product, without the bias, to `residual` ``[T, outputs]``, in a Triton kernel's epilogue."""
         from virnucpro.models.kernels.gemm import fp8_add_
 
         fp8_add_(residual, *x, self.weight, self.weight_scales)
