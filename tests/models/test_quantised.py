@@ -1,5 +1,7 @@
 """The 8-bit formats on the CPU: numbers as defined, and embeddings as fair-esm's."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conftest import MODEL, RAGGED
-from tests.models.test_esm2_packed import run, twins
+from tests.models.test_esm2_packed import random_on_cpu, run, twins
 from virnucpro.data.packing import make_pack
 from virnucpro.data.tokens import encode
 from virnucpro.models import quantised
@@ -342,3 +344,108 @@ def test_fp32_attention_stays_exact():
     found = attend(qkv.clone(), rotary, ends, 50)
     exact = attend_one_by_one(qkv.double(), ends)
     assert (found - exact).abs().max() <= 1e-6
+
+
+def on_gpu(plain, precision, monkeypatch):
+    """A model of `plain`'s weights on the GPU."""
+    monkeypatch.setitem(SHAPES, "twin", plain.shape)
+    monkeypatch.setattr("virnucpro.models.esm2_flash.read_checkpoint", lambda *_: plain.fair_esm_state())
+    return load_esm2_model("twin", "cuda", precision=precision, weights="made up")[0]
+
+
+def run_on_gpu(model, entries):
+    """Each protein's last layer from one pack of all, FP32 on the CPU."""
+    packed = make_pack([name for name, _ in entries], [encode(*entry) for entry in entries])
+    found = model.forward_packed(packed.input_ids.cuda(), packed.cu_seqlens.cuda(), packed.max_seqlen)
+    (last,) = found["representations"].values()
+    return dict(zip(packed.sequence_ids, last.float().cpu().split(packed.lengths), strict=True))
+
+
+def gpu_precisions():
+    """INT8, and FP8 where there is a GPU that has it."""
+    has_fp8 = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
+    lacking = pytest.mark.skipif(not has_fp8, reason="needs compute capability 8.9")
+    return ["int8", pytest.param("fp8", marks=lacking)]
+
+
+class TestOnGPU:
+    pytestmark = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"))
+
+    @pytest.mark.parametrize("precision", gpu_precisions())
+    @pytest.mark.parametrize("name", [MODEL, "esm2_t12_35M_UR50D", "esm2_t33_650M_UR50D"])
+    def test_ragged_proteins_are_close_to_the_cpus_fp32(self, name, precision, monkeypatch):
+        """Which is held to fair-esm's in test_esm2_packed."""
+        plain = random_on_cpu(name)
+        long = ("4000", "ACDEFGHIKLMNPQRSTVWY" * 200)
+        entries = RAGGED if name == "esm2_t33_650M_UR50D" else [*RAGGED, long]
+        found = run_on_gpu(on_gpu(plain, precision, monkeypatch), entries)
+        pooled, residue = cosines(found, run(plain, entries, plain.num_layers))
+        assert (pooled >= BOUNDS[precision][0], residue >= BOUNDS[precision][1]) == (True, True), (pooled, residue)
+
+    @pytest.mark.parametrize("precision", gpu_precisions())
+    @pytest.mark.parametrize("head_dim", [32, 128])
+    def test_heads_of_other_models_are_close_to_fair_esms(self, head_dim, precision, monkeypatch):
+        reference, plain = twins(layers=2, dim=256, heads=256 // head_dim)
+        with torch.inference_mode():
+            expected = {
+                name: reference(torch.from_numpy(encode(name, protein))[None], repr_layers=[2])["representations"][
+                    2
+                ][0]
+                for name, protein in RAGGED
+            }
+        pooled, residue = cosines(run_on_gpu(on_gpu(plain, precision, monkeypatch), RAGGED), expected)
+        assert (pooled >= BOUNDS[precision][0], residue >= BOUNDS[precision][1]) == (True, True), (pooled, residue)
+
+    @pytest.mark.parametrize("precision", gpu_precisions())
+    def test_weights_are_quantised_as_on_the_cpu(self, precision, monkeypatch):
+        plain = random_on_cpu(MODEL)
+        layer = on_gpu(plain, precision, monkeypatch).layers[0]
+        weight = plain.layers[0].fc2.weight  # whose channels nothing evens out
+        values, scales = quantise(weight.clone(), layer.fc2.format)
+        assert torch.equal(layer.fc2.weight.cpu().view(torch.int8), values.view(torch.int8))
+        assert torch.equal(layer.fc2.weight_scales.cpu(), scales)
+
+    @pytest.mark.parametrize("precision", gpu_precisions())
+    @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+    @pytest.mark.parametrize("where", ["embed_tokens", "fc1", "out_proj"])
+    def test_what_is_not_finite_is_found(self, precision, wrong, where, monkeypatch):
+        plain = copy.deepcopy(random_on_cpu(MODEL))
+        layer = plain.layers[3]
+        weights = {"embed_tokens": plain.embed_tokens, "fc1": layer.fc1, "out_proj": layer.self_attn.out_proj}
+        weights[where].weight[5, 7] = wrong  # the embedding of A
+        pack = make_pack(["a"], [encode("a", "MKTAYIAKQR")])
+        with pytest.raises(NonFiniteEmbeddingError, match="'a'"):
+            list(AsyncInferenceRunner(on_gpu(plain, precision, monkeypatch)).run([pack]))
+
+    @pytest.mark.parametrize("precision", gpu_precisions())
+    def test_results_depend_neither_on_the_pack_nor_on_the_order(self, precision, monkeypatch):
+        model = on_gpu(random_on_cpu(MODEL), precision, monkeypatch)
+        together, reversed_ = run_on_gpu(model, RAGGED), run_on_gpu(model, RAGGED[::-1])
+        for entry in RAGGED:
+            (alone,) = run_on_gpu(model, [entry]).values()
+            for other in (together, reversed_):
+                assert F.cosine_similarity(other[entry[0]], alone).min() >= 0.99999, entry[0]
+
+    @pytest.mark.parametrize("precision", gpu_precisions())
+    def test_fair_esms_state_is_what_the_numbers_stand_for(self, precision, monkeypatch):
+        plain = random_on_cpu(MODEL)
+        state = on_gpu(plain, precision, monkeypatch).fair_esm_state()
+        for name, exact in plain.fair_esm_state().items():
+            if exact.ndim == 2:
+                assert F.cosine_similarity(state[name].float().cpu(), exact).min() >= BOUNDS[precision][1], name
+
+    @pytest.mark.parametrize("precision", gpu_precisions())
+    def test_loading_holds_no_16_bit_copy_of_the_model(self, precision):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        model, _ = load_esm2_model("esm2_t33_650M_UR50D", "cuda", precision=precision, weights="random")
+        parameters = model.shape.parameters
+        assert torch.cuda.memory_allocated() - before <= 1.02 * parameters
+        assert torch.cuda.max_memory_allocated() - before <= 1.5 * parameters
+
+    def test_an_empty_pack_has_an_empty_result(self, monkeypatch):
+        empty = make_pack([], [])
+        model = on_gpu(random_on_cpu(MODEL), "int8", monkeypatch)
+        found = model.forward_packed(empty.input_ids.cuda(), empty.cu_seqlens.cuda(), 0)["representations"]
+        assert found[6].shape == (0, 320)
