@@ -369,7 +369,7 @@ def gpu_precisions():
 
 
 class TestOnGPU:
-    pytestmark = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"))
+    pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
     @pytest.mark.parametrize("precision", gpu_precisions())
     @pytest.mark.parametrize("name", [MODEL, "esm2_t12_35M_UR50D", "esm2_t33_650M_UR50D"])
