@@ -71,14 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return complain("stopped", chosen, words, 128 + (stop.signal or signal.SIGINT))
     except (FastaError, StoreError) as error:
-        return complain(str(error), chosen, words, 1)
+        return complain(str(error), chosen, words, 1, getattr(error, "resume_helps", True))
     except Exception as error:
         code = code_of(error, stop)
         if code is None:
             raise
-        return complain(
-            str(error) or f"stopped by {stop.signal.name if stop.signal else 'request'}", chosen, words, code
-        )
+        message = str(error) or f"stopped by {stop.signal.name if stop.signal else 'request'}"
+        return complain(message, chosen, words, code, getattr(error, "resume_helps", True))
     if chosen.json:
         print(json.dumps(summary, indent=2))
     tell(summary)
@@ -101,9 +100,9 @@ def code_of(error: Exception, stop: Stop) -> int | None:
 def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[str, Any]:
     """``virnucpro embed``; returns the summary."""
     began = time.perf_counter()
-    if chosen.output.exists() and Path(chosen.input).exists() and chosen.output.samefile(chosen.input):
-        raise StoreError(f"{chosen.output} is the input: name another file")
-    check_output(chosen.output, chosen.resume, chosen.force)
+    reads = [0 if chosen.input == "-" else chosen.input]
+    reads += [chosen.weights] if chosen.weights not in ("pretrained", "random") else []
+    check_output(chosen.output, chosen.resume, chosen.force, reads)
     give_back_freed_memory()
     with Fasta(chosen.input) as fasta:
         from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
@@ -151,11 +150,13 @@ def give_back_freed_memory() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
-def complain(message: str, chosen: argparse.Namespace, words: Sequence[str], code: int) -> int:
-    """Tell what went wrong and what to do next; returns the exit code."""
+def complain(
+    message: str, chosen: argparse.Namespace, words: Sequence[str], code: int, resume_helps: bool = True
+) -> int:
+    """Tell what went wrong, and how to continue where `resume_helps`; returns the exit code."""
     print(f"virnucpro: {message}", file=sys.stderr)
     with contextlib.suppress(StoreError):
-        if begun_settings(chosen.output) is not None and "--resume" not in message:
+        if resume_helps and begun_settings(chosen.output) is not None:
             again = shlex.join(
                 ["virnucpro", *(word for word in words if word not in ("--force", "--resume")), "--resume"]
             )
@@ -171,6 +172,7 @@ def tell(summary: dict[str, Any]) -> None:
     notes = {f"skipped, {reason}": tally for reason, tally in summary["skipped"].items()}
     notes |= {f"cut to {summary['settings']['max_length']} residues": summary["truncated"]}
     notes |= {"names that came again": summary["repeated_names"]}
+    notes |= {"left out, because of NaN or Inf in the embedding": summary["not_finite"]}
     for what, tally in notes.items():
         if tally["count"]:
             more = ", ..." if tally["count"] > len(tally["names"]) else ""
