@@ -195,10 +195,11 @@ class Embeddings:
     def __getitem__(self, which: int | str) -> np.ndarray:
         if isinstance(which, str):
             which = self._find(which)
-        if self._offsets is None:
-            return self.embeddings[which]
         which = range(len(self))[which]
-        return self.embeddings[self._offsets[which] : self._offsets[which + 1]]
+        with reading(self._file.filename):
+            if self._offsets is None:
+                return self.embeddings[which]
+            return self.embeddings[self._offsets[which] : self._offsets[which + 1]]
 
     def _find(self, name: str) -> int:
         if self._index is None:
