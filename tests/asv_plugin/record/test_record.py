@@ -21,12 +21,10 @@ from benchmarks import SOURCE
 ROOT = Path(__file__).parents[3]
 
 SUITE = """
-from benchmarks import VERSION
-
 def track_answer():
     import virnucpro.answer
     return virnucpro.answer.ANSWER
-track_answer.version = VERSION
+track_answer.version = "1"
 """
 FAILS_ONCE = """
 from pathlib import Path
@@ -50,10 +48,10 @@ class Grid:
     def track_two(self, size, workload): return len(json.loads(os.environ["VIRNUCPRO_BENCH_ASKED"]))
 """
 CONTRACT = """
-from benchmarks._esm2 import contract
+from benchmarks._virnucpro import inference_api
 
 def track_contract():
-    contract()
+    inference_api()
     return 1
 """
 WITHOUT_PYTORCH = ("__init__.py", "_hardware.py", "_workloads.py")
@@ -146,10 +144,22 @@ def test_what_is_recorded_is_skipped_and_its_time_known(project):
     assert "0 files of benchmarks to measure; 1 recorded before" in again
 
 
+def test_what_was_recorded_at_another_version_of_its_benchmark_is_measured_again(project):
+    suite = project.folder / "benchmarks/scaling.py"
+    before = suite.read_text()
+    project.record("HEAD", "--only", "scaling")
+    suite.write_text(before.replace("version = '1'", "version = '2'"))
+    try:
+        assert "1 files of benchmarks to measure; " in project.record("HEAD", "--only", "scaling")
+        assert "0 files of benchmarks to measure; 1 recorded before" in project.record("HEAD", "--only", "scaling")
+    finally:
+        suite.write_text(before)
+
+
 def test_a_virnucpro_from_elsewhere_fails_its_cells(project):
     """As where something on the machine goes before the commit's folder."""
     suite = project.folder / "benchmarks"
-    added = [Path(shutil.copy(ROOT / "benchmarks" / name, suite)) for name in ("_esm2.py", "_protocol.py")]
+    added = [Path(shutil.copy(ROOT / "benchmarks" / name, suite)) for name in ("_virnucpro.py",)]
     (suite / "pipeline.py").write_text(CONTRACT)
     env = {"ASV_PYTHONPATH": str(project.folder), SOURCE: str(project.folder / "checkout")}
     command = ["asv", "run", "-E", f"existing:{sys.executable}", "--set-commit-hash", project.first, "--dry-run"]
