@@ -183,7 +183,7 @@ def look_at(path):
     return "HDF5 crashed" if os.waitpid(child, 0)[1] else said
 
 
-@MANY
+@settings(parent=MANY, max_examples=20)
 @given(content=st.binary(max_size=300), tail=st.integers(0, 5000))
 def test_hdf5_of_arbitrary_bytes_is_told_of(output, complete, content, tail):
     for damaged in (content, complete[:8] + content, content + complete[tail:], complete[:tail]):
@@ -194,7 +194,7 @@ def test_hdf5_of_arbitrary_bytes_is_told_of(output, complete, content, tail):
         assert "out.h5" in said and "not told of" not in said
 
 
-@settings(parent=MANY, max_examples=200)
+@settings(parent=MANY, max_examples=60)
 @given(at=st.integers(0, 100_000), value=st.integers(0, 255))
 def test_hdf5_with_a_byte_that_is_wrong_is_read_or_told_of(output, complete, at, value):
     content = bytearray(complete)

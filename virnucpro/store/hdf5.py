@@ -162,8 +162,9 @@ class Embeddings:
     """A file of embeddings, read as far as it is asked for. Use as a context manager.
 
     ``len(file)``; ``file[3]`` or ``file["my protein"]`` is a sequence's embedding, ``[D]`` or with residues
-    ``[residues, D]`` (with several layers ``[layers, D]``, ``[residues, layers, D]``); iterating yields
-    ``(name, embedding)`` in the order of the input. `names`, `lengths` (residues embedded) and `settings` describe
+    ``[residues, D]`` (with several layers ``[layers, D]``, ``[residues, layers, D]``); ``file[2:5]`` is a list of
+    them; ``"my protein" in file``; iterating yields ``(name, embedding)`` in the order of the input. `names`,
+    `lengths` (residues embedded) and `settings` describe
     them. Raises StoreError for a file that is not one of virnucpro's.
     """
 
@@ -192,23 +193,31 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, which: int | str) -> np.ndarray:
-        if isinstance(which, str):
-            which = self._find(which)
-        which = range(len(self))[which]
+    def __contains__(self, name: object) -> bool:
+        return name in self._numbers()
+
+    def __getitem__(self, which: int | str | slice) -> Any:
+        if isinstance(which, slice):
+            return [self[number] for number in range(len(self))[which]]
+        which = self._find(which) if isinstance(which, str) else range(len(self))[which]
         with reading(self._file.filename):
             if self._offsets is None:
                 return self.embeddings[which]
             return self.embeddings[self._offsets[which] : self._offsets[which + 1]]
 
     def _find(self, name: str) -> int:
+        number = self._numbers()[name]
+        if number < 0:
+            raise KeyError(f"several sequences are called {name!r}: take them by number")
+        return number
+
+    def _numbers(self) -> dict[str, int]:
+        """Each name's number; -1 for a name that several have."""
         if self._index is None:
             self._index = {}
             for number, each in enumerate(self.names):
                 self._index[each] = -1 if each in self._index else number
-        if self._index[name] < 0:
-            raise KeyError(f"several sequences are called {name!r}: take them by number")
-        return self._index[name]
+        return self._index
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
         return ((name, self[number]) for number, name in enumerate(self.names))
