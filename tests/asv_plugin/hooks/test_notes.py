@@ -63,9 +63,8 @@ def test_a_benchmark_without_parameters_gets_its_note_too():
 
 
 def test_a_measured_cell_that_lacks_one_figure_keeps_its_notes_and_the_reason():
-    said = (
-        """asv: skipped: NotImplementedError('no peak memory on this system')\n%s{"device": "a CPU"}""" % MEASURED
-    )
+    skipped = "asv: skipped: NotImplementedError('no peak memory on this system')"
+    said = f'{skipped}\n{MEASURED}{{"device": "a CPU"}}'
     assert read_output(said) == {"device": "a CPU", "skipped": "no peak memory on this system"}
 
 
