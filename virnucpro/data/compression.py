@@ -1,12 +1,13 @@
 """Compressed files as a stream of bytes: gzip, bzip2, xz and zstd, recognised by their first bytes."""
 
 import bz2
+import contextlib
 import importlib
 import io
 import lzma
 import zlib
 from collections.abc import Callable
-from typing import Any, BinaryIO, Protocol
+from typing import Any
 
 PIECE = 4_096
 """Compressed bytes that are unpacked at a time: few, because each can stand for many thousand."""
@@ -26,29 +27,12 @@ class CompressionError(Exception):
     """The file is compressed in a way that cannot be read here, or it is cut short or damaged; says which."""
 
 
-class Decompressor(Protocol):
-    """Unpacks one member of a file, as the standard library's decompressors do."""
-
-    @property
-    def eof(self) -> bool:
-        """Whether the member is at its end."""
-
-    @property
-    def unused_data(self) -> bytes:
-        """What came after its end."""
-
-    def decompress(self, data: bytes, /, *most: int) -> bytes:
-        """What these bytes stand for."""
-
-
-def zstd_decompressor() -> Decompressor:
+def zstd_decompressor() -> Any:
     """Python's own from 3.14 on, else that of the package ``zstandard``."""
-    for module, make in (("compression.zstd", "ZstdDecompressor"), ("zstandard", "ZstdDecompressor")):
-        try:
-            decompressor = getattr(importlib.import_module(module), make)()
-        except ImportError:
-            continue
-        return decompressor.decompressobj() if module == "zstandard" else decompressor
+    with contextlib.suppress(ImportError):
+        return importlib.import_module("compression.zstd").ZstdDecompressor()
+    with contextlib.suppress(ImportError):
+        return importlib.import_module("zstandard").ZstdDecompressor().decompressobj()
     raise CompressionError(
         "is compressed with zstd, which needs Python 3.14 or the package zstandard: "
         "pip install zstandard, or unpack it"
@@ -60,13 +44,13 @@ def is_zstd(start: bytes) -> bool:
     return start.startswith(b"\x28\xb5\x2f\xfd") or (start[1:4] == b"\x2a\x4d\x18" and start[0] >> 4 == 5)
 
 
-FORMATS: dict[str, tuple[Callable[[bytes], bool], Callable[[], Decompressor]]] = {
+FORMATS: dict[str, tuple[Callable[[bytes], bool], Callable[[], Any]]] = {
     "gzip": (lambda start: start.startswith(b"\x1f\x8b"), lambda: zlib.decompressobj(16 + zlib.MAX_WBITS)),
     "bzip2": (lambda start: start.startswith(b"BZh"), bz2.BZ2Decompressor),
     "xz": (lambda start: start.startswith(b"\xfd7zXZ\0"), lzma.LZMADecompressor),
     "zstd": (is_zstd, zstd_decompressor),
 }
-"""Each format: whether a file of it begins with these bytes, and what unpacks a member of it."""
+"""Each format: whether a file of it begins with these bytes, and what makes the object that unpacks a member."""
 
 
 def format_of(start: bytes) -> str | None:
@@ -85,10 +69,10 @@ class Decompressed(io.RawIOBase):
     by anything else.
     """
 
-    def __init__(self, file: BinaryIO, start: bytes):
+    def __init__(self, file: io.BufferedIOBase, start: bytes):
         self._file, self._packed = file, start
         self._name = format_of(start) or ""
-        self._member: Decompressor | None = FORMATS[self._name][1]()
+        self._member: Any = FORMATS[self._name][1]()
         self._unpacked = memoryview(b"")
 
     def readable(self) -> bool:
@@ -106,10 +90,9 @@ class Decompressed(io.RawIOBase):
 
     def _unpack(self) -> None:
         """Some more of the member."""
-        assert self._member is not None
         limited = hasattr(self._member, "needs_input")  # it can be told how much to return at a time
-        if not limited or self._member.needs_input:  # type: ignore[attr-defined]
-            piece = self._packed or self._file.read1(PIECE)  # type: ignore[attr-defined]
+        if not limited or self._member.needs_input:
+            piece = self._packed or self._file.read1(PIECE)
             if not piece:
                 raise self._damaged("it ends in the middle")
         else:
@@ -129,7 +112,7 @@ class Decompressed(io.RawIOBase):
     def _next_member(self) -> bool:
         """Begin the member that follows; False at the end of the file."""
         self._packed = self._packed.lstrip(b"\0")
-        while len(self._packed) < LONGEST_MAGIC and (more := self._file.read1(PIECE)):  # type: ignore[attr-defined]
+        while len(self._packed) < LONGEST_MAGIC and (more := self._file.read1(PIECE)):
             self._packed = (self._packed + more).lstrip(b"\0")
         if not self._packed:
             return False

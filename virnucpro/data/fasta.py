@@ -1,6 +1,7 @@
 """FASTA as a stream of records: plain or compressed, from files or standard input."""
 
 import codecs
+import contextlib
 import io
 import os
 import select
@@ -69,6 +70,8 @@ class FastaFile:
 
     def __init__(self, path: str):
         self.label = "standard input" if path == "-" else path
+        if "\0" in path:
+            raise FastaError(f"{path!r} is no name of a file")
         try:
             self._raw = InterruptibleFile(0, closefd=False) if path == "-" else InterruptibleFile(path)
             about = os.fstat(self._raw.fileno())
@@ -80,7 +83,8 @@ class FastaFile:
 
     def _decompressed(self) -> io.BufferedReader:
         """The bytes of the text. What does not begin as FASTA is refused before a line, maybe endless, is read."""
-        stream, start = self._file, beginning(self._file)
+        stream: Any = self._file
+        start = beginning(stream)
         if format_of(start) is not None:
             stream = io.BufferedReader(Decompressed(stream, start), 65_536)
             start = beginning(stream)
@@ -215,8 +219,9 @@ class Fasta:
 
 def checked_size(path: str) -> int | None:
     """The size of a file that is read later, which is looked at now; None where only reading it would tell."""
-    if path == "-" or (Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir()):
-        return None
+    with contextlib.suppress(OSError):  # which opening it explains
+        if path == "-" or stat.S_ISFIFO(Path(path).stat().st_mode) or stat.S_ISCHR(Path(path).stat().st_mode):
+            return None
     file = FastaFile(path)
     file.close()
     return file.size

@@ -10,10 +10,11 @@ import esm
 import torch
 from torch import Tensor
 
+from virnucpro.errors import UserError
 from virnucpro.models.esm2 import ESM2, SHAPES, ESM2Shape
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint is missing, unreadable, or not of the model that was asked for."""
 
 

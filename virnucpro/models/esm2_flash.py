@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from virnucpro.data.tokens import BatchConverter
+from virnucpro.errors import ArgumentError
 from virnucpro.models.checkpoint import CheckpointError, read_checkpoint
 from virnucpro.models.esm2 import ESM2, PAD, SHAPES, parts_of
 from virnucpro.models.precision import PRECISIONS, auto_precision, unsupported_reason
@@ -40,12 +41,12 @@ def load_esm2_model(
     CheckpointError for a checkpoint that is missing, corrupt or of another model.
     """
     if model_name not in SHAPES:
-        raise ValueError(f"unknown model {model_name!r}; ESM-2 comes as {', '.join(SHAPES)}")
+        raise ArgumentError(f"unknown model {model_name!r}; ESM-2 comes as {', '.join(SHAPES)}")
     if precision is None:
         fp16 = enable_fp16 and os.environ.get("VIRNUCPRO_DISABLE_FP16", "") not in ("1", "true", "yes")
         precision = "fp16" if fp16 else "fp32"
     if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+        raise ArgumentError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
     device = find_device(device)
     check_precision(precision, device)
 
@@ -72,14 +73,16 @@ def find_device(device: str | torch.device | None) -> torch.device:
     except RuntimeError:
         found = None
     if found is None or found.type not in ("cpu", "cuda"):
-        raise ValueError(f"unknown device {str(device)!r}; choose cpu, cuda or cuda:N")
+        raise ArgumentError(f"unknown device {str(device)!r}; choose cpu, cuda or cuda:N")
     if found.type == "cuda":
         count = torch.cuda.device_count()
         if not torch.cuda.is_available() or count == 0:
             reason = "no NVIDIA GPU was found" if torch.version.cuda else "this PyTorch is built without CUDA"
-            raise ValueError(f"device {str(device)!r}: {reason}; use device='cpu', or install a CUDA PyTorch")
+            raise ArgumentError(f"device {str(device)!r}: {reason}; use device='cpu', or install a CUDA PyTorch")
         if found.index is not None and found.index >= count:
-            raise ValueError(f"device {str(device)!r}: this machine has {count} GPUs, cuda:0 to cuda:{count - 1}")
+            raise ArgumentError(
+                f"device {str(device)!r}: this machine has {count} GPUs, cuda:0 to cuda:{count - 1}"
+            )
     return found
 
 
@@ -93,7 +96,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
     reason = unsupported_reason(precision, compute_capability(device), name)
     if reason:
-        raise ValueError(reason)
+        raise ArgumentError(reason)
 
 
 def recommended_precision(device: str | torch.device | None = None) -> str:

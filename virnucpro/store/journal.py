@@ -20,6 +20,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from virnucpro.errors import UserError
+
 BLOCK = 4_096  # names or lengths copied at a time
 BLOCK_BYTES = 2**20  # of embeddings copied at a time
 
@@ -29,7 +31,7 @@ ROWS = ("names", "lengths", "embeddings")
 """The files of rows: names in UTF-8, one a line; residues of each sequence, int64; embeddings, row after row."""
 
 
-class StoreError(RuntimeError):
+class StoreError(UserError, RuntimeError):
     """The output cannot be written, exists, or was begun with other settings."""
 
 
