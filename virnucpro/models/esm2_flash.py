@@ -18,7 +18,7 @@ __all__ = ["CheckpointError", "find_device", "load_esm2_model", "recommended_pre
 def load_esm2_model(
     model_name: str = "esm2_t36_3B_UR50D",
     device: str | torch.device | None = None,
-    enable_fp16: bool = True,
+    enable_fp16: bool | None = None,
     *,
     precision: str | None = None,
     weights: str | os.PathLike[str] = "pretrained",
@@ -28,8 +28,9 @@ def load_esm2_model(
 
     model_name: one of fair-esm's six names, ``esm2_t6_8M_UR50D`` to ``esm2_t48_15B_UR50D``.
     device: ``cpu``, ``cuda`` or ``cuda:N``; by default the GPU where there is one.
-    enable_fp16: FP16 (the default) or FP32, where `precision` is not given. The environment variable
-        ``VIRNUCPRO_DISABLE_FP16=1`` makes FP32 the default.
+    enable_fp16: FP16 or FP32, where `precision` is not given; by default the rule of ``--precision auto`` decides:
+        FP16 on a GPU with tensor cores, FP32 elsewhere. With the environment variable ``VIRNUCPRO_DISABLE_FP16=1``
+        it is FP32 in any case.
     precision: a name in `PRECISIONS`: ``fp32`` (IEEE, TF32 off), ``tf32``, ``bf16`` or ``fp16``; wins over the two
         above.
     weights: ``pretrained`` (downloaded to and read from fair-esm's cache), the path of a fair-esm ``.pt``,
@@ -43,8 +44,9 @@ def load_esm2_model(
     if model_name not in SHAPES:
         raise ArgumentError(f"unknown model {model_name!r}; ESM-2 comes as {', '.join(SHAPES)}")
     if precision is None:
-        fp16 = enable_fp16 and os.environ.get("VIRNUCPRO_DISABLE_FP16", "") not in ("1", "true", "yes")
-        precision = "fp16" if fp16 else "fp32"
+        disabled = os.environ.get("VIRNUCPRO_DISABLE_FP16", "") in ("1", "true", "yes")
+        default = "fp16" if enable_fp16 else recommended_precision(device)
+        precision = "fp32" if enable_fp16 is False or disabled else default
     if precision not in PRECISIONS:
         raise ArgumentError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
     device = find_device(device)
