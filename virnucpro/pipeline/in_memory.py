@@ -101,7 +101,7 @@ def existing(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
 def exists(path: str) -> bool:
     """Whether there is such a file; a protein is often too long to be a name of one."""
     try:
-        return Path(path).exists()
+        return bool(path) and Path(path).exists()
     except OSError:
         return False
 
