@@ -174,9 +174,9 @@ def out_of_memory(error: BaseException) -> str | None:
 def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, skips: "SkipLog") -> dict[str, Any]:
     """``virnucpro embed``; returns the summary."""
     began = time.perf_counter()
-    if any(same_file(chosen.output, path) for path in chosen.input):
-        raise UserError(f"{chosen.output} is the input: name another file")
-    check_output(chosen.output, chosen.resume, chosen.force)
+    reads = [0 if each == "-" else each for each in chosen.input]
+    reads += [chosen.weights] if chosen.weights not in ("pretrained", "random") else []
+    check_output(chosen.output, chosen.resume, chosen.force, reads)
     give_back_freed_memory()
     with Fasta(*chosen.input) as fasta:
         from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
@@ -249,11 +249,7 @@ def complain(
     hint = "; without --strict it is no error" if chosen.strict and type(error).__name__ == "RecordError" else ""
     say(f"virnucpro: {message}{hint}")
     with contextlib.suppress(UserError):
-        if (
-            getattr(error, "resume_helps", True)
-            and begun_settings(chosen.output) is not None
-            and "--resume" not in message
-        ):
+        if getattr(error, "resume_helps", True) and begun_settings(chosen.output) is not None:
             again = shlex.join(
                 ["virnucpro", *(word for word in words if word not in ("--force", "--resume")), "--resume"]
             )
@@ -301,17 +297,23 @@ class SummaryError(UserError):
 def tell(summary: dict[str, Any], skipped: "dict[str, Tally]") -> None:
     """What the user must know of the input; on a terminal, also what was done."""
     for reason, tally in skipped.items():
-        say(f"virnucpro: skipped, {reason}: {tally}")
+        if reason in (
+            *summary["skipped"],
+            "no open reading frame",
+        ):  # NaN is told below, with that of earlier runs
+            say(f"virnucpro: skipped, {reason}: {tally}")
     notes = {
         f"cut to {summary['settings']['max_length']} residues": summary["truncated"],
         "names that came again": summary["repeated_names"],
         "look like DNA and were embedded as proteins": summary["like_dna"],
+        "left out, because of NaN or Inf in the embedding": summary["not_finite"],
     }
     for what, tally in notes.items():
         if tally["count"]:
             more = ", ..." if tally["count"] > len(tally["names"]) else ""
             say(f"virnucpro: {what}: {tally['count']:,} ({', '.join(tally['names'])}{more})")
     lost = sum(tally["count"] for tally in summary["skipped"].values())
+    lost += 0 if summary["settings"]["chunk"] else summary["not_finite"]["count"]  # of DNA these are frames
     closed = summary["without_open_frame"]["count"]
     if lost or closed:
         frames = f", {closed:,} without an open reading frame" if closed else ""
@@ -339,6 +341,7 @@ class SkipLog:
         self._path, self._others = path, list(others)
         self._file: io.TextIOBase | None = None
         self.tallies: dict[str, Tally] = {}
+        self._lock = threading.Lock()  # what is read and what is computed is skipped in two threads
 
     def open(self) -> None:
         """Make the file, if one was asked for."""
@@ -354,9 +357,9 @@ class SkipLog:
         """Another one."""
         from virnucpro.data.proteins import Tally
 
-        self.tallies.setdefault(skipped.reason, Tally()).add(skipped.name, skipped.detail)
         line = "" if skipped.line is None else str(skipped.line)
-        with self._writing():
+        with self._lock, self._writing():
+            self.tallies.setdefault(skipped.reason, Tally()).add(skipped.name, skipped.detail)
             self._write((skipped.name, skipped.reason, skipped.file, line, skipped.detail))
 
     def _write(self, cells: Sequence[str]) -> None:

@@ -180,13 +180,13 @@ class Fasta:
     """
 
     def __init__(self, path: str | os.PathLike[str], *more: str | os.PathLike[str]):
-        self._paths = [os.fsdecode(each) for each in (path, *more)]
-        if self._paths.count("-") > 1:
+        self.paths = [os.fsdecode(each) for each in (path, *more)]
+        if self.paths.count("-") > 1:
             raise FastaError("standard input is named more than once as an input")
         self._closed = False
         self._before = 0  # bytes of the files that have been read
-        self._file = FastaFile(self._paths[0])
-        sizes = [self._file.size, *map(checked_size, self._paths[1:])]
+        self._file = FastaFile(self.paths[0])
+        sizes = [self._file.size, *map(checked_size, self.paths[1:])]
         self._size = None if None in sizes else sum(size for size in sizes if size is not None)
 
     def __enter__(self) -> "Fasta":
@@ -208,7 +208,7 @@ class Fasta:
 
     def __iter__(self) -> Iterator[Record]:
         yield from self._file
-        for path in self._paths[1:]:
+        for path in self.paths[1:]:
             if self._closed:
                 return
             self._before += self._file.size or 0

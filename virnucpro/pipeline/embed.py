@@ -5,48 +5,57 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from virnucpro.data.fasta import Fasta
 from virnucpro.data.packing import pack
-from virnucpro.data.proteins import ProteinReader, Skipped
+from virnucpro.data.proteins import ProteinReader, Skipped, Tally
 from virnucpro.models.esm2 import ESM2
+from virnucpro.pipeline.async_inference import InferenceResult
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
 from virnucpro.pipeline.prefetch import BackgroundWriter, InterruptiblePacks, ReadAhead
-from virnucpro.pipeline.provenance import check_complete, remaining, settings_in, settings_of
+from virnucpro.pipeline.provenance import settings_of
+from virnucpro.pipeline.resuming import Stopped, begin, earlier_settings
 from virnucpro.store.hdf5 import write_hdf5
-from virnucpro.store.journal import Partial, begun_settings, check_output, folder_of, remove
+from virnucpro.store.journal import Committed, check_output
 
 PACKS_AHEAD = 4  # read, tokenised and packed while the device computes
 DEFAULTS = Options()
-
-
-class Stopped(Exception):
-    """The run was asked to stop, and what is computed is on disk."""
+NOT_FINITE = "NaN or Inf in the embedding"  # why a sequence is left out with `on_nan="skip"`
 
 
 @dataclass
 class Done:
-    """How far a run is. `sequences` and `residues`: in all; `resumed`: of the sequences, by an earlier run."""
+    """How far a run is. `sequences` and `residues`: in all; `resumed`: of the sequences, by an earlier run.
+
+    `not_finite`: sequences left out because their embeddings have NaN or Inf, in all; of an earlier run no names.
+    """
 
     sequences: int = 0
     residues: int = 0
     resumed: int = 0
     tokens: int = 0  # by this run
+    not_finite: Tally = field(default_factory=Tally)
     fraction: float | None = None  # of the input's bytes that were read
     seconds: float = 0.0  # from the start to the last result
     _started: float = field(default_factory=time.perf_counter)
 
-    def count(self, residues: Sequence[int], fraction: float | None) -> None:
+    @classmethod
+    def after(cls, before: Committed) -> "Done":
+        """At the beginning of a run that continues another one."""
+        return cls(before.sequences, before.residues, before.sequences, not_finite=Tally(before.skipped))
+
+    def count(self, result: InferenceResult, fraction: float | None) -> None:
         """A batch more."""
-        self.sequences += len(residues)
-        self.residues += sum(residues)
-        self.tokens += sum(residues) + 2 * len(residues)
+        self.sequences += len(result.residues)
+        self.residues += sum(result.residues)
+        self.tokens += sum(result.residues) + 2 * len(result.residues)
+        for name in result.skipped.values():
+            self.not_finite.add(name)
         self.fraction, self.seconds = fraction, time.perf_counter() - self._started
 
 
@@ -74,46 +83,50 @@ def embed_file(
     Whatever is raised, what was computed before is kept for ``resume=True``: StoreError for the output, FastaError
     for the input, and what `AsyncInferenceRunner` raises.
     """
-    output = Path(output)
-    check_output(output, resume, force)
-    begun = begun_settings(output) if resume else None
-    complete = resume and begun is None and output.exists()
-    settings = {**(about or {}), **settings_of(model, options, settings_in(output) if complete else begun or {})}
+    output = check_output(output, resume, force, inputs_of(fasta))
+    settings = {**(about or {}), **settings_of(model, options, earlier_settings(output) if resume else {})}
     runner, shape = runner_for(model, options), shape_of_row(model, options)
     reader = ProteinReader(fasta, options.max_length, options.chunk, options.strict, on_skip)
-    done = Done()
-    if complete:
-        done.sequences, done.residues = check_complete(output, settings, pack(reader, settings["token_budget"]))
-        done.resumed = done.sequences
-        remove(folder_of(output))  # what a run that was killed while it tidied up left
-        return summary_of(done, settings, reader)
+    packs = pack(reader, settings["token_budget"])
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])  # sums are split among threads, and their rounding follows
-    with Partial(output, settings, math.prod(shape), options.dtype, resume) as partial:
-        done.sequences, done.residues = partial.committed.sequences, partial.committed.residues
-        done.resumed = done.sequences
-        todo = remaining(pack(reader, settings["token_budget"]), partial.committed)
-        with ReadAhead(todo, PACKS_AHEAD, stop) as packs, BackgroundWriter(partial) as write:
-            source = InterruptiblePacks(packs, stop)
-            for result in runner.run(source):
-                write(result, source.digests.popleft())
-                done.count(result.residues, fasta.fraction())
-                progress(done)
-        if source.error:
-            raise source.error
-        attributes = {**settings, "command": command, "input_digest": partial.committed.digest}
-        ragged = options.pool == "residue"
-        if stop() or not partial.finish(
-            lambda path, rows: write_hdf5(path, rows, attributes, shape, ragged, stop)
-        ):
-            raise Stopped
-    return summary_of(done, settings, reader)
+    work = begin(output, settings, packs, math.prod(shape), options.dtype, resume, stop)
+    done = Done.after(work.before)
+    if work.partial is not None:
+        with work.partial as partial:
+            with ReadAhead(work.packs, PACKS_AHEAD, stop) as ahead, BackgroundWriter(partial) as write:
+                source = InterruptiblePacks(ahead, stop)
+                for result in runner.run(source):
+                    write(result, source.places.popleft())
+                    done.count(result, fasta.fraction())
+                    for name in result.skipped.values():
+                        on_skip(Skipped(name, NOT_FINITE))
+                    progress(done)
+                if source.error:
+                    raise source.error
+            attributes = {**settings, "command": command, "input_digest": partial.committed.digest}
+            ragged = options.pool == "residue"
+            if stop() or not partial.finish(
+                lambda path, rows: write_hdf5(path, rows, attributes, shape, ragged, stop)
+            ):
+                raise Stopped
+    return summary_of(done, settings, reader, runner.device)
 
 
-def summary_of(done: Done, settings: Mapping[str, Any], reader: ProteinReader) -> dict[str, Any]:
+def inputs_of(fasta: Fasta) -> list[str | int]:
+    """What is read, for `check_output`: a path, or the descriptor of standard input."""
+    return [0 if path == "-" else path for path in fasta.paths]
+
+
+def summary_of(
+    done: Done, settings: Mapping[str, Any], reader: ProteinReader, device: torch.device
+) -> dict[str, Any]:
     """What a run did, for JSON."""
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    records = reader.summary()
+    if not settings.get("chunk"):  # else these are some frames of a record
+        records["embedded_records"] -= done.not_finite.count
     return {
         "sequences": done.sequences,
         "residues": done.residues,
@@ -122,6 +135,7 @@ def summary_of(done: Done, settings: Mapping[str, Any], reader: ProteinReader) -
         "embedding_seconds": round(done.seconds, 3),
         "peak_resident_bytes": memory,
         "peak_gpu_bytes": gpu,
-        **reader.summary(),
+        **records,
+        "not_finite": done.not_finite.summary(),
         "settings": dict(settings),
     }

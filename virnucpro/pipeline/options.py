@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from virnucpro.errors import ArgumentError
 from virnucpro.models.esm2 import ESM2
-from virnucpro.pipeline.async_inference import POOLS, AsyncInferenceRunner, layer_index
+from virnucpro.pipeline.async_inference import ON_NAN, POOLS, AsyncInferenceRunner, layer_index
 
 DTYPES = ("float32", "float16")
 
@@ -21,7 +21,8 @@ class Options:
     counts them: 0 to the number of layers, or from -1 down. `max_length`: residues embedded of a longer protein;
     None for all. `chunk`: None for proteins; for DNA the nucleotides of the fragments that are translated in six
     frames. `dtype` of the file: ``float32`` or ``float16``. `token_budget`: most tokens in a pack; None for what
-    suits the device. `strict`: raise FastaError for a record that would be skipped.
+    suits the device. `strict`: raise FastaError for a record that would be skipped. `on_nan`: ``error`` for
+    embeddings that have NaN or Inf, or ``skip`` to leave their sequences out, which `strict` does not allow.
     """
 
     pool: str = "mean"
@@ -38,6 +39,8 @@ class Options:
             raise ArgumentError(f"unknown pool {self.pool!r}; choose from {', '.join(POOLS)}")
         if self.dtype not in DTYPES:
             raise ArgumentError(f"unknown dtype {self.dtype!r}; choose from {', '.join(DTYPES)}")
+        if self.on_nan not in ON_NAN:
+            raise ArgumentError(f"unknown on_nan {self.on_nan!r}; choose from {', '.join(ON_NAN)}")
         for name, value in {"max_length": self.max_length, "token_budget": self.token_budget}.items():
             if value is not None and value < 1:
                 raise ArgumentError(f"{name} {value}: at least 1 is needed")
@@ -50,9 +53,10 @@ class Options:
 def runner_for(model: ESM2, options: Options) -> AsyncInferenceRunner:
     """A runner that pools the layers of `options`, side by side where there are several."""
     layers = [layer_index(model, layer) for layer in options.layers]
+    on_nan = "error" if options.strict else options.on_nan
     if len(layers) == 1:
-        return AsyncInferenceRunner(model, pool=options.pool, layer=layers[0])
-    return AsyncInferenceRunner(Layers(model, layers), pool=options.pool)
+        return AsyncInferenceRunner(model, pool=options.pool, layer=layers[0], on_nan=on_nan)
+    return AsyncInferenceRunner(Layers(model, layers), pool=options.pool, on_nan=on_nan)
 
 
 def shape_of_row(model: ESM2, options: Options) -> tuple[int, ...]:

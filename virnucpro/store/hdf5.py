@@ -1,9 +1,10 @@
 """Embeddings as one HDF5 file (docs/embed.md has its layout): written from rows, and read."""
 
+import contextlib
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import h5py
 import numpy as np
 
 from virnucpro.store.access import Access
-from virnucpro.store.journal import Rows, StoreError
+from virnucpro.store.errors import StoreError
+from virnucpro.store.journal import BLOCK, BLOCK_BYTES, Committed, Partial, Rows, damaged
 
 FORMAT = "virnucpro embeddings 1"
 
@@ -36,6 +38,8 @@ def write_hdf5(
         lengths = file.create_dataset("lengths", count, "<i8")
         offsets = file.create_dataset("offsets", count + 1, "<i8") if ragged else None
         embeddings = file.create_dataset("embeddings", (rows.committed.rows, *shape), rows.dtype)
+        if rows.committed.skipped:
+            file.create_dataset("skipped", data=rows.skipped())
         at = 0
         for block in rows.names():
             if stop():
@@ -63,6 +67,85 @@ def attribute(value: Any) -> Any:
     return value if isinstance(value, str | int | float) else json.dumps(value)
 
 
+class Complete:
+    """A complete file as ``--resume`` looks at it. Use as a context manager.
+
+    `settings`: its attributes. `committed`: what of its input it has. Raises StoreError for a file that is not
+    one of virnucpro's, or is damaged.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        with reading(path):
+            self._file = h5py.File(path, "r")
+        try:
+            with reading(path):
+                self._check()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _check(self) -> None:
+        file = self._file
+        self.settings: dict[str, Any] = dict(file.attrs)
+        if self.settings.get("format") != FORMAT:
+            raise StoreError(f"{self._path} does not hold embeddings of virnucpro's: give another name")
+        lengths = file["lengths"][()]
+        self._skipped = file["skipped"][()] if "skipped" in file else np.empty(0, np.int64)
+        self._ends = np.cumsum(lengths) if "offsets" in file else np.arange(1, len(lengths) + 1)
+        rows = int(self._ends[-1]) if len(lengths) else 0
+        if file["ids"].shape != (len(lengths),) or len(file["embeddings"]) != rows or (lengths < 1).any():
+            raise damaged(self._path)
+        digest = str(self.settings["input_digest"])
+        self.committed = Committed(
+            len(lengths), int(lengths.sum()), rows, digest=digest, skipped=len(self._skipped)
+        )
+
+    def put_back(self, partial: Partial, places: int, digest: str) -> None:
+        """Commit the rows of the first `places` sequences of the input to a run that has none yet.
+
+        `digest` is that of the input up to there.
+        """
+        skipped = self._skipped[: np.searchsorted(self._skipped, places)]
+        for start, end in self._spans(places - len(skipped), partial.row_size * partial.dtype.itemsize):
+            with reading(self._path):
+                names = [str(name) for name in self._file["ids"].asstr()[start:end]]
+                lengths = self._file["lengths"][start:end].tolist()
+                first = int(self._ends[start - 1]) if start else 0
+                rows = self._file["embeddings"][first : self._ends[end - 1]].reshape(-1, partial.row_size)
+            partial.append(names, lengths, rows, digest)
+        partial.append([], [], np.empty((0, partial.row_size), partial.dtype), digest, skipped.tolist())
+        partial.commit()
+
+    def _spans(self, sequences: int, bytes_of_a_row: int) -> Iterator[tuple[int, int]]:
+        """The first `sequences` in pieces of about `BLOCK_BYTES` of rows, and of `BLOCK` sequences at most."""
+        start = 0
+        while start < sequences:
+            most = (int(self._ends[start - 1]) if start else 0) + BLOCK_BYTES // bytes_of_a_row
+            fitting = int(np.searchsorted(self._ends[start : start + BLOCK], most, "right"))
+            yield start, (start := min(start + max(1, fitting), sequences))
+
+    def __enter__(self) -> "Complete":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Say which file it is that cannot be read, or lacks what virnucpro's have."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(f"cannot read {os.fspath(path)}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, ArithmeticError) as error:
+        # h5py raises each of these for some damage, or for objects of another kind
+        raise damaged(Path(path)) from error
+
+
 class Embeddings(Access):
     """A file of embeddings, read as far as it is asked for. Use as a context manager.
 
@@ -74,32 +157,36 @@ class Embeddings(Access):
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        try:
+        with reading(path):
             self._file = h5py.File(path, "r")
-        except OSError as error:
-            raise StoreError(f"cannot read {os.fspath(path)}: {error}") from error
-        if self._file.attrs.get("format") != FORMAT:
+        try:
+            with reading(path):
+                if self._file.attrs.get("format") != FORMAT:
+                    raise StoreError(f"{os.fspath(path)} does not hold embeddings of virnucpro's")
+                self.settings = dict(self._file.attrs)
+                self.lengths: np.ndarray = self._file["lengths"][()]
+                self.embeddings: h5py.Dataset = self._file["embeddings"]
+                self._offsets = self._file["offsets"][()] if "offsets" in self._file else None
+        except BaseException:
             self._file.close()
-            raise StoreError(f"{os.fspath(path)} does not hold embeddings of virnucpro's")
-        self.settings = dict(self._file.attrs)
-        self.lengths: np.ndarray = self._file["lengths"][()]
-        self.embeddings: h5py.Dataset = self._file["embeddings"]
-        self._offsets = self._file["offsets"][()] if "offsets" in self._file else None
+            raise
 
     @functools.cached_property
     def names(self) -> list[str]:
         """In the order of the input."""
-        return list(self._file["ids"].asstr()[()])
+        with reading(self._file.filename):
+            return list(self._file["ids"].asstr()[()])
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def _take(self, which: range) -> Any:
-        if self._offsets is None:
+        with reading(self._file.filename):
+            if self._offsets is not None:
+                return [self.embeddings[self._offsets[each] : self._offsets[each + 1]] for each in which]
             ordered = which if which.step > 0 else which[::-1]  # h5py reads forward
             rows = self.embeddings[ordered.start : ordered.stop : ordered.step]
             return rows if which.step > 0 else rows[::-1]
-        return [self.embeddings[self._offsets[number] : self._offsets[number + 1]] for number in which]
 
     def __enter__(self) -> "Embeddings":
         return self
