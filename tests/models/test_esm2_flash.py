@@ -141,10 +141,11 @@ def test_the_default_precision_is_that_of_precision_auto(capability, expected, m
     "arguments, said",
     [
         ({"model_name": "esm2_t7_9M"}, "unknown model 'esm2_t7_9M'.*esm2_t6_8M_UR50D"),
-        ({"precision": "fp8"}, "unknown precision 'fp8'.*fp32, tf32, bf16, fp16"),
+        ({"precision": "fp4"}, "unknown precision 'fp4'.*fp32, tf32, bf16, fp16, int8, fp8"),
+        ({"precision": "fp8"}, "fp8.*NVIDIA GPUs.*fp32, bf16, fp16 or int8"),
         ({"device": "tpu"}, "unknown device 'tpu'.*cpu, cuda"),
         ({"device": "mps"}, "unknown device 'mps'.*cpu, cuda"),
-        ({"precision": "tf32"}, "tf32.*NVIDIA GPUs.*fp32, bf16 or fp16"),
+        ({"precision": "tf32"}, "tf32.*NVIDIA GPUs.*fp32, bf16, fp16 or int8"),
     ],
 )
 def test_what_does_not_exist_is_named_with_what_does(arguments, said):

@@ -10,6 +10,7 @@ from virnucpro.data.tokens import BatchConverter
 from virnucpro.errors import ArgumentError
 from virnucpro.models.checkpoint import CheckpointError, read_checkpoint
 from virnucpro.models.esm2 import ESM2, PAD, SHAPES, parts_of
+from virnucpro.models.linear import parameter
 from virnucpro.models.precision import PRECISIONS, auto_precision, unsupported_reason
 
 __all__ = ["CheckpointError", "find_device", "load_esm2_model", "recommended_precision"]
@@ -31,14 +32,15 @@ def load_esm2_model(
     enable_fp16: FP16 or FP32, where `precision` is not given; by default the rule of ``--precision auto`` decides:
         FP16 on a GPU with tensor cores, FP32 elsewhere. With the environment variable ``VIRNUCPRO_DISABLE_FP16=1``
         it is FP32 in any case.
-    precision: a name in `PRECISIONS`: ``fp32`` (IEEE, TF32 off), ``tf32``, ``bf16`` or ``fp16``; wins over the two
-        above.
+    precision: a name in `PRECISIONS`: ``fp32`` (IEEE, TF32 off), ``tf32``, ``bf16``, ``fp16``, ``int8`` or
+        ``fp8``; wins over the two above.
     weights: ``pretrained`` (downloaded to and read from fair-esm's cache), the path of a fair-esm ``.pt``,
         or ``random`` (the exact architecture with seeded weights; nothing is downloaded).
     seed: of the random weights. The same seed gives the same weights in every precision, up to rounding.
 
     Returns ``(model, batch_converter)``: the model on the device, in evaluation mode, without gradients.
-    Raises ValueError for an unknown model, precision or device, or a device that lacks the precision, and
+    Raises ValueError for an unknown model, precision or device, or a device that lacks the precision,
+    RuntimeError for ``int8`` on a CPU that computes it wrongly, and
     CheckpointError for a checkpoint that is missing, corrupt or of another model.
     """
     if model_name not in SHAPES:
@@ -54,14 +56,24 @@ def load_esm2_model(
 
     state = None if weights == "random" else read_checkpoint(model_name, weights)
     with torch.device("meta"):
-        model = ESM2(SHAPES[model_name], precision)
-    for name, planned in list(model.named_parameters()):
-        values = torch.empty(planned.shape, device=device, dtype=PRECISIONS[precision].compute_dtype)
-        parts = parts_of(name)
-        for part, place in zip(parts, values.chunk(len(parts)), strict=True):
-            place.copy_(random_weights(part, place.shape, seed, device) if state is None else state.pop(part))
-        module, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(module), leaf, nn.Parameter(values, requires_grad=False))
+        model, plain = ESM2(SHAPES[model_name], precision), ESM2(SHAPES[model_name])
+
+    def values_of(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+        """FP32 values on the device for the parameters of a module of `plain`."""
+        values = {}
+        for name, planned in module.named_parameters():
+            values[name] = torch.empty(planned.shape, device=device, dtype=torch.float32)
+            parts = parts_of(f"{prefix}.{name}")
+            for part, place in zip(parts, values[name].chunk(len(parts)), strict=True):
+                place.copy_(random_weights(part, place.shape, seed, device) if state is None else state.pop(part))
+        return values
+
+    dtype = PRECISIONS[precision].activations_on(device.type)
+    for index, layer in enumerate(model.layers):  # one at a time: its FP32 values are all that is held beside it
+        layer.load_(values_of(plain.layers[index], f"layers.{index}"), dtype)
+    for name in ("embed_tokens", "emb_layer_norm_after"):
+        for leaf, values in values_of(plain.get_submodule(name), name).items():
+            setattr(model.get_submodule(name), leaf, parameter(values.to(dtype)))
     model.eval()
     return model, BatchConverter()
 
