@@ -1,13 +1,11 @@
 """What embedding costs: speed and memory of ESM-2 for each model, precision and workload."""
 
-from typing import Any
-
-from . import VERSION
 from ._cells import Store, _SpeedAndMemory, speeds
 from ._esm2 import Embedder, notes
 from ._hardware import PARAMETERS, PRECISIONS
-from ._outcomes import Samples
-from ._protocol import measure, peak_memory, reset_peak_memory
+from ._memory import PeakMemory
+from ._outcomes import Measurement
+from ._protocol import measure
 from ._workloads import WORKLOADS
 
 
@@ -19,19 +17,15 @@ class Throughput(_SpeedAndMemory):
 
     params = (list(PARAMETERS), list(PRECISIONS), list(WORKLOADS))
     param_names = ("model", "precision", "workload")
-    version = VERSION
 
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
         """ESM-2 in the precision."""
         self.embedder = Embedder(model, precision, self.entries, store.hardware)
 
-    def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
+    def measure(self, store: Store) -> Measurement:
         """Time passes, and read the memory's peak."""
-        embedder, device = self.embedder, self.embedder.device
-        timing = measure(embedder.run, embedder.timer, after_warm_up=lambda: reset_peak_memory(device))
+        embedder, memory = self.embedder, PeakMemory(self.embedder.device)
+        timing = measure(embedder.run, embedder.timer, after_warm_up=memory.reset)
         samples = speeds(timing.samples, embedder.tokens, embedder.sequences, embedder.copies)
-        samples["peak memory"] = [float(peak_memory(device))]
-        return samples, notes(store.hardware, self.entries) | {
-            "passes_in_a_block": timing.passes * embedder.copies,
-            "settled": timing.settled,
-        }
+        about = {"passes_in_a_block": timing.passes * embedder.copies, "settled": timing.settled}
+        return Measurement(samples, notes(store.hardware, self.entries) | about) | memory.measurement()
