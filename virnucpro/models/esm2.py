@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from virnucpro.models.attention import Rotary, attend
 from virnucpro.models.evening import divide_channels_
+from virnucpro.models.float32_mode import float32_products
 from virnucpro.models.formats import FORMATS
 from virnucpro.models.linear import Linear, layer_norm, parameter
 from virnucpro.models.precision import PRECISIONS

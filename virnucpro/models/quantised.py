@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from virnucpro.errors import DeviceError
 from virnucpro.models.evening import even_out_
 from virnucpro.models.linear import Linear, layer_norm, parameter
 
@@ -138,7 +139,7 @@ class Int8Linear(EightBitLinear):
 
 @functools.cache
 def check_int8_products() -> None:
-    """Raise RuntimeError unless `torch._int_mm` is exact here for the largest values.
+    """Raise DeviceError unless `torch._int_mm` is exact here for the largest values.
 
     On CPUs without VNNI pairs of products were added in 16 bits, which saturate (PyTorch issue 136746).
     """
@@ -147,7 +148,7 @@ def check_int8_products() -> None:
     right[:, ::2] = left[:24].t()
     sums = torch._int_mm(left.to(torch.int8), right.to(torch.int8).t().contiguous().t())
     if not torch.equal(sums.long(), left.long() @ right.long()):
-        raise RuntimeError(
+        raise DeviceError(
             "PyTorch's INT8 products are wrong on this CPU (see PyTorch issue 136746): use another precision"
         )
 
