@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import random
+import select
 import shlex
 import signal
 import subprocess
@@ -474,6 +475,7 @@ def test_progress_is_shown_on_a_terminal_that_tells_no_width(monkeypatch):
         patch.setattr(cli.sys, "stderr", terminal)
         with cli.Progress() as progress:
             progress(done(1_000, 0.5))
+        assert select.select([reading], [], [], PATIENCE)[0]
         shown = os.read(reading, 10_000).decode()
     os.close(reading)
     assert "50%|" in shown and "1,000 sequences" in shown

@@ -453,6 +453,7 @@ def bar(fraction: float | None, about: str) -> Any:
         miniters=0,
         leave=False,
         ncols=width,
+        nrows=None if width is None else 24,
         dynamic_ncols=width is None,
     )
 
