@@ -111,6 +111,19 @@ def test_a_commit_from_before_the_api_is_not_available(ask, modules, missing):
     assert missing in said
 
 
+@pytest.mark.parametrize(
+    "modules, name, said",
+    [
+        ({"models.precision": "PRECISIONS = {}"}, "bf16", "None"),
+        ({"models.precision": "PRECISIONS = {}"}, "int8", "NotImplementedError: this commit has no INT8"),
+        ({"models.esm2_flash": LOADER}, "fp8", "NotImplementedError: this commit has no FP8"),
+        ({"models.formats": "", "models.precision": "PRECISIONS = {'int8': 1}"}, "int8", "None"),
+    ],
+)
+def test_a_precision_that_came_later_is_not_available(ask, modules, name, said):
+    assert ask(f"require_precision({name!r})", modules) == said
+
+
 def test_a_commit_from_before_the_embed_command_is_not_available(ask):
     assert ask("require_embed_command()", {"pipeline.embed": ""}) == "None"
 
