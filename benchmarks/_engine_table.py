@@ -179,12 +179,12 @@ def table(case: Case, rounds: int, fresh: Fresh, profiled: bool = False) -> str:
     load.cache_clear()  # an earlier case's model takes memory
 
     engine = case.engine()
-    filling = max(len(batch.input_ids) for batch in engine.batches)
-    products = _peers.LayerGEMMs(engine.esm2.shape, case.precision, engine.device, filling)
+    tokens = max(len(batch.input_ids) for batch in engine.batches)
+    products = _peers.LayerGEMMs(engine.esm2.shape, case.precision, engine.device, tokens)
     rows = [
         Row(ENGINE, engine.run, engine.tokens),
         Row("virnucpro, forward pass alone", forward_alone(engine), engine.tokens),
-        Row("its GEMMs alone", products.run, filling),
+        Row("its GEMMs alone", products.run, tokens),
     ]
     peaks = {ENGINE: fresh(memory, (case,))}
     left_out = []

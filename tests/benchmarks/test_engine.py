@@ -189,6 +189,13 @@ def test_operands_of_eight_bits_stand_for_the_values(dtype, limit, error):
     assert ((values.float() * scales[:, None] - matrix).abs() <= 1.01 * error * largest).all()
 
 
+def test_the_fp8_ceilings_product_is_that_of_its_operands():
+    product, operand, bias_type = _peers.gemm_of("fp8", "cuda")
+    x, weight = (torch.randn(rows, 64) for rows in (32, 48))
+    found = product(operand(x.clone()), operand(weight.clone()), torch.zeros(48, dtype=bias_type))
+    assert (found.float() - x @ weight.t()).abs().max() < 0.05 * (x @ weight.t()).abs().max()
+
+
 def test_the_int8_ceiling_has_the_models_matrix_products_and_nothing_else(model):
     products = _peers.LayerGEMMs(model.shape, "int8", "cpu", tokens=7)
     sizes = []
