@@ -48,9 +48,13 @@ class Throughput(_SpeedAndMemory):
         timing = measure(embedder.run, embedder.timer, after_warm_up=self.memory.reset)
         samples = speeds(timing.samples, embedder.tokens, embedder.sequences, embedder.copies)
         about = {"passes_in_a_block": timing.passes * embedder.copies, "settled": timing.settled}
-        found = Measurement(samples, notes(store.hardware, self.entries) | about) | (self.peak or self.memory).measurement()
+        found = Measurement(samples, notes(store.hardware, self.entries) | about)
         seconds, workload = min(timing.samples), self.parameters[-1]
-        return found | _energy.energy(embedder.run, embedder.tokens, seconds, store.hardware, workload, self.busy)
+        return (
+            found
+            | (self.peak or self.memory).measurement()
+            | _energy.energy(embedder.run, embedder.tokens, seconds, store.hardware, workload, self.busy)
+        )
 
     @tracked("J per 1,000 tokens", compare_factor=1.05)
     def track_energy(self, store: Store, *parameters: str) -> dict[str, Any] | float:

@@ -103,7 +103,7 @@ def test_an_option_that_the_stand_in_does_not_have_is_refused():
     [
         ("esm-efficient on PyTorch's attention, packed", "fp32", GPU, "on GPUs it computes in BF16 and FP16 only"),
         ("fair-esm, sorted", "int8", GPU, "on GPUs it computes in FP32, TF32, BF16 and FP16 only"),
-        ("fair-esm, sorted", "int8", CPU, "on CPUs it computes in FP32, TF32, BF16 and FP16 only"),
+        ("fair-esm, sorted", "int8", CPU, "on CPUs it computes in FP32, BF16 and FP16 only"),
         ("esm-cpp, tokens to logits", "int8", GPU, "it does not run on GPUs"),
         ("esm-cpp, tokens to logits", "bf16", CPU, "on CPUs it computes in FP32 and INT8 only"),
     ],

@@ -1,6 +1,7 @@
 """Files whose writes either reach the disk or are known not to have."""
 
 import errno
+import io
 import os
 import re
 import shutil
@@ -54,6 +55,85 @@ class AppendFile:
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
+
+
+class FileOfHDF5(io.RawIOBase):
+    """A new file for h5py. After the first write that fails it keeps all others in memory; closing it raises that.
+
+    By itself HDF5 cannot close a file that it cannot write, and crashes at the end of the process. It also reads
+    what it wrote.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
+        self._at = 0
+        self._size = 0
+        self._kept: list[tuple[int, bytes]] = []  # what could not be written, and where
+        self.failure: OSError | None = None
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            raise ValueError("the file is closed")
+        return self._descriptor
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As that of any file."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}
+        self._at = base[whence] + offset
+        return self._at
+
+    def tell(self) -> int:
+        """As that of any file."""
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """As that of any file."""
+        into = memoryview(buffer).cast("B")
+        count = max(0, min(len(into), self._size - self._at))
+        found = os.pread(self._open(), count, self._at)
+        into[:count] = found + bytes(count - len(found))
+        for at, data in self._kept:
+            start, end = max(at, self._at), min(at + len(data), self._at + count)
+            if start < end:
+                into[start - self._at : end - self._at] = data[start - at : end - at]
+        self._at += count
+        return count
+
+    def write(self, data: Any) -> int:
+        """All of it."""
+        rest = memoryview(data).cast("B")
+        size, at = len(rest), self._at
+        try:
+            while len(rest) and self.failure is None:
+                written = os.pwrite(self._open(), rest, at)
+                rest, at = rest[written:], at + written
+        except OSError as failure:
+            self.failure = failure.with_traceback(None)  # which would hold HDF5's buffer
+        if len(rest):
+            self._kept.append((at, bytes(rest)))
+        self._at += size
+        self._size = max(self._size, self._at)
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """As that of any file."""
+        self._size = self._at if size is None else size
+        try:
+            if self.failure is None:
+                os.ftruncate(self._open(), self._size)
+        except OSError as failure:
+            self.failure = failure
+        return self._size
+
+    def close(self) -> None:
+        """Close it once, and raise what failed."""
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+            super().close()
+            if self.failure is not None:
+                raise self.failure
 
 
 def write_safely(path: Path, text: str) -> None:
