@@ -33,6 +33,9 @@ MODELS = {
     "cpu": ["esm2_t6_8M_UR50D", "esm2_t12_35M_UR50D"],
     "cuda": ["esm2_t33_650M_UR50D", "esm2_t36_3B_UR50D"],
 }
+USUAL = {"cpu": [name for name in COMPARABLE if PRECISIONS[name].on_cpu], "cuda": COMPARABLE}
+"""In what peers compute, by type of device."""
+
 DEFAULT_PRECISIONS = {"cpu": ["fp32", "int8"], "cuda": list(PRECISIONS)}
 
 
@@ -89,9 +92,7 @@ class PeerSetup:
     packed: Callable[..., _peers.Peer] | None = None
     sizes: Sequence[int] | None = None
     missing: Callable[[], str | None] = lambda: None
-    precisions: Mapping[str, Sequence[str]] = field(
-        default_factory=lambda: {"cpu": COMPARABLE, "cuda": COMPARABLE}
-    )
+    precisions: Mapping[str, Sequence[str]] = field(default_factory=lambda: USUAL)
 
     def skip_reason(self, case: Case) -> str | None:
         """Why it cannot run here; None where it can."""
@@ -115,7 +116,7 @@ PEERS = {
         _esm_efficient.esm_efficient,
         packed=_esm_efficient.PackedPeer,
         missing=_esm_efficient.missing,
-        precisions={"cpu": COMPARABLE, "cuda": ["bf16", "fp16"]},
+        precisions=USUAL | {"cuda": ["bf16", "fp16"]},
     ),
     "esm-cpp, tokens to logits": PeerSetup(
         _esm_cpp.esm_cpp,
