@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from virnucpro.data.fasta import Fasta, FastaError
 from virnucpro.models.precision import PRECISIONS
+from virnucpro.store.formats import FORMATS, LAYOUTS, TABLE, format_of
 from virnucpro.store.journal import StoreError, begun_settings, check_output
 
 if TYPE_CHECKING:  # it imports PyTorch; a mistake on the command line is told before that
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="virnucpro: %(message)s", level=logging.WARNING)
     stop = Stop()
     try:
-        summary = embed(chosen, words, stop)
+        summary = chosen.run(chosen, words, stop)
     except KeyboardInterrupt:
         return complain("stopped", chosen, words, 128 + (stop.signal or signal.SIGINT))
     except (FastaError, StoreError) as error:
@@ -81,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     if chosen.json:
         print(json.dumps(summary, indent=2))
-    tell(summary)
+    if chosen.run is embed:
+        tell(summary)
     return 0
 
 
@@ -103,13 +105,21 @@ def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[
     began = time.perf_counter()
     if chosen.output.exists() and Path(chosen.input).exists() and chosen.output.samefile(chosen.input):
         raise StoreError(f"{chosen.output} is the input: name another file")
-    check_output(chosen.output, chosen.resume, chosen.force)
+    format = format_of(chosen.output, chosen.format, chosen.layout)
+    if chosen.shard and format is not TABLE:
+        raise StoreError(
+            f"a shard is a part in the format h5, and {chosen.output} would be {format.name}: name a .h5 file; "
+            "virnucpro merge makes other formats of the parts"
+        )
+    check_output(chosen.output, chosen.resume, chosen.force, format.is_folder)
     give_back_freed_memory()
     with Fasta(chosen.input) as fasta:
         from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
         from virnucpro.pipeline.embed import embed_file
         from virnucpro.pipeline.options import Options
+        from virnucpro.pipeline.shards import Shard
 
+        shard = Shard.parse(chosen.shard) if chosen.shard else None
         device = None if chosen.device == "auto" else chosen.device
         precision = recommended_precision(device) if chosen.precision == "auto" else chosen.precision
         options = Options(
@@ -129,6 +139,8 @@ def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[
                 chosen.output,
                 model,
                 options,
+                format=format,
+                shard=shard,
                 about={"model": chosen.model, "weights": chosen.weights},
                 command=shlex.join(["virnucpro", *words]),
                 resume=chosen.resume,
@@ -139,6 +151,20 @@ def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[
     now = time.perf_counter()
     seconds = {"seconds": round(now - began, 3), "loading_seconds": round(loaded - began, 3)}
     return {"output": str(chosen.output), **seconds, **summary}
+
+
+def merge(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[str, Any]:
+    """``virnucpro merge``; returns the summary."""
+    from virnucpro.pipeline.embed import Stopped
+    from virnucpro.store.merge import merge as merge_parts
+
+    format = format_of(chosen.output, chosen.format, chosen.layout)
+    command = shlex.join(["virnucpro", *words])
+    with stop.on_signals():
+        summary = merge_parts(chosen.output, chosen.parts, format, command, chosen.force, chosen.allow_mixed, stop)
+    if summary is None:
+        raise Stopped("stopped; nothing was written")
+    return summary
 
 
 def give_back_freed_memory() -> None:
@@ -155,7 +181,7 @@ def complain(message: str, chosen: argparse.Namespace, words: Sequence[str], cod
     """Tell what went wrong and what to do next; returns the exit code."""
     print(f"virnucpro: {message}", file=sys.stderr)
     with contextlib.suppress(StoreError):
-        if begun_settings(chosen.output) is not None and "--resume" not in message:
+        if chosen.run is embed and begun_settings(chosen.output) is not None and "--resume" not in message:
             again = shlex.join(
                 ["virnucpro", *(word for word in words if word not in ("--force", "--resume")), "--resume"]
             )
@@ -222,17 +248,26 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     program = argparse.ArgumentParser("virnucpro", description="Fast ESM-2 embeddings of proteins and DNA.")
     commands = program.add_subparsers(required=True, metavar="COMMAND")
-    embed = commands.add_parser(
+    add_embed(commands)
+    add_merge(commands)
+    return program
+
+
+def add_embed(commands: Any) -> None:
+    """The options of ``virnucpro embed``."""
+    command = commands.add_parser(
         "embed",
-        help="embed the sequences of a FASTA file into an HDF5 file",
-        description="Embed the sequences of a FASTA file into an HDF5 file.",
+        help="embed the sequences of a FASTA file",
+        description="Embed the sequences of a FASTA file into an HDF5 file, a Parquet dataset or a .npz file.",
         epilog=EXIT_CODES,
     )
-    embed.add_argument(
+    command.set_defaults(run=embed)
+    command.add_argument(
         "input", metavar="IN.fasta", help="proteins, or DNA with --translate; may be gzip; - for stdin"
     )
-    embed.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.h5")
-    model = embed.add_argument_group("model")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.h5")
+    add_format(command)
+    model = command.add_argument_group("model")
     model.add_argument("--model", default="esm2_t33_650M_UR50D", help="fair-esm's name (default: %(default)s)")
     model.add_argument("--weights", default="pretrained", help="pretrained (default), random, or a fair-esm .pt")
     model.add_argument(
@@ -251,13 +286,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="most tokens in a batch; auto (default) is what fills the device and fits into its memory",
     )
-    kept = embed.add_argument_group("what is kept")
+    kept = command.add_argument_group("what is kept")
     kept.add_argument(
         "--pool", choices=("mean", "bos", "residue"), default="mean", help="default: mean over residues"
     )
     kept.add_argument("--layers", type=int, nargs="+", default=[-1], metavar="N", help="default: -1, the last")
     kept.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="default: float32")
-    sequences = embed.add_argument_group("sequences")
+    sequences = command.add_argument_group("sequences")
     sequences.add_argument(
         "--translate", choices=("six-frame",), help="the input is DNA: embed VirNucPro's proteins"
     )
@@ -274,13 +309,47 @@ def parser() -> argparse.ArgumentParser:
     sequences.add_argument(
         "--strict", action="store_true", help="what would be skipped, or named twice, is an error"
     )
-    run = embed.add_argument_group("run")
+    run = command.add_argument_group("run")
     run.add_argument(
         "--resume", action="store_true", help="continue an unfinished run; begin one where there is none"
     )
     run.add_argument("--force", action="store_true", help="drop an unfinished run, and replace OUT.h5 at the end")
     run.add_argument("--json", action="store_true", help="print a summary to standard output at the end")
-    return program
+    run.add_argument(
+        "--shard", metavar="I/N", help="embed only the I-th of N shares of the input, for virnucpro merge"
+    )
+
+
+def add_merge(commands: Any) -> None:
+    """The options of ``virnucpro merge``."""
+    command = commands.add_parser(
+        "merge",
+        help="put the parts of all shards together",
+        description="Put the parts that `virnucpro embed --shard` wrote together, in the order of the input.",
+        epilog=EXIT_CODES,
+    )
+    command.set_defaults(run=merge)
+    command.add_argument("output", type=Path, metavar="OUT.h5")
+    command.add_argument("parts", type=Path, nargs="+", metavar="PART.h5", help="of all shards, in any order")
+    add_format(command)
+    command.add_argument("--force", action="store_true", help="replace OUT.h5 when the new one is complete")
+    command.add_argument(
+        "--allow-mixed", action="store_true", help="take parts of different hardware, whose rounding differs"
+    )
+    command.add_argument("--json", action="store_true", help="print a summary to standard output at the end")
+
+
+def add_format(command: argparse.ArgumentParser) -> None:
+    """The options of an output's format."""
+    command.add_argument(
+        "--format", choices=tuple(FORMATS), help="default: by the output's ending, .h5, .parquet or .npz"
+    )
+    command.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default="table",
+        help="per-protein: a dataset for each protein, as UniProt's files",
+    )
 
 
 def positive(text: str) -> int:

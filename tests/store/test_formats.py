@@ -1,6 +1,7 @@
 """The formats of an output: what is written is read back, by this program and by others."""
 
 import importlib.util
+import itertools
 import os
 import subprocess
 from pathlib import Path
@@ -40,7 +41,7 @@ class MadeUp:
         self.values = np.arange(count * self.row_size, dtype=dtype).reshape(count, *shape)
         self.committed = Committed(len(names), int(sum(lengths)), count)
         ends = np.cumsum([0, *(lengths if ragged else [1] * len(names))])
-        self.expected = [self.values[a:b] if ragged else self.values[a] for a, b in zip(ends, ends[1:], strict=False)]
+        self.expected = [self.values[a:b] if ragged else self.values[a] for a, b in itertools.pairwise(ends)]
 
     def names(self):
         return (self._names[at : at + 2] for at in range(0, len(self._names), 2))

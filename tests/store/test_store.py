@@ -7,7 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from virnucpro.store.hdf5 import Embeddings, write_hdf5
+from virnucpro.store.embeddings import Embeddings
+from virnucpro.store.hdf5 import write_hdf5
 from virnucpro.store.journal import JOURNAL, Committed, Partial, StoreError, check_output, folder_of
 
 SETTINGS = {"precision": "fp32", "layers": [6], "max_length": None}

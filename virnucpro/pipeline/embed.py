@@ -1,5 +1,6 @@
 """From FASTA to embeddings: `embed_file` writes an HDF5 file, `embed` returns an array."""
 
+import functools
 import math
 import os
 import resource
@@ -22,8 +23,11 @@ from virnucpro.models.token_budget import token_budget
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
 from virnucpro.pipeline.prefetch import BackgroundWriter, InterruptiblePacks, ReadAhead
 from virnucpro.pipeline.provenance import check_complete, remaining, settings_in, settings_of
-from virnucpro.store.hdf5 import write_hdf5
+from virnucpro.pipeline.shards import Shard, ShardOfPacks, check_complete_shard
+from virnucpro.store.formats import TABLE, Format
 from virnucpro.store.journal import Partial, begun_settings, check_output, folder_of, remove
+from virnucpro.store.merge import write_part
+from virnucpro.store.per_protein import checked
 
 PACKS_AHEAD = 4  # read, tokenised and packed while the device computes
 DEFAULTS = Options()
@@ -110,6 +114,8 @@ def embed_file(
     model: ESM2,
     options: Options = DEFAULTS,
     *,
+    format: Format = TABLE,
+    shard: Shard | None = None,
     about: Mapping[str, Any] | None = None,
     command: str = "",
     resume: bool = False,
@@ -117,8 +123,9 @@ def embed_file(
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[Done], None] = lambda done: None,
 ) -> dict[str, Any]:
-    """Embed a FASTA file into an HDF5 file (docs/embed.md has its layout); returns a summary, for JSON.
+    """Embed a FASTA file into a file (docs/embed.md has the layouts); returns a summary, for JSON.
 
+    format: of the output. shard: embed only this share of the input, into a part for `virnucpro merge`, a table.
     about: what else decides the results and is kept with them, as the model's name. command: kept too.
     resume: continue an unfinished run of `output` where there is one. force: drop it, and replace `output`.
     stop: asked before each batch and while the file is written; when true, what is computed is put on disk and
@@ -128,15 +135,20 @@ def embed_file(
     for the input, and what `AsyncInferenceRunner` raises.
     """
     output = Path(output)
-    check_output(output, resume, force)
+    check_output(output, resume, force, format.is_folder)
     begun = begun_settings(output) if resume else None
     complete = resume and begun is None and output.exists()
     settings = {**(about or {}), **settings_of(model, options, settings_in(output) if complete else begun or {})}
+    settings |= shard.settings if shard else {}
     runner, shape = runner_for(model, options), shape_of_row(model, options)
     reader = ProteinReader(fasta, options.max_length, options.chunk, options.strict)
+    packs_of_input = pack(checked(reader) if format.named else reader, settings["token_budget"])
     done = Done()
+    if complete and shard:
+        done.sequences, done.residues = check_complete_shard(output, settings, packs_of_input, shard)
+    elif complete:
+        done.sequences, done.residues = check_complete(output, settings, packs_of_input, format)
     if complete:
-        done.sequences, done.residues = check_complete(output, settings, pack(reader, settings["token_budget"]))
         done.resumed = done.sequences
         remove(folder_of(output))  # what a run that was killed while it tidied up left
         return summary_of(done, settings, reader)
@@ -145,7 +157,8 @@ def embed_file(
     with Partial(output, settings, math.prod(shape), options.dtype, resume) as partial:
         done.sequences, done.residues = partial.committed.sequences, partial.committed.residues
         done.resumed = done.sequences
-        todo = remaining(pack(reader, settings["token_budget"]), partial.committed)
+        part = ShardOfPacks(packs_of_input, shard, partial.committed) if shard else None
+        todo = part or remaining(packs_of_input, partial.committed)
         with ReadAhead(todo, PACKS_AHEAD, stop) as packs, BackgroundWriter(partial) as write:
             source = InterruptiblePacks(packs, stop)
             for result in runner.run(source):
@@ -155,9 +168,13 @@ def embed_file(
         if source.error:
             raise source.error
         attributes = {**settings, "command": command, "input_digest": partial.committed.digest}
+        write_rows = format.write
+        if part:
+            attributes |= part.attributes
+            write_rows = functools.partial(write_part, block_sizes=part.block_sizes)
         ragged = options.pool == "residue"
         if stop() or not partial.finish(
-            lambda path, rows: write_hdf5(path, rows, attributes, shape, ragged, stop)
+            lambda path, rows: write_rows(path, rows, attributes, shape, ragged, stop)
         ):
             raise Stopped
     return summary_of(done, settings, reader)

@@ -18,8 +18,10 @@ from virnucpro.models.esm2 import ESM2
 from virnucpro.models.token_budget import token_budget
 from virnucpro.pipeline.async_inference import layer_index
 from virnucpro.pipeline.options import Options
-from virnucpro.store.hdf5 import Embeddings, attribute
-from virnucpro.store.journal import Committed, check_same
+from virnucpro.store.embeddings import Embeddings
+from virnucpro.store.formats import TABLE, Format
+from virnucpro.store.hdf5 import attribute
+from virnucpro.store.journal import Committed, StoreError, check_same
 
 
 def settings_of(model: ESM2, options: Options, begun: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,12 +103,25 @@ def settings_in(output: Path) -> dict[str, Any]:
         return file.settings
 
 
-def check_complete(output: Path, settings: Mapping[str, Any], packs: Iterable[Pack]) -> tuple[int, int]:
+def check_complete(
+    output: Path, settings: Mapping[str, Any], packs: Iterable[Pack], format: Format = TABLE
+) -> tuple[int, int]:
     """How many sequences and residues `output` has; raises unless they are this input's, with these settings."""
     with Embeddings(output) as file:
-        now = {name: attribute(value) for name, value in settings.items()}
-        check_same({name: file.settings.get(name) for name in now}, now, f"{output} is complete and was made")
+        check_made_with(file, output, settings, format)
         before = Committed(len(file), int(file.lengths.sum()), digest=file.settings["input_digest"])
     for _ in remaining(packs, before):
         raise changed(before)
     return before.sequences, before.residues
+
+
+def check_made_with(file: Embeddings, output: Path, settings: Mapping[str, Any], format: Format) -> None:
+    """Raise StoreError unless a complete output has this format and was made with these settings."""
+    if file.settings["format"] != format.content:
+        raise StoreError(
+            f"{output} is complete, and not in the format {format.name}: name another output, or "
+            "--force to replace it"
+        )
+    now = {name: attribute(value) for name, value in settings.items()}
+    then = {name: file.settings.get(name) for name in (*now, *(["shard"] if "shard" in file.settings else []))}
+    check_same(then, now, f"{output} is complete and was made")

@@ -5,11 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from virnucpro.store.hdf5 import write_hdf5
+from virnucpro.store import hdf5, npz, parquet, per_protein
 from virnucpro.store.journal import StoreError
-from virnucpro.store.npz import write_npz
-from virnucpro.store.parquet import import_pyarrow, write_parquet
-from virnucpro.store.per_protein import write_per_protein
 
 Writer = Callable[..., bool]
 """``write(path, rows, attributes, shape, ragged, stop)``, as `write_hdf5`."""
@@ -17,21 +14,25 @@ Writer = Callable[..., bool]
 
 @dataclass(frozen=True)
 class Format:
-    """A format: its name, the writer, whether it is a folder, and whether proteins name datasets in it."""
+    """A format: its name, what a file says that it is, the writer, whether it is a folder, and whether proteins
+    name datasets in it. `check` raises StoreError where a package is missing."""
 
     name: str
+    content: str
     write: Writer
     is_folder: bool = False
     named: bool = False
     check: Callable[[], Any] = lambda: None
 
 
-TABLE = Format("h5", write_hdf5)
-PER_PROTEIN = Format("h5, per-protein", write_per_protein, named=True)
+TABLE = Format("h5", hdf5.FORMAT, hdf5.write_hdf5)
+PER_PROTEIN = Format("h5, per-protein", per_protein.FORMAT, per_protein.write_per_protein, named=True)
 FORMATS = {
     "h5": TABLE,
-    "parquet": Format("parquet", write_parquet, is_folder=True, check=import_pyarrow),
-    "npz": Format("npz", write_npz),
+    "parquet": Format(
+        "parquet", parquet.FORMAT, parquet.write_parquet, is_folder=True, check=parquet.import_pyarrow
+    ),
+    "npz": Format("npz", npz.FORMAT, npz.write_npz),
 }
 ENDINGS = {".h5": "h5", ".hdf5": "h5", ".hdf": "h5", ".parquet": "parquet", ".npz": "npz"}
 LAYOUTS = ("table", "per-protein")
@@ -45,7 +46,9 @@ def format_of(output: Path, name: str | None = None, layout: str = "table") -> F
     chosen = FORMATS[name or ENDINGS.get(output.suffix.lower(), "h5")]
     if layout == "per-protein":
         if chosen is not TABLE:
-            raise StoreError(f"--layout per-protein is one of HDF5, and {output} would be {chosen.name}: name a .h5 file")
+            raise StoreError(
+                f"--layout per-protein is one of HDF5, and {output} would be {chosen.name}: name a .h5 file"
+            )
         chosen = PER_PROTEIN
     chosen.check()
     return chosen

@@ -1,23 +1,21 @@
-"""Embeddings as one HDF5 file (docs/embed.md has its layout): written from rows, and read."""
+"""Embeddings as one HDF5 file (docs/embed.md has its layout): written from rows."""
 
-import functools
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from virnucpro.store.journal import Rows, StoreError
+from virnucpro.store.rows import RowSource
 
 FORMAT = "virnucpro embeddings 1"
 
 
 def write_hdf5(
     path: Path,
-    rows: Rows,
+    rows: RowSource,
     attributes: dict[str, Any],
     shape: tuple[int, ...],
     ragged: bool,
@@ -60,61 +58,3 @@ def write_hdf5(
 def attribute(value: Any) -> Any:
     """A setting as an HDF5 attribute that every reader shows: text or a number, JSON for what is neither."""
     return value if isinstance(value, str | int | float) else json.dumps(value)
-
-
-class Embeddings:
-    """A file of embeddings, read as far as it is asked for. Use as a context manager.
-
-    ``len(file)``; ``file[3]`` or ``file["my protein"]`` is a sequence's embedding, ``[D]`` or with residues
-    ``[residues, D]`` (with several layers ``[layers, D]``, ``[residues, layers, D]``); iterating yields
-    ``(name, embedding)`` in the order of the input. `names`, `lengths` (residues embedded) and `settings` describe
-    them. Raises StoreError for a file that is not one of virnucpro's.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]):
-        try:
-            self._file = h5py.File(path, "r")
-        except OSError as error:
-            raise StoreError(f"cannot read {os.fspath(path)}: {error}") from error
-        if self._file.attrs.get("format") != FORMAT:
-            self._file.close()
-            raise StoreError(f"{os.fspath(path)} does not hold embeddings of virnucpro's")
-        self.settings = dict(self._file.attrs)
-        self.lengths: np.ndarray = self._file["lengths"][()]
-        self.embeddings: h5py.Dataset = self._file["embeddings"]
-        self._offsets = self._file["offsets"][()] if "offsets" in self._file else None
-        self._index: dict[str, int] | None = None
-
-    @functools.cached_property
-    def names(self) -> list[str]:
-        """In the order of the input."""
-        return list(self._file["ids"].asstr()[()])
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, which: int | str) -> np.ndarray:
-        if isinstance(which, str):
-            which = self._find(which)
-        if self._offsets is None:
-            return self.embeddings[which]
-        which = range(len(self))[which]
-        return self.embeddings[self._offsets[which] : self._offsets[which + 1]]
-
-    def _find(self, name: str) -> int:
-        if self._index is None:
-            self._index = {}
-            for number, each in enumerate(self.names):
-                self._index[each] = -1 if each in self._index else number
-        if self._index[name] < 0:
-            raise KeyError(f"several sequences are called {name!r}: take them by number")
-        return self._index[name]
-
-    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
-        return ((name, self[number]) for number, name in enumerate(self.names))
-
-    def __enter__(self) -> "Embeddings":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()

@@ -20,10 +20,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from virnucpro.store.files import REPLACED, delete, move_into_place, sync_folder
+
 BLOCK = 4_096  # names or lengths copied at a time
 BLOCK_BYTES = 2**20  # of embeddings copied at a time
 
-SETTINGS, JOURNAL, LOCK, FINISHED = "settings.json", "journal", "lock", "finished.h5"
+SETTINGS, JOURNAL, LOCK, FINISHED = "settings.json", "journal", "lock", "finished"
 NEW = ".new"  # ends the name of a file that is not whole yet
 ROWS = ("names", "lengths", "embeddings")
 """The files of rows: names in UTF-8, one a line; residues of each sequence, int64; embeddings, row after row."""
@@ -70,11 +72,16 @@ class Rows:
         return blocks(self.folder / "embeddings", np.dtype((self.dtype, (self.row_size,))), at_a_time)
 
 
-def check_output(output: Path, resume: bool, force: bool) -> None:
-    """Raise StoreError where a run may not write to `output`, before anything is spent on it."""
+def check_output(output: Path, resume: bool, force: bool, is_folder: bool = False) -> None:
+    """Raise StoreError where a run may not write to `output`, before anything is spent on it.
+
+    `is_folder`: whether the output will be a folder of Parquet files.
+    """
     folder = folder_of(output)
-    if output.is_dir():
+    if output.is_dir() and not is_folder:
         raise StoreError(f"{output} is a folder: name a file")
+    if output.is_dir() and any(not each.match("part-*.parquet") for each in output.iterdir()):
+        raise StoreError(f"{output} is a folder that holds something else: name one that is not there yet")
     if not output.parent.is_dir():
         raise StoreError(f"there is no folder {output.parent} to write {output.name} to: make it first")
     if not os.access(output.parent, os.W_OK | os.X_OK):
@@ -202,7 +209,7 @@ class Partial:
         """
         self.commit()
         finished = self.folder / FINISHED
-        finished.unlink(missing_ok=True)
+        delete(finished)
         needed = self.committed.name_bytes + sum(self._sizes().values())
         if shutil.disk_usage(self.folder).free < needed:
             raise StoreError(
@@ -212,10 +219,7 @@ class Partial:
         with self._writing():
             if not write(finished, Rows(self.folder, self.committed, self.row_size, self.dtype)):
                 return False
-            with finished.open("rb") as file:
-                os.fsync(file.fileno())
-            finished.replace(self.output)
-            sync_folder(self.output.parent)
+            move_into_place(finished, self.output)
         remove(self.folder)
         return True
 
@@ -254,8 +258,8 @@ def remove(folder: Path) -> None:
 
 def remove_rows(folder: Path) -> None:
     """Delete all but the lock; the settings first, because without them the rest counts for nothing."""
-    for name in (SETTINGS, SETTINGS + NEW, JOURNAL, *ROWS, FINISHED):
-        (folder / name).unlink(missing_ok=True)
+    for name in (SETTINGS, SETTINGS + NEW, JOURNAL, *ROWS, FINISHED, REPLACED):
+        delete(folder / name)
 
 
 def begun_settings(output: Path) -> dict[str, Any] | None:
@@ -295,15 +299,6 @@ def write_safely(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make sure that the names of files in `folder` are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def blocks(path: Path, dtype: np.dtype, count: int) -> Iterator[np.ndarray]:

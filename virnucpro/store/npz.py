@@ -33,7 +33,11 @@ def write_npz(
         embeddings[at : at + len(values)] = values.reshape(-1, *shape)
         at += len(values)
     lengths = np.concatenate([np.empty(0, np.int64), *rows.lengths()])
-    arrays = {"ids": np.array(list(flat(rows.names())), dtype=np.str_), "lengths": lengths, "embeddings": embeddings}
+    arrays = {
+        "ids": np.array(list(flat(rows.names())), dtype=np.str_),
+        "lengths": lengths,
+        "embeddings": embeddings,
+    }
     if ragged:
         arrays["offsets"] = np.concatenate([[0], np.cumsum(lengths)])
     settings = {"format": FORMAT, **{name: attribute(value) for name, value in attributes.items()}}

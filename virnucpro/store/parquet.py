@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from virnucpro.store.hdf5 import attribute
 from virnucpro.store.journal import StoreError
 from virnucpro.store.rows import RowSource, batches
 
@@ -47,7 +48,8 @@ def write_parquet(
     import pyarrow
     import pyarrow.parquet
 
-    about = {"format": FORMAT, **attributes, "ragged": ragged, "row_shape": list(shape), "dtype": rows.dtype.name}
+    settings = {name: attribute(value) for name, value in attributes.items()}
+    about = {"format": FORMAT, **settings, "ragged": ragged, "row_shape": list(shape), "dtype": rows.dtype.name}
     schema = schema_of(rows.dtype, shape, ragged).with_metadata({METADATA: json.dumps(about).encode()})
     path.mkdir()
     writer: pyarrow.parquet.ParquetWriter | None = None

@@ -36,13 +36,13 @@ def checked(proteins: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         dataset = key(name)
         if "/" in dataset or dataset in (".", ""):
             raise FastaError(
-                f"sequence {shown(name)!r}: HDF5 takes it for a path and not for a dataset's name: rename it (many "
-                "programs write _ for /), or leave out --layout per-protein"
+                f"sequence {shown(name)!r}: HDF5 takes it for a path and not for a dataset's name: rename it "
+                "(many programs write _ for /), or leave out --layout per-protein"
             )
         if not seen.add(dataset):
             raise FastaError(
-                f"two sequences would be the dataset {shown(dataset)!r}, and a file has one of a name: rename one, "
-                "or leave out --layout per-protein, which keeps both"
+                f"two sequences would be the dataset {shown(dataset)!r}, and a file has one of a name: rename "
+                "one, or leave out --layout per-protein, which keeps both"
             )
         yield name, protein
 
@@ -70,7 +70,9 @@ def write_per_protein(
                 return False
             parts = np.split(values, np.cumsum(lengths)[:-1]) if ragged else values
             for name, length, value in zip(names, lengths, parts, strict=True):
-                dataset = file.create_dataset(key(name), data=value.reshape(-1, *shape) if ragged else value.reshape(shape))
+                dataset = file.create_dataset(
+                    key(name), data=value.reshape(-1, *shape) if ragged else value.reshape(shape)
+                )
                 dataset.attrs["length"] = length
                 if key(name) != name:
                     dataset.attrs["original_id"] = name

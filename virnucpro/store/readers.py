@@ -23,20 +23,24 @@ class Reader(Protocol):
     settings: dict[str, Any]
 
     @property
-    def names(self) -> list[str]: ...
+    def names(self) -> list[str]:
+        """In the order of the input."""
 
     @property
-    def lengths(self) -> np.ndarray: ...
+    def lengths(self) -> np.ndarray:
+        """Residues embedded of each, int64."""
 
     @property
-    def embeddings(self) -> Any: ...
+    def embeddings(self) -> Any:
+        """All rows."""
 
     def __len__(self) -> int: ...
 
     def one(self, number: int) -> np.ndarray:
         """The embedding of a sequence: ``[*shape]``, or with residues ``[residues, *shape]``."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close what is open."""
 
 
 class Table:
@@ -136,7 +140,9 @@ class Parquet:
     def embeddings(self) -> np.ndarray:
         """All rows."""
         parts = [self._group(group)[0] for group in range(len(self._groups))]
-        return np.concatenate(parts) if parts else np.empty((0, *self.settings["row_shape"]), self.settings["dtype"])
+        return (
+            np.concatenate(parts) if parts else np.empty((0, *self.settings["row_shape"]), self.settings["dtype"])
+        )
 
     def __len__(self) -> int:
         return int(self._begins[-1])

@@ -12,19 +12,19 @@ BATCH_BYTES = 2**24  # of embeddings taken together with their names
 
 
 class RowSource(Protocol):
-    """Where rows come from: a run's folder, or the parts of several runs.
-
-    `committed`: how many there are; `row_size`: values in a row; `dtype`: their type.
-    """
+    """Where rows come from: a run's folder, or the parts of several runs."""
 
     @property
-    def committed(self) -> Committed: ...
+    def committed(self) -> Committed:
+        """How many sequences, residues, rows and bytes of names."""
 
     @property
-    def row_size(self) -> int: ...
+    def row_size(self) -> int:
+        """Values in a row."""
 
     @property
-    def dtype(self) -> np.dtype: ...
+    def dtype(self) -> np.dtype:
+        """Of the values."""
 
     def names(self) -> Iterator[list[str]]:
         """All names, some at a time."""
