@@ -88,7 +88,7 @@ def test_the_parts_together_equal_the_whole(fasta, model, whole, tmp_path, count
 
 def test_parts_beyond_the_files_that_may_be_open_are_opened_again(fasta, model, whole, tmp_path, monkeypatch):
     pool, reference = whole
-    monkeypatch.setattr(module, "files_allowed", lambda wanted: 2)
+    monkeypatch.setattr(module, "files_allowed", lambda: 2)
     merge(tmp_path / "out.h5", made(fasta, model, 7, pool), TABLE)
     assert content(tmp_path / "out.h5") == content(reference)
 
