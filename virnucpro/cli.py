@@ -120,8 +120,6 @@ def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[
         from virnucpro.pipeline.shards import Shard
 
         shard = Shard.parse(chosen.shard) if chosen.shard else None
-        device = None if chosen.device == "auto" else chosen.device
-        precision = recommended_precision(device) if chosen.precision == "auto" else chosen.precision
         options = Options(
             pool=chosen.pool,
             layers=tuple(chosen.layers),
@@ -131,6 +129,33 @@ def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[
             token_budget=chosen.token_budget,
             strict=chosen.strict,
         )
+        if chosen.ray:
+            if shard:
+                raise StoreError("--shard divides an input among jobs and --ray among workers: use one of them")
+            from virnucpro.pipeline.distributed import embed_with_ray
+
+            with stop.on_signals(), Progress() as progress:
+                summary = embed_with_ray(
+                    fasta,
+                    chosen.output,
+                    chosen.model,
+                    options,
+                    weights=chosen.weights,
+                    precision=chosen.precision,
+                    device=chosen.device,
+                    address=chosen.ray,
+                    workers=chosen.workers,
+                    allow_mixed=chosen.allow_mixed,
+                    format=format,
+                    command=shlex.join(["virnucpro", *words]),
+                    resume=chosen.resume,
+                    force=chosen.force,
+                    stop=stop,
+                    progress=progress,
+                )
+            return {"output": str(chosen.output), "seconds": round(time.perf_counter() - began, 3), **summary}
+        device = None if chosen.device == "auto" else chosen.device
+        precision = recommended_precision(device) if chosen.precision == "auto" else chosen.precision
         model, _ = load_esm2_model(chosen.model, device, precision=precision, weights=chosen.weights)
         loaded = time.perf_counter()
         with stop.on_signals(), Progress() as progress:
@@ -317,6 +342,20 @@ def add_embed(commands: Any) -> None:
     run.add_argument("--json", action="store_true", help="print a summary to standard output at the end")
     run.add_argument(
         "--shard", metavar="I/N", help="embed only the I-th of N shares of the input, for virnucpro merge"
+    )
+    many = command.add_argument_group("many GPUs")
+    many.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="use all GPUs of this machine, or of the Ray cluster at host:port (auto: the one on this machine)",
+    )
+    many.add_argument(
+        "--workers", type=positive, metavar="N", help="GPUs to use (default: all; without GPUs 1 worker)"
+    )
+    many.add_argument(
+        "--allow-mixed", action="store_true", help="take GPUs of different kinds, whose rounding differs"
     )
 
 

@@ -26,6 +26,7 @@ BLOCK = 4_096  # names or lengths copied at a time
 BLOCK_BYTES = 2**20  # of embeddings copied at a time
 
 SETTINGS, JOURNAL, LOCK, FINISHED = "settings.json", "journal", "lock", "finished"
+SEGMENTS, PROOF = "segments", "shared"  # of a run of several workers: see segments.py
 NEW = ".new"  # ends the name of a file that is not whole yet
 ROWS = ("names", "lengths", "embeddings")
 """The files of rows: names in UTF-8, one a line; residues of each sequence, int64; embeddings, row after row."""
@@ -258,7 +259,7 @@ def remove(folder: Path) -> None:
 
 def remove_rows(folder: Path) -> None:
     """Delete all but the lock; the settings first, because without them the rest counts for nothing."""
-    for name in (SETTINGS, SETTINGS + NEW, JOURNAL, *ROWS, FINISHED, REPLACED):
+    for name in (SETTINGS, SETTINGS + NEW, JOURNAL, *ROWS, FINISHED, REPLACED, SEGMENTS, PROOF):
         delete(folder / name)
 
 
