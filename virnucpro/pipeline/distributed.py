@@ -2,8 +2,8 @@
 
 The driver reads the input and packs it, at tens of millions of tokens a second, and sends a block to whichever
 worker has room. Workers write what they embed to the run's folder themselves (see ``store/segments.py``), so
-embeddings never pass through Ray; the driver holds the blocks in flight. When a worker dies, the blocks that it had
-are handed out again. At the end the rows are put together in the order of the input.
+embeddings never pass through Ray; the driver holds the blocks in flight. When a worker dies, the blocks that it
+had are handed out again. At the end the rows are put together in the order of the input.
 """
 
 import contextlib

@@ -154,7 +154,7 @@ class Worker:
     def start(self, settings: Mapping[str, Any]) -> None:
         """Take the run's settings, and be ready for `embed`."""
         self._settings = dict(settings)
-        folder = self._plan.segments / f"{os.uname().nodename}-{uuid.uuid4().hex}"
+        folder = self._plan.segments / f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex}"
         self._segment = SegmentWriter(folder, self._plan.options.dtype)
         self._adding = threading.Lock()
         self._error: BaseException | None = None

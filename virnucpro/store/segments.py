@@ -154,9 +154,9 @@ class SegmentRows:
         self._blocks = [index[number] for number in range(len(index))]
         self.row_size, self.dtype = row_size, dtype
         totals = [sum(part) for part in zip(*(asdict(each).values() for each in self._counts()), strict=True)]
-        self.committed = Committed(
-            *(totals or (0, 0, 0, 0)), digest=self._blocks[-1].digest if self._blocks else ""
-        )
+        sequences, residues, rows, name_bytes = totals or (0, 0, 0, 0)
+        digest = self._blocks[-1].digest if self._blocks else ""
+        self.committed = Committed(sequences, residues, rows, name_bytes, digest)
 
     def _counts(self) -> Iterator[Counts]:
         return itertools.chain.from_iterable(block.packs for block in self._blocks)
