@@ -2,6 +2,9 @@
 
 import errno
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -164,3 +167,25 @@ def test_leftovers_that_cannot_be_removed_do_not_make_the_output_incomplete(outp
         assert finish(run)
     assert "is complete, but cannot remove" in caplog.text
     assert len(datasets(output)["ids"]) == len(SEQUENCES)
+
+
+FULL_AT_THE_COPY = """
+import resource, sys
+from pathlib import Path
+from tests.store.rows import whole_run
+from virnucpro.store.errors import WriteError
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, resource.RLIM_INFINITY))  # HDF5 needs more, the rows do not
+try:
+    whole_run(Path(sys.argv[1]))
+except WriteError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_is_full_at_the_copy_ends_without_a_crash(output):
+    """HDF5 by itself ends the process with a segmentation fault."""
+    words = [sys.executable, "-c", FULL_AT_THE_COPY, str(output)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.endswith(": File too large\n") and (done.returncode, done.stderr) == (0, "")
+    assert not output.exists()
+    assert len(datasets(whole_run(output, resume=True))["ids"]) == len(SEQUENCES)

@@ -1,6 +1,7 @@
 """Files whose writes either reach the disk or are known not to have."""
 
 import errno
+import io
 import os
 import re
 import shutil
@@ -54,6 +55,72 @@ class AppendFile:
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
+
+
+class FileOfHDF5(io.RawIOBase):
+    """A new file for h5py. After the first write that fails it drops all others; closing it raises that failure.
+
+    By itself HDF5 cannot close a file that it cannot write, and crashes at the end of the process.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
+        self._at = 0
+        self.failure: OSError | None = None
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            raise ValueError("the file is closed")
+        return self._descriptor
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As that of any file."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: os.fstat(self._open()).st_size}
+        self._at = base[whence] + offset
+        return self._at
+
+    def tell(self) -> int:
+        """As that of any file."""
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """As that of any file."""
+        count = os.preadv(self._open(), [buffer], self._at)
+        self._at += count
+        return count
+
+    def write(self, data: Any) -> int:
+        """All of it, or nothing after a failure."""
+        rest = memoryview(data).cast("B")
+        size, at = len(rest), self._at
+        try:
+            while len(rest) and self.failure is None:
+                written = os.pwrite(self._open(), rest, at)
+                rest, at = rest[written:], at + written
+        except OSError as failure:
+            self.failure = failure
+        self._at += size
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """As that of any file, or nothing after a failure."""
+        size = self._at if size is None else size
+        try:
+            if self.failure is None:
+                os.ftruncate(self._open(), size)
+        except OSError as failure:
+            self.failure = failure
+        return size
+
+    def close(self) -> None:
+        """Close it once, and raise what failed."""
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+            super().close()
+            if self.failure is not None:
+                raise self.failure
 
 
 def write_safely(path: Path, text: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from virnucpro.store.disk import FileOfHDF5
 from virnucpro.store.errors import StoreError
 from virnucpro.store.journal import BLOCK, BLOCK_BYTES, Committed, Partial, Rows, damaged
 
@@ -30,34 +31,46 @@ def write_hdf5(
     `shape` of a row's values; `ragged`: whether a sequence has a row for each residue; `attributes` are kept
     beside the datasets.
     """
+    with FileOfHDF5(path) as raw, h5py.File(raw, "w") as file:
+        return write_datasets(file, rows, attributes, shape, ragged, lambda: bool(raw.failure) or stop())
+
+
+def write_datasets(
+    file: h5py.File,
+    rows: Rows,
+    attributes: dict[str, Any],
+    shape: tuple[int, ...],
+    ragged: bool,
+    stop: Callable[[], bool],
+) -> bool:
+    """Write the rows to an open file; see `write_hdf5`."""
     count = rows.committed.sequences
-    with h5py.File(path, "w") as file:
-        file.attrs.update({"format": FORMAT, **{name: attribute(value) for name, value in attributes.items()}})
-        names = file.create_dataset("ids", count, h5py.string_dtype())
-        lengths = file.create_dataset("lengths", count, "<i8")
-        offsets = file.create_dataset("offsets", count + 1, "<i8") if ragged else None
-        embeddings = file.create_dataset("embeddings", (rows.committed.rows, *shape), rows.dtype)
-        if rows.committed.skipped:
-            file.create_dataset("skipped", data=rows.skipped())
-        at = 0
-        for block in rows.names():
-            if stop():
-                return False
-            names[at : at + len(block)] = block
-            at += len(block)
-        at = end = 0
-        for residues in rows.lengths():
-            lengths[at : at + len(residues)] = residues
-            if offsets is not None:
-                ends = end + np.cumsum(residues)
-                offsets[at + 1 : at + 1 + len(residues)], end = ends, ends[-1]
-            at += len(residues)
-        at = 0
-        for values in rows.embeddings():
-            if stop():
-                return False
-            embeddings[at : at + len(values)] = values.reshape(-1, *shape)
-            at += len(values)
+    file.attrs.update({"format": FORMAT, **{name: attribute(value) for name, value in attributes.items()}})
+    names = file.create_dataset("ids", count, h5py.string_dtype())
+    lengths = file.create_dataset("lengths", count, "<i8")
+    offsets = file.create_dataset("offsets", count + 1, "<i8") if ragged else None
+    embeddings = file.create_dataset("embeddings", (rows.committed.rows, *shape), rows.dtype)
+    if rows.committed.skipped:
+        file.create_dataset("skipped", data=rows.skipped())
+    at = 0
+    for block in rows.names():
+        if stop():
+            return False
+        names[at : at + len(block)] = block
+        at += len(block)
+    at = end = 0
+    for residues in rows.lengths():
+        lengths[at : at + len(residues)] = residues
+        if offsets is not None:
+            ends = end + np.cumsum(residues)
+            offsets[at + 1 : at + 1 + len(residues)], end = ends, ends[-1]
+        at += len(residues)
+    at = 0
+    for values in rows.embeddings():
+        if stop():
+            return False
+        embeddings[at : at + len(values)] = values.reshape(-1, *shape)
+        at += len(values)
     return True
 
 

@@ -343,9 +343,8 @@ class Partial:
             reason = reason_of(error)
             if is_full(error):
                 with contextlib.suppress(OSError):
-                    reason += (
-                        f": at least {amount(needed)} is needed, and {amount(free_bytes(self.folder))} is free"
-                    )
+                    free = amount(free_bytes(self.output.parent))
+                    reason += f": at least {amount(needed)} is needed, and {free} is free"
             self._failure = _failed[self.folder] = WriteError(
                 f"cannot write {self.output} ({self.folder}): {reason}"
             )
