@@ -414,7 +414,7 @@ def test_what_follows_a_batch_that_is_too_wide_is_not_written(output, model, mon
 def test_the_memory_told_is_that_of_the_models_device(monkeypatch):
     asked = []
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: asked.append(device) or 5)
-    reader = type("Reader", (), {"summary": lambda self: {}})()
+    reader = type("Reader", (), {"summary": lambda self: {"embedded_records": 0}})()
     assert module.summary_of(module.Done(), {}, reader, torch.device("cuda:1"))["peak_gpu_bytes"] == 5
     assert asked == [torch.device("cuda:1")]
     assert module.summary_of(module.Done(), {}, reader, torch.device("cpu"))["peak_gpu_bytes"] is None

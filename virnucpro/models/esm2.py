@@ -6,8 +6,7 @@ one projection. The heads for logits and contacts are left out: embeddings do no
 Shapes: T tokens, N proteins, D embedding, H heads, d = D / H.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from virnucpro.models.attention import Rotary, attend
 from virnucpro.models.evening import divide_channels_
+from virnucpro.models.float32_mode import float32_products
 from virnucpro.models.formats import FORMATS
 from virnucpro.models.linear import Linear, layer_norm, parameter
 from virnucpro.models.precision import PRECISIONS
@@ -252,25 +252,3 @@ def protein_of_each_token(cu_seqlens: Tensor, tokens: int) -> Tensor:
     """Index of the protein of each token, int64 ``[T]``; `tokens` is T, which the host knows without waiting."""
     proteins = torch.arange(len(cu_seqlens) - 1, device=cu_seqlens.device)
     return torch.repeat_interleave(proteins, cu_seqlens.diff(), output_size=tokens)
-
-
-@contextlib.contextmanager
-def float32_products(mode: str | None) -> Iterator[None]:
-    """Choose how FP32 GEMMs are computed, ``ieee`` or ``tf32``, and restore it after; None leaves it alone.
-
-    The setting belongs to the process, not to a model, so two models in one process each need their own.
-    Attention is not affected: PyTorch's memory-efficient kernel, the fused one that takes FP32 on a GPU, computes
-    each FP32 product from three TF32 ones, with an error near FP32's own.
-    """
-    if mode is None:
-        yield
-        return
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = mode
-        yield
-    finally:
-        for backend, setting in zip(backends, before, strict=True):
-            backend.fp32_precision = setting

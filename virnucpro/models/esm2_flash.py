@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from virnucpro.data.tokens import BatchConverter
+from virnucpro.errors import ArgumentError
 from virnucpro.models.checkpoint import CheckpointError, read_checkpoint
 from virnucpro.models.esm2 import ESM2, PAD, SHAPES, parts_of
 from virnucpro.models.linear import parameter
@@ -18,7 +19,7 @@ __all__ = ["CheckpointError", "find_device", "load_esm2_model", "recommended_pre
 def load_esm2_model(
     model_name: str = "esm2_t36_3B_UR50D",
     device: str | torch.device | None = None,
-    enable_fp16: bool = True,
+    enable_fp16: bool | None = None,
     *,
     precision: str | None = None,
     weights: str | os.PathLike[str] = "pretrained",
@@ -28,8 +29,9 @@ def load_esm2_model(
 
     model_name: one of fair-esm's six names, ``esm2_t6_8M_UR50D`` to ``esm2_t48_15B_UR50D``.
     device: ``cpu``, ``cuda`` or ``cuda:N``; by default the GPU where there is one.
-    enable_fp16: FP16 (the default) or FP32, where `precision` is not given. The environment variable
-        ``VIRNUCPRO_DISABLE_FP16=1`` makes FP32 the default.
+    enable_fp16: FP16 or FP32, where `precision` is not given; by default the rule of ``--precision auto`` decides:
+        FP16 on a GPU with tensor cores, FP32 elsewhere. With the environment variable ``VIRNUCPRO_DISABLE_FP16=1``
+        it is FP32 in any case.
     precision: a name in `PRECISIONS`: ``fp32`` (IEEE, TF32 off), ``tf32``, ``bf16``, ``fp16``, ``int8`` or
         ``fp8``; wins over the two above.
     weights: ``pretrained`` (downloaded to and read from fair-esm's cache), the path of a fair-esm ``.pt``,
@@ -42,12 +44,13 @@ def load_esm2_model(
     CheckpointError for a checkpoint that is missing, corrupt or of another model.
     """
     if model_name not in SHAPES:
-        raise ValueError(f"unknown model {model_name!r}; ESM-2 comes as {', '.join(SHAPES)}")
+        raise ArgumentError(f"unknown model {model_name!r}; ESM-2 comes as {', '.join(SHAPES)}")
     if precision is None:
-        fp16 = enable_fp16 and os.environ.get("VIRNUCPRO_DISABLE_FP16", "") not in ("1", "true", "yes")
-        precision = "fp16" if fp16 else "fp32"
+        disabled = os.environ.get("VIRNUCPRO_DISABLE_FP16", "") in ("1", "true", "yes")
+        default = "fp16" if enable_fp16 else recommended_precision(device)
+        precision = "fp32" if enable_fp16 is False or disabled else default
     if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+        raise ArgumentError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
     device = find_device(device)
     check_precision(precision, device)
 
@@ -84,14 +87,16 @@ def find_device(device: str | torch.device | None) -> torch.device:
     except RuntimeError:
         found = None
     if found is None or found.type not in ("cpu", "cuda"):
-        raise ValueError(f"unknown device {str(device)!r}; choose cpu, cuda or cuda:N")
+        raise ArgumentError(f"unknown device {str(device)!r}; choose cpu, cuda or cuda:N")
     if found.type == "cuda":
         count = torch.cuda.device_count()
         if not torch.cuda.is_available() or count == 0:
             reason = "no NVIDIA GPU was found" if torch.version.cuda else "this PyTorch is built without CUDA"
-            raise ValueError(f"device {str(device)!r}: {reason}; use device='cpu', or install a CUDA PyTorch")
+            raise ArgumentError(f"device {str(device)!r}: {reason}; use device='cpu', or install a CUDA PyTorch")
         if found.index is not None and found.index >= count:
-            raise ValueError(f"device {str(device)!r}: this machine has {count} GPUs, cuda:0 to cuda:{count - 1}")
+            raise ArgumentError(
+                f"device {str(device)!r}: this machine has {count} GPUs, cuda:0 to cuda:{count - 1}"
+            )
     return found
 
 
@@ -105,7 +110,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
     reason = unsupported_reason(precision, compute_capability(device), name)
     if reason:
-        raise ValueError(reason)
+        raise ArgumentError(reason)
 
 
 def recommended_precision(device: str | torch.device | None = None) -> str:

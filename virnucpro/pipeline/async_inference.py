@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from virnucpro.data.packing import Pack, unpad
-from virnucpro.errors import UserError
+from virnucpro.errors import ArgumentError, UserError
 
 Batch = tuple[Sequence[str], Sequence[str], Tensor]
 """What a batch converter returns: labels, proteins, int64 tokens ``[B, T]`` on the CPU."""
@@ -183,7 +183,7 @@ def layer_index(model: nn.Module, layer: int) -> int:
     """A layer counted from 0, where negative ones count from the last; ValueError for one that does not exist."""
     last = int(model.num_layers)  # type: ignore[arg-type]
     if not -last - 1 <= layer <= last:
-        raise ValueError(f"layer {layer}: this model has layers 0 to {last}, or {-last - 1} to -1")
+        raise ArgumentError(f"layer {layer}: this model has layers 0 to {last}, or {-last - 1} to -1")
     return layer % (last + 1)
 
 

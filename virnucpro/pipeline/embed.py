@@ -1,23 +1,20 @@
-"""From FASTA to embeddings: `embed_file` writes an HDF5 file, `embed` returns an array."""
+"""`embed_file`: from FASTA to a file of embeddings."""
 
 import math
 import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from virnucpro.data.fasta import Fasta
 from virnucpro.data.packing import pack
-from virnucpro.data.proteins import ProteinReader, Tally
+from virnucpro.data.proteins import ProteinReader, Skipped, Tally
 from virnucpro.models.esm2 import ESM2
-from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
-from virnucpro.models.token_budget import token_budget
 from virnucpro.pipeline.async_inference import InferenceResult
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
 from virnucpro.pipeline.prefetch import BackgroundWriter, InterruptiblePacks, ReadAhead
@@ -28,6 +25,7 @@ from virnucpro.store.journal import Committed, check_output
 
 PACKS_AHEAD = 4  # read, tokenised and packed while the device computes
 DEFAULTS = Options()
+NOT_FINITE = "NaN or Inf in the embedding"  # why a sequence is left out with `on_nan="skip"`
 
 
 @dataclass
@@ -61,57 +59,6 @@ class Done:
         self.fraction, self.seconds = fraction, time.perf_counter() - self._started
 
 
-def embed(
-    sequences: str | os.PathLike[str] | Mapping[str, str] | Iterable[tuple[str, str]],
-    model: str = "esm2_t33_650M_UR50D",
-    *,
-    precision: str = "auto",
-    weights: str | os.PathLike[str] = "pretrained",
-    device: str | torch.device | None = None,
-    pool: str = "mean",
-    layers: int | Sequence[int] = -1,
-    max_length: int | None = 1022,
-    chunk: int | None = None,
-    token_budget: int | None = None,
-) -> tuple[list[str], Any]:
-    """Embed proteins; returns their names and embeddings, in the order given.
-
-    sequences: ``{name: protein}``, pairs ``(name, protein)``, or the path of a FASTA file (``-``: standard input).
-    model, precision, weights, device: as for `load_esm2_model`; ``auto`` is FP16 on a GPU, FP32 on the CPU.
-    pool, layers, max_length, chunk, token_budget: see `Options`; with `chunk` the sequences are DNA, and the names
-        are those of the fragments' frames.
-
-    The embeddings are a float32 array ``[N, D]``, or with several layers ``[N, layers, D]``; with
-    ``pool="residue"`` a list of N arrays ``[residues, D]``.
-    Raises ValueError for what `virnucpro embed` would skip: an empty sequence, an unknown letter, two of one name;
-    else as `load_esm2_model` and `AsyncInferenceRunner`.
-    """
-    chosen = (layers,) if isinstance(layers, int) else tuple(layers)
-    options = Options(pool, chosen, max_length, chunk, token_budget=token_budget, strict=True)
-    if precision == "auto":
-        precision = recommended_precision(device)
-    if isinstance(sequences, str | os.PathLike):
-        with Fasta(sequences) as fasta:
-            return _embed(fasta, load_esm2_model(model, device, precision=precision, weights=weights)[0], options)
-    pairs = sequences.items() if isinstance(sequences, Mapping) else sequences
-    return _embed(pairs, load_esm2_model(model, device, precision=precision, weights=weights)[0], options)
-
-
-def _embed(records: Iterable[tuple[str, str]], model: ESM2, options: Options) -> tuple[list[str], Any]:
-    names: list[str] = []
-    parts: list[np.ndarray] = []
-    shape = shape_of_row(model, options)
-    reader = ProteinReader(records, options.max_length, options.chunk, options.strict)
-    with ReadAhead(pack(reader, options.token_budget or token_budget(model)), PACKS_AHEAD) as packs:
-        for result in runner_for(model, options).run(packs):
-            names += result.sequence_ids
-            rows = result.embeddings.numpy().reshape(-1, *shape)
-            parts += np.split(rows, np.cumsum(result.residues)[:-1]) if options.pool == "residue" else [rows]
-    if options.pool == "residue":
-        return names, parts
-    return names, np.concatenate(parts) if parts else np.empty((0, *shape), dtype=np.float32)
-
-
 def embed_file(
     fasta: Fasta,
     output: str | os.PathLike[str],
@@ -124,13 +71,14 @@ def embed_file(
     force: bool = False,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[Done], None] = lambda done: None,
+    on_skip: Callable[[Skipped], None] = lambda skipped: None,
 ) -> dict[str, Any]:
     """Embed a FASTA file into an HDF5 file (docs/embed.md has its layout); returns a summary, for JSON.
 
     about: what else decides the results and is kept with them, as the model's name. command: kept too.
     resume: continue an unfinished run of `output` where there is one. force: drop it, and replace `output`.
     stop: asked before each batch and while the file is written; when true, what is computed is put on disk and
-        Stopped is raised. progress: called after each batch.
+        Stopped is raised. progress: called after each batch. on_skip: called for each record that gives no row.
 
     Whatever is raised, what was computed before is kept for ``resume=True``: StoreError for the output, FastaError
     for the input, and what `AsyncInferenceRunner` raises.
@@ -138,7 +86,7 @@ def embed_file(
     output = check_output(output, resume, force, inputs_of(fasta))
     settings = {**(about or {}), **settings_of(model, options, earlier_settings(output) if resume else {})}
     runner, shape = runner_for(model, options), shape_of_row(model, options)
-    reader = ProteinReader(fasta, options.max_length, options.chunk, options.strict)
+    reader = ProteinReader(fasta, options.max_length, options.chunk, options.strict, on_skip)
     packs = pack(reader, settings["token_budget"])
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])  # sums are split among threads, and their rounding follows
@@ -151,6 +99,8 @@ def embed_file(
                 for result in runner.run(source):
                     write(result, source.places.popleft())
                     done.count(result, fasta.fraction())
+                    for name in result.skipped.values():
+                        on_skip(Skipped(name, NOT_FINITE))
                     progress(done)
                 if source.error:
                     raise source.error
@@ -165,7 +115,7 @@ def embed_file(
 
 def inputs_of(fasta: Fasta) -> list[str | int]:
     """What is read, for `check_output`: a path, or the descriptor of standard input."""
-    return [0 if fasta.label == "standard input" else fasta.label]
+    return [0 if path == "-" else path for path in fasta.paths]
 
 
 def summary_of(
@@ -174,6 +124,9 @@ def summary_of(
     """What a run did, for JSON."""
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    records = reader.summary()
+    if not settings.get("chunk"):  # else these are some frames of a record
+        records["embedded_records"] -= done.not_finite.count
     return {
         "sequences": done.sequences,
         "residues": done.residues,
@@ -182,7 +135,7 @@ def summary_of(
         "embedding_seconds": round(done.seconds, 3),
         "peak_resident_bytes": memory,
         "peak_gpu_bytes": gpu,
-        **reader.summary(),
-        "not_finite": {"count": done.not_finite.count, "names": done.not_finite.names},
+        **records,
+        "not_finite": done.not_finite.summary(),
         "settings": dict(settings),
     }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from virnucpro.errors import ArgumentError
 from virnucpro.models.esm2 import ESM2
 from virnucpro.pipeline.async_inference import ON_NAN, POOLS, AsyncInferenceRunner, layer_index
 
@@ -35,18 +36,18 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.pool not in POOLS:
-            raise ValueError(f"unknown pool {self.pool!r}; choose from {', '.join(POOLS)}")
+            raise ArgumentError(f"unknown pool {self.pool!r}; choose from {', '.join(POOLS)}")
         if self.dtype not in DTYPES:
-            raise ValueError(f"unknown dtype {self.dtype!r}; choose from {', '.join(DTYPES)}")
+            raise ArgumentError(f"unknown dtype {self.dtype!r}; choose from {', '.join(DTYPES)}")
         if self.on_nan not in ON_NAN:
-            raise ValueError(f"unknown on_nan {self.on_nan!r}; choose from {', '.join(ON_NAN)}")
+            raise ArgumentError(f"unknown on_nan {self.on_nan!r}; choose from {', '.join(ON_NAN)}")
         for name, value in {"max_length": self.max_length, "token_budget": self.token_budget}.items():
             if value is not None and value < 1:
-                raise ValueError(f"{name} {value}: at least 1 is needed")
+                raise ArgumentError(f"{name} {value}: at least 1 is needed")
         if self.chunk is not None and self.chunk < 3:
-            raise ValueError(f"chunk {self.chunk}: a codon has 3 nucleotides")
+            raise ArgumentError(f"chunk {self.chunk}: a codon has 3 nucleotides")
         if not self.layers:
-            raise ValueError("no layers: name at least one")
+            raise ArgumentError("no layers: name at least one")
 
 
 def runner_for(model: ESM2, options: Options) -> AsyncInferenceRunner:

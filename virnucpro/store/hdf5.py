@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from virnucpro.store.access import Access
 from virnucpro.store.disk import FileOfHDF5
 from virnucpro.store.errors import StoreError
 from virnucpro.store.journal import BLOCK, BLOCK_BYTES, Committed, Partial, Rows, damaged
@@ -158,13 +159,14 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         raise damaged(Path(path)) from error
 
 
-class Embeddings:
+class Embeddings(Access):
     """A file of embeddings, read as far as it is asked for. Use as a context manager.
 
     ``len(file)``; ``file[3]`` or ``file["my protein"]`` is a sequence's embedding, ``[D]`` or with residues
-    ``[residues, D]`` (with several layers ``[layers, D]``, ``[residues, layers, D]``); iterating yields
-    ``(name, embedding)`` in the order of the input. `names`, `lengths` (residues embedded) and `settings` describe
-    them. Raises StoreError for a file that is not one of virnucpro's.
+    ``[residues, D]`` (with several layers ``[layers, D]``, ``[residues, layers, D]``); ``file[2:5]`` is an array
+    of them, with residues a list; iterating yields ``(name, embedding)`` in the order of the input. `Access` has
+    the rest. `names`, `lengths` (residues embedded) and `settings` describe them. Raises StoreError for a file
+    that is not one of virnucpro's.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -181,7 +183,6 @@ class Embeddings:
         except BaseException:
             self._file.close()
             raise
-        self._index: dict[str, int] | None = None
 
     @functools.cached_property
     def names(self) -> list[str]:
@@ -192,25 +193,13 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, which: int | str) -> np.ndarray:
-        if isinstance(which, str):
-            which = self._find(which)
-        if self._offsets is None:
-            return self.embeddings[which]
-        which = range(len(self))[which]
-        return self.embeddings[self._offsets[which] : self._offsets[which + 1]]
-
-    def _find(self, name: str) -> int:
-        if self._index is None:
-            self._index = {}
-            for number, each in enumerate(self.names):
-                self._index[each] = -1 if each in self._index else number
-        if self._index[name] < 0:
-            raise KeyError(f"several sequences are called {name!r}: take them by number")
-        return self._index[name]
-
-    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
-        return ((name, self[number]) for number, name in enumerate(self.names))
+    def _take(self, which: range) -> Any:
+        with reading(self._file.filename):
+            if self._offsets is not None:
+                return [self.embeddings[self._offsets[each] : self._offsets[each + 1]] for each in which]
+            ordered = which if which.step > 0 else which[::-1]  # h5py reads forward
+            rows = self.embeddings[ordered.start : ordered.stop : ordered.step]
+            return rows if which.step > 0 else rows[::-1]
 
     def __enter__(self) -> "Embeddings":
         return self
