@@ -54,7 +54,7 @@ def notes_of(benchmark: dict[str, Any], result: Any) -> Notes:
         for cell, value in zip(cells, result.result, strict=True)
         if value is None
     }
-    for parameters, text in split(output):
+    for parameters, text in split(output, bool(benchmark["params"])):
         name, note = key(benchmark["name"], parameters), read_output(text)
         if name in found and "output" in note:  # no value, and no exception either
             note = {"failed": f"{silent['failed']}; it last said: {note['output'].splitlines()[-1]}"}
@@ -67,8 +67,11 @@ def product(params: list[list[str]]) -> Iterator[tuple[str, ...]]:
     return itertools.product(*([name.strip("'") for name in names] for names in params))
 
 
-def split(output: str) -> Iterator[tuple[tuple[str, ...], str]]:
-    """asv's joined output as (parameters, output) of each cell."""
+def split(output: str, has_parameters: bool) -> Iterator[tuple[tuple[str, ...], str]]:
+    """asv's joined output as (parameters, output) of each cell that said something."""
+    if output and not has_parameters:
+        yield (), output
+        return
     parts = PARAMETERS.split(output)
     for names, text in zip(parts[1::2], parts[2::2], strict=True):
         yield tuple(name.strip().strip("'") for name in names.split(",")), text

@@ -1,8 +1,14 @@
 """The proteins that are embedded: seeded sets, the same on every machine, and the user's own FASTA."""
 
+import bz2
+import importlib
+import io
 import itertools
+import lzma
 import os
 import random
+import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -61,27 +67,38 @@ def sample(everything: Sequence[Protein], residues: int) -> list[Protein]:
 
 
 def read_fasta(path: Path) -> list[Protein]:
-    """All proteins of a FASTA file, upper-cased, ``*`` at the end removed.
+    """All proteins of a FASTA file, plain or compressed, upper-cased, ``*`` at the end removed.
 
+    What `virnucpro embed` reads is read in the same way; a copy, because benchmarks run against old commits.
     Raises ValueError naming the file and the sequence, with the remedy, for a file that cannot be read or
     holds no protein, a letter that is no amino acid, or a protein that is empty or longer than `LONGEST`.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file; unpack it if it is compressed"
+        text = unpacked(path.read_bytes()).decode("utf-8-sig", "backslashreplace")
+    except (OSError, EOFError, ImportError, zlib.error, lzma.LZMAError) as error:
+        reason = getattr(error, "strerror", None) or f"it is damaged, or zstd without its library ({error})"
         raise ValueError(f"{FASTA_VARIABLE}: cannot read {path}: {reason}") from error
     found: list[tuple[str, list[str]]] = []
-    for number, line in enumerate((line.strip() for line in lines), start=1):
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        line = line.strip()
+        while line.startswith("\ufeff"):  # a byte order mark, of a file that was joined
+            line = line[1:].lstrip()
         if line.startswith(">"):
-            found.append((line[1:].split(maxsplit=1)[0] if line[1:].strip() else f"line{number}", []))
-        elif line and not found:
+            name = line[1:].strip(" \t\r\n").replace("\t", " ").partition(" ")[0].replace("\0", "\\x00")
+            found.append((name or f"line{number}", []))
+        elif line.startswith((";", "#")) or line in ("", "\x1a"):
+            continue
+        elif not found:
             raise ValueError(f"{FASTA_VARIABLE}: {path} is not a FASTA file: line {number} comes before any '>'")
-        elif line:
-            found[-1][1].append(line)
+        elif ">" in line:
+            raise ValueError(
+                f"{FASTA_VARIABLE}: {path}: '>' inside a sequence in line {number}: put a line end there"
+            )
+        else:
+            found[-1][1].append("".join(line.split()))
     if not found:
         raise ValueError(f"{FASTA_VARIABLE}: {path} holds no protein: a FASTA record starts with '>name'")
-    entries = [(label, "".join(parts).upper().removesuffix("*")) for label, parts in found]
+    entries = [(label, upper("".join(parts)).rstrip("*")) for label, parts in found]
     labels = Counter(label for label, _ in entries)
     for label, protein in entries:
         check(label, protein, path)
@@ -90,6 +107,42 @@ def read_fasta(path: Path) -> list[Protein]:
                 f"{FASTA_VARIABLE}: {path}: {labels[label]} sequences are called {label!r}; rename them"
             )
     return entries
+
+
+def upper(sequence: str) -> str:
+    """In upper case; what is not ASCII stays, because the upper case of ß is SS."""
+    return sequence.upper() if sequence.isascii() else sequence
+
+
+def unpacked(data: bytes) -> bytes:
+    """What a file's bytes stand for; compressed members one after the other are one file."""
+    if decompressor(data) is None:
+        return data
+    whole = b""
+    while data:
+        member = decompressor(data)
+        if member is None:
+            raise EOFError("what follows the compressed data is not compressed")
+        whole += member.decompress(data)
+        if not member.eof:
+            raise EOFError("it ends in the middle")
+        data = member.unused_data.lstrip(b"\0")
+    return whole
+
+
+def decompressor(data: bytes) -> Any:
+    """What unpacks data that begin so; None for what is not compressed."""
+    if data.startswith(b"\x1f\x8b"):
+        return zlib.decompressobj(16 + zlib.MAX_WBITS)
+    if data.startswith(b"BZh"):
+        return bz2.BZ2Decompressor()
+    if data.startswith(b"\xfd7zXZ\0"):
+        return lzma.LZMADecompressor()
+    if data.startswith(b"\x28\xb5\x2f\xfd") or (data[1:4] == b"\x2a\x4d\x18" and data[0] >> 4 == 5):
+        if sys.version_info >= (3, 14):
+            return importlib.import_module("compression.zstd").ZstdDecompressor()
+        return importlib.import_module("zstandard").ZstdDecompressor().decompressobj()
+    return None
 
 
 def check(label: str, protein: str, path: Path) -> None:

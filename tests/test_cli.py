@@ -1,16 +1,28 @@
 """The command: killed, stopped, on a full disk, and what it says to odd input."""
 
+import bz2
+import errno
+import gzip
+import io
 import json
+import lzma
 import os
 import random
 import shlex
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tests.command import start
+from virnucpro import cli
 from virnucpro.cli import main
+from virnucpro.data.fasta import FastaError
 from virnucpro.models.precision import PRECISIONS
 from virnucpro.pipeline.async_inference import POOLS
 from virnucpro.store.embeddings import Embeddings
@@ -144,9 +156,10 @@ def test_it_is_quiet_but_for_what_must_be_known(tmp_path, capsys):
     assert main(["embed", str(path), "-o", str(tmp_path / "out.h5"), *MODEL, "--max-length", "5", "--json"]) == 0
     said = capsys.readouterr()
     assert said.err.splitlines() == [
-        "virnucpro: skipped, letters that ESM-2 does not know: 1 (odd)",
+        f"virnucpro: skipped, letters that ESM-2 does not know: 1: odd ('1' in line 4 of {path})",
         "virnucpro: cut to 5 residues: 1 (a)",
         "virnucpro: names that came again: 1 (a)",
+        "virnucpro: 3 records: 2 embedded, 1 skipped",
     ]
     summary = json.loads(said.out)
     assert summary["sequences"] == 2 and summary["seconds"] >= summary["embedding_seconds"]
@@ -158,7 +171,15 @@ def test_it_is_quiet_but_for_what_must_be_known(tmp_path, capsys):
     [
         (b"", [], "is empty: it has no FASTA record"),
         (b"\x00\xff", [], "is not FASTA"),
-        (b">a\nM1\n", ["--strict"], "sequence 'a': letters that ESM-2 does not know"),
+        (b">a\nM1\n", ["--strict"], "sequence 'a' cannot be embedded: letters that ESM-2 does not know"),
+        (b">a\nMK\n>a\nM\n", ["--strict"], "two sequences are called 'a', the second in line 3"),
+        (
+            b">a\nNNNNNN\n",
+            ["--translate", "six-frame", "--strict"],
+            "'a' cannot be embedded: no codon that is known",
+        ),
+        (b">a\nMK>b\nMK\n", [], "a '>' inside the sequence of 'a' in line 2, where 'b' seems to begin"),
+        (b">a\nMK\n", ["--skipped", "missing/folder"], "cannot write --skipped missing/folder: No such file"),
         (b">a\nMK\n", ["--weights", "missing.pt"], "no checkpoint at missing.pt"),
         (b">a\nMK\n", ["--model", "esm3"], "unknown model 'esm3'"),
         (b">a\nMK\n", ["--device", "tpu"], "unknown device 'tpu'"),
@@ -188,7 +209,20 @@ def test_an_output_that_exists_is_kept_before_anything_is_loaded(tmp_path, capsy
     assert path.read_text() == ">a\nMKT\n"
 
 
-@pytest.mark.parametrize("more", [[], ["in.fasta"], ["in.fasta", "-o", "o", "--max-length", "0"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["in.fasta"],
+        ["in.fasta", "-o", "o", "--max-length", "0"],
+        ["in.fasta", "-o", ""],
+        ["", "-o", "o"],
+        ["in.fasta", "-o", "o", "--weights", ""],
+        ["in.fasta", "-o", "o", "--skipped", ""],
+        ["in.fasta", "-o", "o", "--chunk", "300"],
+        ["in.fasta", "-o", "o", "--strict", "--on-nan", "skip"],
+    ],
+)
 def test_a_wrong_command_is_told_with_its_usage(capsys, more):
     with pytest.raises(SystemExit) as ended:
         main(["embed", *more])
@@ -202,3 +236,272 @@ def test_the_choices_of_the_command_are_the_programs(capsys):
     said = capsys.readouterr().out
     assert f"{{{','.join(['auto', *PRECISIONS])}}}" in said
     assert f"{{{','.join(POOLS)}}}" in said
+
+
+def embed(path, output, *more):
+    return main(["embed", *map(str, path if isinstance(path, list) else [path]), "-o", str(output), *MODEL, *more])
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "in.fasta"
+    path.write_text(">a\nMKT\n")
+    return path
+
+
+def test_every_record_is_in_the_summary_and_on_standard_error(tmp_path, capsys):
+    path, skipped = tmp_path / "in.fasta", tmp_path / "skipped.tsv"
+    path.write_text(
+        ">good\nATGAAAACC\n>closed\nTTAATTAATTAATTAA\n>n\nNNNN\nNNNN\n>short\nAC\n>protein\nATG\nMKE\n"
+    )
+    assert embed(path, tmp_path / "out.h5", "--translate", "six-frame", "--json", "--skipped", str(skipped)) == 0
+    said = capsys.readouterr()
+    summary = json.loads(said.out)
+    reasons = {reason: tally["count"] for reason, tally in summary["skipped"].items()}
+    assert reasons == {
+        "no codon that is known": 1,
+        "under three nucleotides": 1,
+        "letters that are no nucleotides": 1,
+    }
+    assert summary["without_open_frame"] == {"count": 1, "names": ["closed"]}
+    assert summary["records"] == summary["embedded_records"] + sum(reasons.values()) + 1 == 5
+    assert "virnucpro: 5 records: 1 embedded, 3 skipped, 1 without an open reading frame" in said.err.splitlines()
+    header, *lines = [line.split("\t") for line in skipped.read_text().splitlines()]
+    assert header == ["name", "reason", "file", "line", "detail"]
+    assert [(name, reason, file, line) for name, reason, file, line, _ in lines] == [
+        ("closed", "no open reading frame", str(path), "3"),
+        ("n", "no codon that is known", str(path), "5"),
+        ("short", "under three nucleotides", str(path), "8"),
+        ("protein", "letters that are no nucleotides", str(path), "12"),
+    ]
+    assert lines[-1][4] == f"'E' in line 12 of {path}"
+
+
+def test_the_table_of_skipped_records_has_them_all(tmp_path):
+    path, skipped = tmp_path / "in.fasta", tmp_path / "skipped.tsv"
+    path.write_text(">a\nMK\n" + ">odd\nM1\n" * 1_000)
+    assert embed(path, tmp_path / "out.h5", "--skipped", str(skipped)) == 0
+    assert len(skipped.read_text().splitlines()) == 1_001
+
+
+@pytest.mark.parametrize("name", ["in.fasta", "out.h5", "./out.h5"])
+def test_the_table_of_skipped_records_does_not_replace_input_or_output(small, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out.h5").write_text("mine")
+    assert embed("in.fasta", "out.h5", "--force", "--skipped", name) == 1
+    assert "is an input or the output" in capsys.readouterr().err
+    assert small.read_text() == ">a\nMKT\n" and (tmp_path / "out.h5").read_text() == "mine"
+
+
+def test_several_inputs_are_one(tmp_path, small, capsys):
+    second = tmp_path / "second.fasta"
+    second.write_bytes(gzip.compress(b">b\nM1\n>c\nMK\n"))
+    assert embed([small, second], tmp_path / "out.h5") == 0
+    assert f"1: b ('1' in line 2 of {second})" in capsys.readouterr().err
+    with Embeddings(tmp_path / "out.h5") as file:
+        assert file.names == ["a", "c"]
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_compressed_input_that_is_cut_short_keeps_what_came_before(tmp_path, capsys, compress):
+    whole = compress(
+        "".join(f">p{number}\n{'MKTAYIAK' * 9}{number % 7 * 'K'}\n" for number in range(2_000)).encode()
+    )
+    path, output = tmp_path / "in.fasta", tmp_path / "out.h5"
+    path.write_bytes(whole[:-9])
+    assert embed(path, output, "--max-length", "1") == 1
+    assert "cut short or damaged" in capsys.readouterr().err and not output.exists()
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.split()[0] == "virnucpro"
+
+
+class Full(io.StringIO):
+    """A stream on a full disk."""
+
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class FullWhenFlushed(io.StringIO):
+    """A stream on a full disk that tells so when its buffer is written."""
+
+    def flush(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("stream", [Full, FullWhenFlushed])
+def test_a_summary_that_cannot_be_written_is_an_error_and_the_output_is_complete(
+    small, tmp_path, capsys, monkeypatch, stream
+):
+    monkeypatch.setattr(cli.sys, "stdout", stream())
+    assert embed(small, tmp_path / "out.h5", "--json") == 1
+    said = capsys.readouterr().err
+    assert "out.h5 is complete, but its summary cannot be written to standard output: No space left" in said
+    assert "--resume" not in said
+    with Embeddings(tmp_path / "out.h5") as file:
+        assert file.names == ["a"]
+
+
+@pytest.mark.parametrize("stream", [Full, FullWhenFlushed])
+def test_messages_that_cannot_be_written_change_nothing(tmp_path, monkeypatch, stream):
+    path = tmp_path / "in.fasta"
+    path.write_text(">a\nMKT\n>odd\nM1\n")
+    monkeypatch.setattr(cli.sys, "stderr", stream())
+    assert embed(path, tmp_path / "out.h5") == 0
+    assert embed(path, tmp_path / "out.h5") == 1  # it exists
+
+
+@pytest.mark.parametrize(
+    "closed, more, code",
+    [([2], [], 0), ([2], ["--strict"], 1), ([0, 1, 2], [], 0), ([1], ["--json"], 1), ([1, 2], ["--json"], 1)],
+)
+def test_closed_standard_streams_are_no_reason_to_fail(small, tmp_path, closed, more, code):
+    small.write_text(">a\nMKT\n>odd\nM1\n")
+    output, log = tmp_path / "out.h5", tmp_path / "log"
+    process = start(words(small, output, *more), log, closed=closed)
+    process.join(PATIENCE)
+    assert process.exitcode == code
+    assert "Traceback" not in log.read_text()
+    assert output.exists() == ("--strict" not in more)
+    if 1 in closed and more:
+        assert 2 in closed or "cannot be written to standard output" in log.read_text()
+
+
+def test_a_closed_standard_input_is_not_another_file(tmp_path):
+    log = tmp_path / "log"
+    process = start(words("-", tmp_path / "out.h5"), log, closed=[0])
+    process.join(PATIENCE)
+    assert process.exitcode == 1
+    assert "cannot read standard input" in log.read_text()
+
+
+def test_too_little_memory_is_told_without_a_traceback(tmp_path):
+    path, log = tmp_path / "in.fasta", tmp_path / "log"
+    path.write_text(f">a\n{'MKTAYIAK' * 5_000}\n")
+    process = start(
+        words(path, tmp_path / "out.h5", "--max-length", "none", "--pool", "residue"), log, more_memory=150_000_000
+    )
+    process.join(PATIENCE)
+    said = log.read_text()
+    assert process.exitcode == 1, said
+    assert "Traceback" not in said and "the memory, or what a limit leaves of it, is used up" in said
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 12 bytes"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("can't start new thread"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        torch.OutOfMemoryError("out of memory"),
+        FastaError("cannot read it"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_each_way_to_be_out_of_memory_is_told_as_one(small, tmp_path, capsys, monkeypatch, error):
+    def fail(*_, **__):
+        if isinstance(error, FastaError):
+            raise error from MemoryError()
+        raise error
+
+    monkeypatch.setattr("virnucpro.models.esm2_flash.load_esm2_model", fail)
+    assert embed(small, tmp_path / "out.h5") == 1
+    assert "memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, ZeroDivisionError, KeyError, TypeError])
+def test_a_mistake_of_the_program_keeps_its_traceback(small, tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error("ours")
+
+    monkeypatch.setattr("virnucpro.models.esm2_flash.load_esm2_model", fail)
+    with pytest.raises(error, match="ours"):
+        embed(small, tmp_path / "out.h5")
+
+
+def test_debug_shows_where_an_error_came_from(small, tmp_path, capsys):
+    assert embed(small, tmp_path / "out.h5", "--device", "tpu", "--debug") == 1
+    said = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in said and "find_device" in said
+    assert said.splitlines()[-1].startswith("virnucpro: unknown device 'tpu'")
+
+
+def test_a_home_that_cannot_be_written_is_told(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+
+    def refuse(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "makedirs", refuse)
+    command = ["embed", str(small), "-o", str(tmp_path / "out.h5"), *MODEL[:2], "--device", "cpu"]
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert f"cannot read the checkpoint {tmp_path / 'home'}" in said and "Permission denied" in said
+
+
+def done(sequences, fraction):
+    return SimpleNamespace(sequences=sequences, tokens=10 * sequences, seconds=sequences, fraction=fraction)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch):
+    monkeypatch.setattr(cli.sys, "stderr", Terminal())
+    with cli.Progress() as progress:
+        for number in range(1, 11):
+            progress(done(number * 1_000, number / 10))
+    shown = cli.sys.stderr.getvalue()
+    assert "%|" in shown and "1,000 sequences, 10 tokens/s" in shown and "\n" not in shown
+
+
+def test_progress_of_an_input_of_unknown_size_has_no_percentage(monkeypatch):
+    monkeypatch.setattr(cli.sys, "stderr", Terminal())
+    with cli.Progress() as progress:
+        progress(done(1_000, None))
+    shown = cli.sys.stderr.getvalue()
+    assert "%" not in shown and "1,000 sequences" in shown
+
+
+def test_progress_is_a_line_a_minute_in_a_log(monkeypatch, capsys):
+    now = 0.0
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now)
+    with cli.Progress() as progress:
+        for number in range(1, 151):
+            now = float(number)
+            progress(done(number, number / 300))
+    assert capsys.readouterr().err.splitlines() == [
+        "virnucpro: 60 sequences, 10 tokens/s, 20%, about 4 min left",
+        "virnucpro: 120 sequences, 10 tokens/s, 40%, about 3 min left",
+    ]
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("virnucpro em", {"embed "}),
+        ("virnucpro embed in.fa --prec", {"--precision "}),
+        ("virnucpro embed in.fa --precision ", {"auto", *PRECISIONS}),
+        ("virnucpro embed in.fa --model esm2_t6", {"esm2_t6_8M_UR50D "}),
+    ],
+)
+def test_a_shell_completes_words(tmp_path, line, expected):
+    found = tmp_path / "found"
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    environment = {**os.environ, **asked, "_ARGCOMPLETE_STDOUT_FILENAME": str(found)}
+    subprocess.run([sys.executable, "-c", "from virnucpro.cli import main; main()"], env=environment, check=True)
+    assert set(found.read_text().split("\n")) == expected
+
+
+def test_the_module_is_marked_for_completion():
+    assert "PYTHON_ARGCOMPLETE_OK" in Path(cli.__file__).read_text()[:1024]

@@ -307,6 +307,22 @@ def test_the_same_results_give_the_same_bytes(published, tolerant):
     assert published.html.joinpath("precision.html").read_text() == again
 
 
+def test_a_range_that_git_does_not_know_leaves_the_site_and_the_repository_as_they_were(published):
+    def state() -> tuple[str, dict[str, bytes]]:
+        git = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=published.project, capture_output=True, text=True
+        )
+        return git.stdout, {str(path): path.read_bytes() for path in published.html.rglob("*") if path.is_file()}
+
+    before = state()
+    command = [sys.executable, "-m", "asv", "publish", "no-such-commit..main"]
+    done = subprocess.run(command, cwd=published.project, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "no-such-commit..main" in done.stdout + done.stderr
+    assert state() == before
+
+
 def test_the_precision_page_names_no_other_host(published):
     text = published.html.joinpath("precision.html").read_text()
     assert set(re.findall(r"https?://[^\s\"']+", text)) <= {

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from virnucpro.pipeline.embed import embed
+    from virnucpro.pipeline.in_memory import embed
     from virnucpro.store.embeddings import Embeddings
 
 __all__ = ["Embeddings", "embed"]
@@ -12,7 +12,7 @@ __all__ = ["Embeddings", "embed"]
 def __getattr__(name: str) -> Any:
     """What is first asked for: `embed` imports PyTorch, which takes seconds."""
     if name == "embed":
-        from virnucpro.pipeline.embed import embed
+        from virnucpro.pipeline.in_memory import embed
 
         return embed
     if name == "Embeddings":

@@ -1,33 +1,49 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command ``virnucpro``."""
 
 import argparse
 import contextlib
 import ctypes
+import errno
+import importlib.util
+import io
 import json
 import logging
+import os
 import shlex
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from virnucpro.data.fasta import Fasta, FastaError
+from virnucpro.data.fasta import Fasta
+from virnucpro.errors import ArgumentError, UserError
 from virnucpro.models.precision import PRECISIONS
 from virnucpro.store.formats import FORMATS, LAYOUTS, TABLE, format_of
-from virnucpro.store.journal import StoreError, begun_settings, check_output
+from virnucpro.store.journal import begun_settings, check_output
 
-if TYPE_CHECKING:  # it imports PyTorch; a mistake on the command line is told before that
+if TYPE_CHECKING:  # these import PyTorch; a mistake on the command line is told before that
+    from virnucpro.data.proteins import Skipped, Tally
     from virnucpro.pipeline.embed import Done
 
 M_MMAP_THRESHOLD = -3  # mallopt(3)
+DEFAULT_CHUNK = 500
 
 EXIT_CODES = """\
 exit codes: 0 done; 1 the input, the output, the model or the device is not as it should be; 2 the command is not;
 130 stopped by Ctrl-C, 143 by SIGTERM. What was computed is kept, and --resume continues it."""
+
+OUT_OF_MEMORY = (
+    "can't allocate memory", "not enough memory", "Cannot allocate memory", "bad_alloc", "can't start new thread",
+    "out of memory", "failed to map segment",
+)  # fmt: skip
+"""What PyTorch, the C++ library, the loader and Python say in errors of a common type where memory is used up."""
 
 
 class Stop:
@@ -58,80 +74,164 @@ class Stop:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
         if sys.stderr.isatty():
-            print("\nvirnucpro: finishing the batches in flight; once more ends at once", file=sys.stderr)
+            say("\nvirnucpro: finishing the batches in flight; once more ends at once")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with the words after the program's name; returns the exit code."""
+    open_standard_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    chosen = parser().parse_args(words)
+    program = parser()
+    complete_words(program)
+    try:
+        chosen = program.parse_args(words)
+        refuse_contradictions(chosen)
+    finally:
+        flush_output()
     logging.basicConfig(format="virnucpro: %(message)s", level=logging.WARNING)
     stop = Stop()
     try:
         summary = chosen.run(chosen, words, stop)
-    except KeyboardInterrupt:
-        return complain("stopped", chosen, words, 128 + (stop.signal or signal.SIGINT))
-    except (FastaError, StoreError) as error:
-        return complain(str(error), chosen, words, 1)
+        if chosen.json:
+            write_summary(summary)
+    except KeyboardInterrupt as error:
+        return complain("stopped", error, chosen, words, 128 + (stop.signal or signal.SIGINT))
     except Exception as error:
-        code = code_of(error, stop)
-        if code is None:
+        found = explained(error, stop)
+        if found is None:
             raise
-        return complain(
-            str(error) or f"stopped by {stop.signal.name if stop.signal else 'request'}", chosen, words, code
-        )
-    if chosen.json:
-        print(json.dumps(summary, indent=2))
-    if chosen.run is embed:
-        tell(summary)
+        return complain(found[0], error, chosen, words, found[1])
     return 0
 
 
-def code_of(error: Exception, stop: Stop) -> int | None:
-    """The exit code for what is not a mistake of this program's; None for what is."""
-    import torch
+def open_standard_streams() -> None:
+    """Open those of the three standard streams that are closed: else a file of the program's gets their number.
 
-    from virnucpro.models.checkpoint import CheckpointError
+    Using standard input or output is an error then; what goes to standard error is lost.
+    """
+    for number, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            descriptor = os.open(os.devnull, flags)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def complete_words(program: argparse.ArgumentParser) -> None:
+    """Answer a shell that asks how to complete a word, where argcomplete is installed."""
+    if "_ARGCOMPLETE" in os.environ and importlib.util.find_spec("argcomplete"):
+        import argcomplete
+
+        argcomplete.autocomplete(program)
+
+
+def explained(error: Exception, stop: Stop) -> tuple[str, int] | None:
+    """What to say and the exit code for what is not a mistake of this program's; None for what is."""
+    shortage = out_of_memory(error)
+    if shortage is not None and not isinstance(error, UserError):
+        return shortage, 1
+    if isinstance(error, UserError):
+        return shortage or str(error), 1
+    if isinstance(error, OSError):
+        where = f" {error.filename}" if error.filename else ""
+        return f"the system refused{where}: {error.strerror or error}", 1
+
     from virnucpro.pipeline.embed import Stopped
 
     if isinstance(error, Stopped):
-        return 128 + (stop.signal or signal.SIGINT)
-    known = (ValueError, OSError, ArithmeticError, CheckpointError, torch.OutOfMemoryError)
-    return 1 if isinstance(error, known) else None
+        by = stop.signal.name if stop.signal else "request"
+        return str(error) or f"stopped by {by}", 128 + (stop.signal or signal.SIGINT)
+    return None
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What to say where memory was used up, which each library tells in its own way; None for other errors."""
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause)
+        known = isinstance(cause, RuntimeError | ImportError | OSError) and any(
+            sign in text for sign in OUT_OF_MEMORY
+        )
+        if type(cause).__name__ == "OutOfMemoryError":  # PyTorch's, of a GPU; the runner says what to do
+            return text
+        if isinstance(cause, MemoryError) or known or getattr(cause, "errno", None) == errno.ENOMEM:
+            details = f" ({text.splitlines()[0]})" if text else ""
+            return (
+                f"the memory, or what a limit leaves of it, is used up{details}: take a smaller --model, "
+                "--token-budget or --max-length"
+            )
+        cause = cause.__cause__
+    return None
 
 
 def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[str, Any]:
     """``virnucpro embed``; returns the summary."""
+    with SkipLog(chosen.skipped, [chosen.output, *chosen.input]) as skips:
+        summary = embed_input(chosen, words, stop, skips)
+    tell(summary, skips.tallies)
+    return summary
+
+
+def merge(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[str, Any]:
+    """``virnucpro merge``; returns the summary."""
+    from virnucpro.pipeline.resuming import Stopped
+    from virnucpro.store.merge import merge as merge_parts
+
+    format = format_of(chosen.output, chosen.format, chosen.layout)
+    command = shlex.join(["virnucpro", *words])
+    with stop.on_signals():
+        summary = merge_parts(chosen.output, chosen.parts, format, command, chosen.force, chosen.allow_mixed, stop)
+    if summary is None:
+        raise Stopped("stopped, and nothing was written")
+    return summary
+
+
+def embed_input(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, skips: "SkipLog") -> dict[str, Any]:
+    """Embed the input as chosen; returns the summary."""
     began = time.perf_counter()
-    if chosen.output.exists() and Path(chosen.input).exists() and chosen.output.samefile(chosen.input):
-        raise StoreError(f"{chosen.output} is the input: name another file")
+    reads = [0 if each == "-" else each for each in chosen.input]
+    reads += [chosen.weights] if chosen.weights not in ("pretrained", "random") else []
     format = format_of(chosen.output, chosen.format, chosen.layout)
     if chosen.shard and format is not TABLE:
-        raise StoreError(
+        raise ArgumentError(
             f"a shard is a part in the format h5, and {chosen.output} would be {format.name}: name a .h5 file; "
             "virnucpro merge makes other formats of the parts"
         )
-    check_output(chosen.output, chosen.resume, chosen.force, format.is_folder)
+    check_output(chosen.output, chosen.resume, chosen.force, reads, format.is_folder)
     give_back_freed_memory()
-    with Fasta(chosen.input) as fasta:
+    with Fasta(*chosen.input) as fasta:
         from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
         from virnucpro.pipeline.embed import embed_file
         from virnucpro.pipeline.options import Options
         from virnucpro.pipeline.shards import Shard
 
-        shard = Shard.parse(chosen.shard) if chosen.shard else None
         options = Options(
             pool=chosen.pool,
             layers=tuple(chosen.layers),
             max_length=chosen.max_length,
-            chunk=chosen.chunk if chosen.translate else None,
+            chunk=(chosen.chunk or DEFAULT_CHUNK) if chosen.translate else None,
             dtype=chosen.dtype,
             token_budget=chosen.token_budget,
             strict=chosen.strict,
+            on_nan=chosen.on_nan,
         )
+        shard = Shard.parse(chosen.shard) if chosen.shard else None
+        skips.open()
+        run: dict[str, Any] = {
+            "format": format,
+            "command": shlex.join(["virnucpro", *words]),
+            "resume": chosen.resume,
+            "force": chosen.force,
+            "stop": stop,
+            "on_skip": skips,
+        }
         if chosen.ray:
-            if shard:
-                raise StoreError("--shard divides an input among jobs and --ray among workers: use one of them")
             from virnucpro.pipeline.distributed import embed_with_ray
 
             with stop.on_signals(), Progress() as progress:
@@ -146,12 +246,8 @@ def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[
                     address=chosen.ray,
                     workers=chosen.workers,
                     allow_mixed=chosen.allow_mixed,
-                    format=format,
-                    command=shlex.join(["virnucpro", *words]),
-                    resume=chosen.resume,
-                    force=chosen.force,
-                    stop=stop,
                     progress=progress,
+                    **run,
                 )
             return {"output": str(chosen.output), "seconds": round(time.perf_counter() - began, 3), **summary}
         device = None if chosen.device == "auto" else chosen.device
@@ -164,32 +260,21 @@ def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[
                 chosen.output,
                 model,
                 options,
-                format=format,
                 shard=shard,
                 about={"model": chosen.model, "weights": chosen.weights},
-                command=shlex.join(["virnucpro", *words]),
-                resume=chosen.resume,
-                force=chosen.force,
-                stop=stop,
                 progress=progress,
+                **run,
             )
     now = time.perf_counter()
     seconds = {"seconds": round(now - began, 3), "loading_seconds": round(loaded - began, 3)}
     return {"output": str(chosen.output), **seconds, **summary}
 
 
-def merge(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[str, Any]:
-    """``virnucpro merge``; returns the summary."""
-    from virnucpro.pipeline.embed import Stopped
-    from virnucpro.store.merge import merge as merge_parts
-
-    format = format_of(chosen.output, chosen.format, chosen.layout)
-    command = shlex.join(["virnucpro", *words])
-    with stop.on_signals():
-        summary = merge_parts(chosen.output, chosen.parts, format, command, chosen.force, chosen.allow_mixed, stop)
-    if summary is None:
-        raise Stopped("stopped; nothing was written")
-    return summary
+def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether both are there and the same."""
+    with contextlib.suppress(OSError):
+        return Path(one).samefile(other)
+    return False
 
 
 def give_back_freed_memory() -> None:
@@ -202,76 +287,247 @@ def give_back_freed_memory() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
-def complain(message: str, chosen: argparse.Namespace, words: Sequence[str], code: int) -> int:
+def say(text: str) -> None:
+    """A line to standard error, which may be closed or on a full disk: the run matters more."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def complain(
+    message: str, error: BaseException, chosen: argparse.Namespace, words: Sequence[str], code: int
+) -> int:
     """Tell what went wrong and what to do next; returns the exit code."""
-    print(f"virnucpro: {message}", file=sys.stderr)
-    with contextlib.suppress(StoreError):
-        if chosen.run is embed and begun_settings(chosen.output) is not None and "--resume" not in message:
+    if chosen.debug:
+        say("".join(traceback.format_exception(error)).rstrip())
+    strict = getattr(chosen, "strict", False)
+    hint = "; without --strict it is no error" if strict and type(error).__name__ == "RecordError" else ""
+    say(f"virnucpro: {message}{hint}")
+    with contextlib.suppress(UserError):
+        if (
+            chosen.run is embed
+            and getattr(error, "resume_helps", True)
+            and begun_settings(chosen.output) is not None
+        ):
             again = shlex.join(
                 ["virnucpro", *(word for word in words if word not in ("--force", "--resume")), "--resume"]
             )
-            same_input = ", with the same standard input," if chosen.input == "-" else ""
-            print(
-                f"virnucpro: what was computed is kept; this{same_input} continues it:\n  {again}", file=sys.stderr
-            )
+            same_input = ", with the same standard input," if "-" in chosen.input else ""
+            say(f"virnucpro: what was computed is kept; this{same_input} continues it:\n  {again}")
     return code
 
 
-def tell(summary: dict[str, Any]) -> None:
+def write_summary(summary: dict[str, Any]) -> None:
+    """The summary as JSON to standard output; SummaryError where that cannot be written."""
+    error: Exception | None
+    try:
+        print(json.dumps(summary, indent=2))
+        error = flush_output()
+    except (OSError, ValueError) as raised:
+        error = raised
+        flush_output()
+    if error is not None:
+        raise SummaryError(
+            f"{summary['output']} is complete, but its summary cannot be written to standard output: "
+            f"{getattr(error, 'strerror', None) or error}"
+        ) from error
+
+
+def flush_output() -> Exception | None:
+    """Write what standard output holds back; what failed there, after which Python does not try it again."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        with contextlib.suppress(OSError, ValueError):
+            number = sys.stdout.fileno()
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, number)
+            os.close(null)
+        return error
+    return None
+
+
+class SummaryError(UserError):
+    """The summary could not be written."""
+
+    resume_helps = False
+
+
+def tell(summary: dict[str, Any], skipped: "dict[str, Tally]") -> None:
     """What the user must know of the input; on a terminal, also what was done."""
-    notes = {f"skipped, {reason}": tally for reason, tally in summary["skipped"].items()}
-    notes |= {f"cut to {summary['settings']['max_length']} residues": summary["truncated"]}
-    notes |= {"names that came again": summary["repeated_names"]}
+    for reason, tally in skipped.items():
+        if reason in (
+            *summary["skipped"],
+            "no open reading frame",
+        ):  # NaN is told below, with that of earlier runs
+            say(f"virnucpro: skipped, {reason}: {tally}")
+    notes = {
+        f"cut to {summary['settings']['max_length']} residues": summary["truncated"],
+        "names that came again": summary["repeated_names"],
+        "look like DNA and were embedded as proteins": summary["like_dna"],
+        "left out, because of NaN or Inf in the embedding": summary["not_finite"],
+    }
     for what, tally in notes.items():
         if tally["count"]:
             more = ", ..." if tally["count"] > len(tally["names"]) else ""
-            print(f"virnucpro: {what}: {tally['count']:,} ({', '.join(tally['names'])}{more})", file=sys.stderr)
+            say(f"virnucpro: {what}: {tally['count']:,} ({', '.join(tally['names'])}{more})")
+    lost = sum(tally["count"] for tally in summary["skipped"].values())
+    lost += 0 if summary["settings"]["chunk"] else summary["not_finite"]["count"]  # of DNA these are frames
+    closed = summary["without_open_frame"]["count"]
+    if lost or closed:
+        frames = f", {closed:,} without an open reading frame" if closed else ""
+        embedded = f"{summary['records']:,} records: {summary['embedded_records']:,} embedded"
+        say(f"virnucpro: {embedded}, {lost:,} skipped{frames}")
     if not summary["sequences"]:
-        print("virnucpro: nothing was embedded: the output has no rows", file=sys.stderr)
+        say("virnucpro: nothing was embedded: the output has no rows")
     if sys.stderr.isatty():
-        print(
+        say(
             f"virnucpro: {summary['sequences']:,} sequences, {summary['residues']:,} residues in "
-            f"{summary['output']} after {summary['seconds']:,.1f} s",
-            file=sys.stderr,
+            f"{summary['output']} after {summary['seconds']:,.1f} s"
         )
 
 
-class Progress:
-    """A line on a terminal: sequences, tokens/s, time left. Nothing where standard error is no terminal."""
+class SkipLog:
+    """Counts what is skipped, by reason, and writes a line of each to the file of ``--skipped``.
 
-    SECONDS_BETWEEN = 0.5
+    A context manager; the file, a table whose columns are separated by tabs, is made by `open`. UserError where it
+    cannot be written, or is one of `others`.
+    """
+
+    COLUMNS = ("name", "reason", "file", "line", "detail")
+
+    def __init__(self, path: Path | None, others: Iterable[str | os.PathLike[str]]):
+        self._path, self._others = path, list(others)
+        self._file: io.TextIOBase | None = None
+        self.tallies: dict[str, Tally] = {}
+        self._lock = threading.Lock()  # what is read and what is computed is skipped in two threads
+
+    def open(self) -> None:
+        """Make the file, if one was asked for."""
+        if self._path is None:
+            return
+        if any(same_file(self._path, other) or str(self._path) == str(other) for other in self._others):
+            raise UserError(f"--skipped {self._path} is an input or the output: name another file")
+        with self._writing():
+            self._file = self._path.open("w", encoding="utf-8")
+            self._write(self.COLUMNS)
+
+    def __call__(self, skipped: "Skipped") -> None:
+        """Another one."""
+        from virnucpro.data.proteins import Tally
+
+        line = "" if skipped.line is None else str(skipped.line)
+        with self._lock, self._writing():
+            self.tallies.setdefault(skipped.reason, Tally()).add(skipped.name, skipped.detail)
+            self._write((skipped.name, skipped.reason, skipped.file, line, skipped.detail))
+
+    def _write(self, cells: Sequence[str]) -> None:
+        if self._file is not None:
+            self._file.write("\t".join(cells) + "\n")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"cannot write --skipped {self._path}: {error.strerror or error}") from error
+
+    def __enter__(self) -> "SkipLog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._file is None:
+            return
+        try:
+            with self._writing():
+                self._file.close()
+        except UserError:
+            if kind is None:  # else that is what the user must know
+                raise
+
+
+class Progress:
+    """How far a run is: tqdm's bar on a terminal, and a line a minute elsewhere, as in a log."""
+
+    SECONDS_BETWEEN_LINES = 60.0
 
     def __init__(self) -> None:
-        self._shown = -self.SECONDS_BETWEEN
+        self._bar: Any = None
+        self._told = time.monotonic()
         self._at_first: float | None = None
 
     def __call__(self, done: "Done") -> None:
-        """Show how far it is, twice a second at most."""
+        """Show it, if it is time."""
+        fraction = done.fraction or 0.0
         if self._at_first is None:
-            self._at_first = done.fraction or 0.0
-        if not sys.stderr.isatty() or time.monotonic() - self._shown < self.SECONDS_BETWEEN:
-            return
-        self._shown = time.monotonic()
-        line = f"{done.sequences:,} sequences, {done.tokens / done.seconds:,.0f} tokens/s{self._left(done)}"
-        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+            self._at_first = fraction
+        about = f"{done.sequences:,} sequences, {done.tokens / max(done.seconds, 1e-9):,.0f} tokens/s"
+        if sys.stderr.isatty():
+            self._show(done.fraction, about)
+        elif time.monotonic() - self._told >= self.SECONDS_BETWEEN_LINES:
+            self._told = time.monotonic()
+            say(f"virnucpro: {about}{self._left(done.seconds, fraction)}")
 
-    def _left(self, done: "Done") -> str:
-        if done.fraction is None or self._at_first is None or done.fraction <= self._at_first:
+    def _show(self, fraction: float | None, about: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            if self._bar is None:
+                self._bar = bar(fraction, about)
+            self._bar.set_postfix_str(about, refresh=False)
+            self._bar.update(0 if fraction is None else fraction - self._bar.n)
+
+    def _left(self, seconds: float, fraction: float) -> str:
+        if self._at_first is None or fraction <= self._at_first:
             return ""
-        left = done.seconds * (1 - done.fraction) / (done.fraction - self._at_first)
-        return f", {done.fraction:.0%}, about {left / 60:,.0f} min left" if left > 90 else f", {done.fraction:.0%}"
+        left = seconds * (1 - fraction) / (fraction - self._at_first)
+        return f", {fraction:.0%}, about {left / 60:,.0f} min left"
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._shown > 0:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        if self._bar is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._bar.close()
+
+
+def bar(fraction: float | None, about: str) -> Any:
+    """A bar that begins at this share of the input, with a text; without a length where the share is unknown."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    tqdm.monitor_interval = 0  # no thread of its own: each batch updates it
+    known = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+    return tqdm(
+        total=None if fraction is None else 1.0,
+        initial=fraction or 0.0,
+        bar_format="{elapsed}{postfix}" if fraction is None else known,
+        postfix=about,
+        file=sys.stderr,
+        mininterval=0.5,
+        miniters=0,
+        leave=False,
+        dynamic_ncols=True,
+    )
+
+
+def refuse_contradictions(chosen: argparse.Namespace) -> None:
+    """End the program with the usage where an option has no effect beside the others."""
+    if chosen.run is not embed:
+        return
+    if chosen.chunk is not None and not chosen.translate:
+        chosen.refuse("--chunk is for DNA: it needs --translate six-frame")
+    if chosen.strict and chosen.on_nan == "skip":
+        chosen.refuse("--strict makes an error of what --on-nan skip would leave out: choose one")
+    if chosen.shard and chosen.ray:
+        chosen.refuse("--shard divides an input among jobs, and --ray among workers: choose one")
+    if chosen.workers and not chosen.ray:
+        chosen.refuse("--workers is for --ray")
+    if chosen.allow_mixed and not chosen.ray:
+        chosen.refuse("--allow-mixed is for --ray, and for virnucpro merge")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     program = argparse.ArgumentParser("virnucpro", description="Fast ESM-2 embeddings of proteins and DNA.")
+    program.add_argument("--version", action="version", version=f"virnucpro {installed_version()}")
     commands = program.add_subparsers(required=True, metavar="COMMAND")
     add_embed(commands)
     add_merge(commands)
@@ -282,19 +538,31 @@ def add_embed(commands: Any) -> None:
     """The options of ``virnucpro embed``."""
     command = commands.add_parser(
         "embed",
-        help="embed the sequences of a FASTA file",
-        description="Embed the sequences of a FASTA file into an HDF5 file, a Parquet dataset or a .npz file.",
+        help="embed the sequences of FASTA files",
+        description="Embed the sequences of FASTA files into an HDF5 file, a Parquet dataset or a .npz file.",
         epilog=EXIT_CODES,
     )
-    command.set_defaults(run=embed)
+    command.set_defaults(run=embed, refuse=command.error)
     command.add_argument(
-        "input", metavar="IN.fasta", help="proteins, or DNA with --translate; may be gzip; - for stdin"
+        "input",
+        metavar="IN.fasta",
+        nargs="+",
+        type=file_name,
+        help="proteins, or DNA with --translate; may be gzip, bzip2, xz or zstd; - for stdin",
     )
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.h5")
+    command.add_argument("-o", "--output", type=path, required=True, metavar="OUT.h5")
     add_format(command)
     model = command.add_argument_group("model")
-    model.add_argument("--model", default="esm2_t33_650M_UR50D", help="fair-esm's name (default: %(default)s)")
-    model.add_argument("--weights", default="pretrained", help="pretrained (default), random, or a fair-esm .pt")
+    name = model.add_argument(
+        "--model", default="esm2_t33_650M_UR50D", help="fair-esm's name (default: %(default)s)"
+    )
+    name.completer = model_names  # type: ignore[attr-defined]
+    model.add_argument(
+        "--weights",
+        type=file_name,
+        default="pretrained",
+        help="pretrained (default), random, or a fair-esm .pt",
+    )
     model.add_argument(
         "--precision",
         choices=("auto", *PRECISIONS),
@@ -317,12 +585,21 @@ def add_embed(commands: Any) -> None:
     )
     kept.add_argument("--layers", type=int, nargs="+", default=[-1], metavar="N", help="default: -1, the last")
     kept.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="default: float32")
+    kept.add_argument(
+        "--on-nan",
+        choices=("error", "skip"),
+        default="error",
+        help="what to do where an embedding has NaN or Inf: stop (default), or leave the sequence out",
+    )
     sequences = command.add_argument_group("sequences")
     sequences.add_argument(
         "--translate", choices=("six-frame",), help="the input is DNA: embed VirNucPro's proteins"
     )
     sequences.add_argument(
-        "--chunk", type=positive, default=500, metavar="N", help="nucleotides of a fragment (default: 500)"
+        "--chunk",
+        type=positive,
+        metavar="N",
+        help=f"with --translate: nucleotides of a fragment (default: {DEFAULT_CHUNK})",
     )
     sequences.add_argument(
         "--max-length",
@@ -334,16 +611,20 @@ def add_embed(commands: Any) -> None:
     sequences.add_argument(
         "--strict", action="store_true", help="what would be skipped, or named twice, is an error"
     )
+    sequences.add_argument(
+        "--skipped", type=path, metavar="FILE", help="write a table of every skipped record, with reason and line"
+    )
     run = command.add_argument_group("run")
     run.add_argument(
         "--resume", action="store_true", help="continue an unfinished run; begin one where there is none"
     )
     run.add_argument("--force", action="store_true", help="drop an unfinished run, and replace OUT.h5 at the end")
     run.add_argument("--json", action="store_true", help="print a summary to standard output at the end")
-    run.add_argument(
+    run.add_argument("--debug", action="store_true", help="show where in the program an error came from")
+    many = command.add_argument_group("many GPUs or jobs")
+    many.add_argument(
         "--shard", metavar="I/N", help="embed only the I-th of N shares of the input, for virnucpro merge"
     )
-    many = command.add_argument_group("many GPUs")
     many.add_argument(
         "--ray",
         nargs="?",
@@ -352,7 +633,7 @@ def add_embed(commands: Any) -> None:
         help="use all GPUs of this machine, or of the Ray cluster at host:port (auto: the one on this machine)",
     )
     many.add_argument(
-        "--workers", type=positive, metavar="N", help="GPUs to use (default: all; without GPUs 1 worker)"
+        "--workers", type=positive, metavar="N", help="GPUs to use (default: all; without GPUs one worker)"
     )
     many.add_argument(
         "--allow-mixed", action="store_true", help="take GPUs of different kinds, whose rounding differs"
@@ -368,14 +649,15 @@ def add_merge(commands: Any) -> None:
         epilog=EXIT_CODES,
     )
     command.set_defaults(run=merge)
-    command.add_argument("output", type=Path, metavar="OUT.h5")
-    command.add_argument("parts", type=Path, nargs="+", metavar="PART.h5", help="of all shards, in any order")
+    command.add_argument("output", type=path, metavar="OUT.h5")
+    command.add_argument("parts", type=path, nargs="+", metavar="PART.h5", help="of all shards, in any order")
     add_format(command)
     command.add_argument("--force", action="store_true", help="replace OUT.h5 when the new one is complete")
     command.add_argument(
         "--allow-mixed", action="store_true", help="take parts of different hardware, whose rounding differs"
     )
     command.add_argument("--json", action="store_true", help="print a summary to standard output at the end")
+    command.add_argument("--debug", action="store_true", help="show where in the program an error came from")
 
 
 def add_format(command: argparse.ArgumentParser) -> None:
@@ -384,11 +666,35 @@ def add_format(command: argparse.ArgumentParser) -> None:
         "--format", choices=tuple(FORMATS), help="default: by the output's ending, .h5, .parquet or .npz"
     )
     command.add_argument(
-        "--layout",
-        choices=LAYOUTS,
-        default="table",
-        help="per-protein: a dataset for each protein, as UniProt's files",
+        "--layout", choices=LAYOUTS, default="table", help="per-protein: a dataset for each protein, as UniProt's"
     )
+
+
+def installed_version() -> str:
+    """The version of this program."""
+    try:
+        return version("virnucpro")
+    except PackageNotFoundError:
+        return "(not installed: running from its source tree)"
+
+
+def model_names(**_: Any) -> list[str]:
+    """The models, for a shell that completes their names."""
+    from virnucpro.models.esm2 import SHAPES
+
+    return list(SHAPES)
+
+
+def file_name(text: str) -> str:
+    """A file's name, which may not be empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a file is needed, and this is empty")
+    return text
+
+
+def path(text: str) -> Path:
+    """As `file_name`, a path."""
+    return Path(file_name(text))
 
 
 def positive(text: str) -> int:

@@ -42,7 +42,9 @@ def choose(arguments: argparse.Namespace) -> Record:
 
 def main() -> None:
     """Command line; ends with exit code 1 where there is nothing to show."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m asv_plugin.answer", description=(__doc__ or "").split("\n\n")[0]
+    )
     parser.add_argument("--machine", help="as in results/; default: the one that ran last")
     parser.add_argument("--commit", help="default: the newest with results")
     parser.add_argument("--markdown", action="store_true", help="for a pull request")

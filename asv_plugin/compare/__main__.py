@@ -1,16 +1,19 @@
 """Compare two commits in paired rounds: is HEAD worse than BASE?
 
-    python -m asv_plugin.compare BASE HEAD [--rounds 5] [--bench REGEX] [--factor 1.03] [--json FILE]
+    python -m asv_plugin.compare BASE HEAD [--rounds 5] [--bench REGEX] [--factor 1.03] [--strict] [--json FILE]
 
 In each round new processes measure every cell of both commits. Those of a benchmark that takes turns live at the
 same time and time their blocks in turn; those of another run one right after the other, the first one in turn.
-HEAD may be the word "worktree" for the uncommitted changes of tracked files. Nothing is written to results/. The
-exit code is 1 where a cell is worse, else 0.
+HEAD may be the word "worktree" for the uncommitted changes of tracked files. Nothing is written to results/.
+
+Exit codes (1 is an error of the program itself):
+{codes}
 """
 
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 from dataclasses import asdict
@@ -18,29 +21,36 @@ from pathlib import Path
 
 from asv import util
 
+from asv_plugin.compare.exit_code import MEANINGS, Code, exit_code, in_words
 from asv_plugin.compare.report import render
-from asv_plugin.compare.rounds import on_sigint, run_rounds
-from asv_plugin.compare.suite import Suite
+from asv_plugin.compare.rounds import INTERRUPTED, on_sigint, run_rounds
+from asv_plugin.compare.suite import BuildError, Suite, UsageError
 from asv_plugin.compare.trial import Trial
 from asv_plugin.compare.turns import SOCKET, VARIABLE
-from asv_plugin.repository import commit_hash, git
+from asv_plugin.compare.verdict import Comparison
+from asv_plugin.repository import git
 
 
 def resolve(name: str) -> str:
-    """The full hash of a commit; "worktree" makes one of the uncommitted changes. Ends with the reason."""
+    """The full hash of a commit, "worktree" being one of the uncommitted changes; UsageError if there is none."""
     if name == "worktree":
         commit = git("stash", "create")
         if not commit:
-            sys.exit("error: worktree: there are no uncommitted changes of tracked files")
+            raise UsageError("worktree: there are no uncommitted changes of tracked files")
         return commit
-    return commit_hash(name)
+    commit = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    if commit is None:
+        raise UsageError(f"git knows no commit {name!r}")
+    return commit
 
 
-def main() -> None:
-    """Command line."""
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    codes = "\n".join(f"{code:5d}  {words}" for code, words in MEANINGS.items())
     parser = argparse.ArgumentParser(
-        description=__doc__,
+        description=(__doc__ or "").format(codes=codes),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m asv_plugin.compare",
         usage="%(prog)s BASE HEAD [options]",
     )
     parser.add_argument("base", metavar="BASE", help="the commit to compare with")
@@ -50,6 +60,7 @@ def main() -> None:
     parser.add_argument(
         "--factor", type=float, help="what counts as a change (default: each benchmark's own, 1.05 for a speed)"
     )
+    parser.add_argument("--strict", action="store_true", help="exit with 14 where a cell is inconclusive")
     parser.add_argument("--json", type=Path, help="also write the comparisons to this file")
     parser.add_argument("--config", type=Path, default=Path("asv.conf.json"), help="default: %(default)s")
     arguments = parser.parse_args()
@@ -57,24 +68,62 @@ def main() -> None:
         parser.error("--rounds: an interval needs at least 2")
     if arguments.factor is not None and not arguments.factor >= 1:
         parser.error("--factor: a change is a ratio of at least 1, as 1.03")
-    output = arguments.json and arguments.json.absolute()
-    config = arguments.config.absolute()
-    os.chdir(config.parent)  # which asv takes for the project's folder
-    os.environ[VARIABLE] = SOCKET
-    signal.signal(signal.SIGINT, on_sigint)
+    try:
+        re.compile(arguments.bench)
+    except re.error as error:
+        parser.error(f"--bench: {arguments.bench!r} is no regular expression: {error}")
+    if not arguments.config.is_file():
+        parser.error(f"--config: there is no file {arguments.config}")
+    return arguments
+
+
+def run(arguments: argparse.Namespace) -> tuple[Code, dict[str, object]]:
+    """Compare, print the table, and say with which code to end; what --json writes is returned, too."""
+    comparisons: list[Comparison] = []
     commits = (resolve(arguments.base), resolve(arguments.head))
     try:
-        trial = Trial(Suite(config, commits, arguments.bench))
+        trial = Trial(Suite(arguments.config, commits, arguments.bench))
+    except BuildError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = (Code.NO_BASE, Code.FAILED)[error.side]
+    else:
         finished = run_rounds(trial, arguments.rounds)
+        comparisons = trial.comparisons(arguments.factor)
+        print(render(comparisons, commits, arguments.factor))
+        code = exit_code(comparisons, arguments.strict) if finished else Code.INTERRUPTED
+    return code, {
+        "base": commits[0],
+        "head": commits[1],
+        "rounds": arguments.rounds,
+        "exit_code": code,
+        "meaning": MEANINGS[code],
+        "comparisons": [asdict(each) for each in comparisons],
+    }
+
+
+def main() -> None:
+    """Command line."""
+    arguments = parse_arguments()
+    arguments.config = arguments.config.absolute()
+    output = arguments.json and arguments.json.absolute()
+    os.chdir(arguments.config.parent)  # which asv takes for the project's folder
+    os.environ[VARIABLE] = SOCKET
+    signal.signal(signal.SIGINT, on_sigint)
+    try:
+        code, found = run(arguments)
+        if output:
+            output.write_text(json.dumps(found, indent=1) + "\n")
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = Code.WRONG_USE
+    except KeyboardInterrupt:
+        code = Code.INTERRUPTED
     except (util.UserError, util.ProcessError) as error:
-        sys.exit(f"error: {error}")
-    found = trial.judged(arguments.factor)
-    print(render(found, trial.reasons, commits, arguments.factor))
-    if output:
-        output.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
-    if not finished:
-        sys.exit(130)
-    sys.exit(1 if any(each.verdict == "worse" for each in found) else 0)
+        if not INTERRUPTED:
+            sys.exit(f"error: {error}")
+        code = Code.INTERRUPTED
+    print(in_words(code), flush=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

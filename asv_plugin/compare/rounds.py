@@ -6,34 +6,42 @@ from collections.abc import Iterator
 
 from asv import util
 
+from asv_plugin.compare import suite
 from asv_plugin.compare.processes import Servers
 from asv_plugin.compare.suite import print_progress
-from asv_plugin.compare.trial import Trial
-
-PAIRS_IN_A_ROUND = 4
-"""How often a round starts new processes for what takes turns. On two shared cores two processes of one program,
-and all that are forked from them, differ by several per cent for as long as they live: many short-lived pairs say
-more than a few long ones."""
+from asv_plugin.compare.trial import PAIRS_IN_A_ROUND, Trial
 
 
 def run_rounds(trial: Trial, rounds: int) -> bool:
-    """Measure all rounds, saying how far it is and how long it will take; False where Ctrl-C cut it short."""
+    """Measure all rounds, saying how far it is and how long it will take; False where Ctrl-C cut it short.
+
+    Half way through every round the environments swap their commits, and the next round goes on as that one ended:
+    what is measured once a round meets both arrangements, too. Who begins alternates within each arrangement.
+    """
     start, cells = time.monotonic(), trial.suite.cells()
     pairs = rounds * PAIRS_IN_A_ROUND
     try:
         for pair in range(pairs):
             number, again = divmod(pair, PAIRS_IN_A_ROUND)
             these = [
-                cell for cell in cells if not trial.is_exhausted(cell) and (not again or trial.takes_turns(cell))
+                cell
+                for cell in cells
+                if not all(trial.is_done(cell, name) for name in cell.names)
+                and (not again or trial.takes_turns(cell))
             ]
+            if not these:
+                continue
+            swapped = bool(number % 2) ^ (again >= PAIRS_IN_A_ROUND // 2)
+            with interruptible():
+                trial.suite.install(swapped)
             left = (time.monotonic() - start) / pair * (pairs - pair) / 60 if pair else 0
             about = f" (about {left:.0f} min left)" if pair else ""
             with contextlib.ExitStack() as resources:
-                servers = Servers(trial, (number + again) % 2, resources)
+                servers = Servers(trial, (number // 2 + again) % 2, resources)
                 for at, cell in enumerate(these, start=1):
                     part = f"pair {again + 1} of {PAIRS_IN_A_ROUND}, cell {at} of {len(these)}"
                     print_progress(f"round {number + 1} of {rounds}, {part}: {cell}{about}")
-                    with interrupting(servers):
+                    with interruptible(servers):
                         servers.measure(cell)
     except KeyboardInterrupt:
         print_progress("\ninterrupted: this is what the complete pairs say")
@@ -44,16 +52,16 @@ def run_rounds(trial: Trial, rounds: int) -> bool:
 
 
 @contextlib.contextmanager
-def interrupting(servers: Servers) -> Iterator[None]:
+def interruptible(servers: Servers | None = None) -> Iterator[None]:
     """Ctrl-C as KeyboardInterrupt, of which asv makes an error of its own; its servers then say nothing."""
     try:
         yield
         if INTERRUPTED:
             raise KeyboardInterrupt
-    except (KeyboardInterrupt, util.UserError) as error:
-        if isinstance(error, util.UserError) and str(error) != "Interrupted.":
+    except (KeyboardInterrupt, util.UserError, util.ProcessError) as error:
+        if not INTERRUPTED and not isinstance(error, KeyboardInterrupt) and str(error) != suite.INTERRUPTED:
             raise
-        for spawner in servers.spawners:
+        for spawner in servers.spawners.values() if servers else ():
             spawner.interrupt()
         raise KeyboardInterrupt from None
 

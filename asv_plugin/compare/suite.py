@@ -6,6 +6,7 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from asv import environment, util
 from asv.benchmarks import Benchmarks
@@ -27,6 +28,9 @@ PLACES = {
 
 SIDES = ("BASE", "HEAD")
 
+INTERRUPTED = "Interrupted."
+"""The words of the error that asv makes of Ctrl-C."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -44,35 +48,83 @@ class Cell:
         return ", ".join(self.parameters) or ", ".join(self.names)
 
 
+class UsageError(Exception):
+    """What was asked for cannot be compared; the message says what to change."""
+
+
+class BuildError(Exception):
+    """A commit that cannot be built, or not installed; `side` is 0 for BASE and 1 for HEAD."""
+
+    def __init__(self, side: int, reason: str):
+        super().__init__(f"{SIDES[side]} does not build: {reason}")
+        self.side = side
+
+
 class Suite:
-    """Both commits, each built in an environment of its own, and the benchmarks to run against them."""
+    """Both commits, each built in an environment of its own, and the benchmarks to run against them.
+
+    Which of the two environments holds BASE can be swapped: they differ in what an installation leaves to chance,
+    and none is to be always HEAD's.
+    """
 
     def __init__(self, config: Path, commits: tuple[str, str], bench: str):
         check_places(PLACES, __name__)
-        self.conf = Config.load(config.name)
+        self.commits = commits
+        self.conf = load_config(config)
         for plugin in self.conf.plugins:
             plugin_manager.import_plugin(plugin)
-        repo = get_repo(self.conf)
-        self.environments = []
-        # HEAD's is kept beside the one that `asv run` uses, so that a second comparison need not install again
-        for side, env_dir in enumerate((self.conf.env_dir, f"{self.conf.env_dir}-head")):
-            self.conf.env_dir = env_dir
-            found = list(environment.get_environments(self.conf, None))
-            if len(found) != 1 or not found[0].can_install_project():
-                raise util.UserError(
-                    f"{config} describes {len(found)} environments, and commits are compared in one that they can "
-                    "be installed in: write another configuration and name it with --config"
-                )
-            print_progress(f"building {SIDES[side]} {commits[side][:8]} in {env_dir}")
-            found[0].create()
-            found[0].install_project(self.conf, repo, commits[side])
-            self.environments += found
-        self.benchmarks = Benchmarks.discover(self.conf, repo, [self.environments[1]], [commits[1]], regex=bench)
-        os.environ.pop(
-            selection.VARIABLE, None
-        )  # here each cell has a folder of its own, where others are of no use
+        self.repo = get_repo(self.conf)
+        # The second is kept beside the one that `asv run` uses, so that another comparison need not install again
+        folders = (self.conf.env_dir, f"{self.conf.env_dir}-head")
+        self.environments = [self._environment(config, folder) for folder in folders]
+        for each in self.environments:
+            each.create()
+        self.swapped = False
+        self._build()
+        self.benchmarks = self._discover(bench)
+        self.install(swapped=False)  # asv has tried BASE, too, if it could not discover benchmarks with HEAD
         if not self.benchmarks:
-            raise util.UserError(f"no benchmark has a cell that matches {bench!r}")
+            raise UsageError(f"no benchmark has a cell that matches {bench!r}")
+
+    def _environment(self, config: Path, folder: str) -> Any:
+        self.conf.env_dir = folder
+        found = list(environment.get_environments(self.conf, None))
+        if len(found) != 1 or not found[0].can_install_project():
+            raise UsageError(
+                f"{config} describes {len(found)} environments, and commits are compared in one that they can "
+                "be installed in: write another configuration and name it with --config"
+            )
+        return found[0]
+
+    def _build(self) -> None:
+        """Build and install both commits. Raises BuildError, HEAD's where neither builds."""
+        failed = {}
+        for side, commit in enumerate(self.commits):
+            print_progress(f"building {SIDES[side]} {commit[:8]}")
+            try:
+                self.environments[side].install_project(self.conf, self.repo, commit)
+            except (util.ProcessError, util.UserError) as error:
+                if str(error) == INTERRUPTED:
+                    raise
+                failed[side] = str(error)
+        if failed:
+            raise BuildError(*max(failed.items()))
+
+    def _discover(self, bench: str) -> Benchmarks:
+        found = Benchmarks.discover(self.conf, self.repo, self.environments[::-1], self.commits[::-1], regex=bench)
+        # Here each cell has a folder of its own, where the others that asv was asked for are of no use
+        os.environ.pop(selection.VARIABLE, None)
+        return found
+
+    def install(self, swapped: bool) -> None:
+        """Let each environment hold its commit: BASE in the first, or in the second one where `swapped`."""
+        self.swapped = swapped
+        for side, commit in enumerate(self.commits):
+            self.environment(side).install_project(self.conf, self.repo, commit)
+
+    def environment(self, side: int) -> Any:
+        """The environment that holds BASE (0) or HEAD (1)."""
+        return self.environments[side ^ self.swapped]
 
     def cells(self) -> list[Cell]:
         """The selected cells, all benchmarks of one together."""
@@ -87,6 +139,14 @@ class Suite:
                 if these:
                     found.append(Cell(these, index, parameters))
         return found
+
+
+def load_config(path: Path) -> Config:
+    """asv's configuration, from a file in the current directory."""
+    try:
+        return Config.load(path.name)
+    except util.UserError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def print_progress(text: str) -> None:

@@ -1,6 +1,17 @@
 """What is changed in asv, one subject a file. Each checks at load that asv is as it knows it (`places`)."""
 
-from asv_plugin.hooks import broken_files, compare, machine, notes, progress, regressions, selection, site
+from asv_plugin.hooks import (
+    broken_files,
+    compare,
+    find,
+    machine,
+    notes,
+    progress,
+    publish,
+    regressions,
+    selection,
+    site,
+)
 
 
 def install() -> None:
@@ -12,4 +23,6 @@ def install() -> None:
     broken_files.install()
     site.check()
     compare.install()
+    find.install()
     regressions.install()
+    publish.install()

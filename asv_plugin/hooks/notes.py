@@ -13,14 +13,15 @@ from asv_plugin.notes import key, notes_of, notes_path, product, read
 PLACES = {
     "asv.results:Results.add_result": "(self, benchmark, result, ",
     "asv.results:Results.save": "(self, result_dir)",
+    "asv.results:Results.rm": "(self, result_dir)",
 }
 """What of asv is hooked below, and how its parameters begin."""
 
 
 def install() -> None:
-    """Replace what keeps a result and what saves it."""
+    """Replace what keeps a result, what saves it and what removes it."""
     check_places(PLACES, __name__)
-    add_result, save = Results.add_result, Results.save
+    add_result, save, remove = Results.add_result, Results.save, Results.rm
 
     # add_result is the one place that sees each benchmark's output, skipped ones included.
     @wraps(add_result)
@@ -50,4 +51,10 @@ def install() -> None:
         unfinished.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
         unfinished.replace(path)
 
-    Results.add_result, Results.save = add_result_and_notes, save_with_notes
+    # `asv rm`: the notes of a result that is gone would be taken for those of a new one.
+    @wraps(remove)
+    def remove_with_notes(self: Results, result_dir: str) -> None:
+        remove(self, result_dir)
+        notes_path(Path(result_dir) / self._filename).unlink(missing_ok=True)
+
+    Results.add_result, Results.save, Results.rm = add_result_and_notes, save_with_notes, remove_with_notes

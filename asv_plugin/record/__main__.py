@@ -63,7 +63,11 @@ def regex(bench: str) -> str:
 def main() -> None:
     """Command line."""
     files = benchmark_files(Path(str(benchmarks.__file__)).parent)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m asv_plugin.record",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("commits", nargs="+", metavar="COMMIT", help="as git names them")
     parser.add_argument("--only", nargs="+", choices=files, default=files, help="these files of benchmarks")
     parser.add_argument(

@@ -1,8 +1,12 @@
 """The proteins: seeded sets, FASTA files, batches."""
 
+import bz2
+import gzip
 import hashlib
+import lzma
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +27,8 @@ from benchmarks._workloads import (
     token_batches,
     tokens_in,
 )
+from virnucpro.data.fasta import Fasta, FastaError
+from virnucpro.data.proteins import ProteinReader
 
 
 @pytest.mark.parametrize("workload", LENGTHS)
@@ -100,7 +106,8 @@ def test_a_record_without_a_name_is_called_by_its_line(tmp_path):
         (">a\nMKT\n>b\n", "sequence 'b' is empty; remove it"),
         (">a\nMK\n>a\nMKT\n", "2 sequences are called 'a'; rename them"),
         (">big\n" + "M" * 40_000, "sequence 'big' has 40,000 residues, more than 10,000; remove or cut it"),
-        (b"\x1f\x8b\x08\x00\xff", "not a text file; unpack it"),
+        (b"\x1f\x8b\x08\x00\xff", "it is damaged"),
+        (">a\nMK>b\nMK\n", "'>' inside a sequence in line 2"),
     ],
 )
 def test_a_file_that_cannot_be_benchmarked_is_named_with_the_remedy(tmp_path, text, said):
@@ -114,6 +121,34 @@ def test_a_file_that_cannot_be_benchmarked_is_named_with_the_remedy(tmp_path, te
 def test_an_unreadable_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"cannot read .*gone\.fasta: No such file"):
         read_fasta(tmp_path / "gone.fasta")
+
+
+LINES = [
+    *(b">a b\n", b" >b\n", b">c>d\n", b"\xef\xbb\xbf>e\r\n", b">\xe9\n", b">\xe2\x80\xa8f\n", b">\n"),
+    *(b"MK\n", b"m k*\n", b"**\n", b"XBUZO.-\n", b"\x0cMK\x0b\n", b"MK>b\n", b"1\n", b"M\xc3\x9f\n", b"MK"),
+    *(b";x\n", b"#\n", b"\n", b"\x1a", b"\xe2\x80\xa8\n", b"\r"),
+]
+
+
+@given(
+    content=st.lists(st.sampled_from(LINES) | st.binary(max_size=3), max_size=8).map(b"".join),
+    compress=st.sampled_from(
+        [bytes, gzip.compress, bz2.compress, lzma.compress, zstandard.ZstdCompressor().compress]
+    ),
+    copies=st.integers(1, 2),
+)
+def test_a_file_is_read_as_virnucpro_embed_reads_it(tmp_path_factory, content, compress, copies):
+    path = tmp_path_factory.getbasetemp() / "same.fasta"
+    path.write_bytes(b"".join([compress(content)] * copies))
+    try:
+        with Fasta(path) as records:
+            expected = list(ProteinReader(records, strict=True))
+    except FastaError:
+        expected = None
+    try:
+        assert read_fasta(path) == expected
+    except ValueError:
+        assert expected is None
 
 
 @given(st.binary(max_size=200))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import MODEL, RAGGED
+from virnucpro.models import esm2_flash
 from virnucpro.models.checkpoint import CheckpointError
 from virnucpro.models.esm2 import ESM2, SHAPES
 from virnucpro.models.esm2_flash import load_esm2_model
@@ -113,8 +114,10 @@ def test_every_size_has_fair_esms_architecture(name):
 @pytest.mark.parametrize(
     "arguments, disabled, expected",
     [
-        ({}, "", torch.float16),
+        ({}, "", torch.float32),  # what a CPU is faster in
         ({}, "1", torch.float32),
+        ({"enable_fp16": True}, "", torch.float16),
+        ({"enable_fp16": True}, "1", torch.float32),
         ({"enable_fp16": False}, "", torch.float32),
         ({"precision": "bf16"}, "1", torch.bfloat16),
     ],
@@ -126,13 +129,23 @@ def test_precision_wins_over_enable_fp16_and_the_environment(arguments, disabled
 
 
 @pytest.mark.parametrize(
+    "capability, expected", [(None, "fp32"), ((6, 0), "fp32"), ((7, 0), "fp16"), ((9, 0), "fp16")]
+)
+def test_the_default_precision_is_that_of_precision_auto(capability, expected, monkeypatch):
+    monkeypatch.delenv("VIRNUCPRO_DISABLE_FP16", raising=False)
+    monkeypatch.setattr(esm2_flash, "compute_capability", lambda device: capability)
+    assert load_esm2_model(MODEL, "cpu", weights="random")[0].precision == expected
+
+
+@pytest.mark.parametrize(
     "arguments, said",
     [
         ({"model_name": "esm2_t7_9M"}, "unknown model 'esm2_t7_9M'.*esm2_t6_8M_UR50D"),
-        ({"precision": "fp8"}, "unknown precision 'fp8'.*fp32, tf32, bf16, fp16"),
+        ({"precision": "fp4"}, "unknown precision 'fp4'.*fp32, tf32, bf16, fp16, int8, fp8"),
+        ({"precision": "fp8"}, "fp8.*NVIDIA GPUs.*fp32, bf16, fp16 or int8"),
         ({"device": "tpu"}, "unknown device 'tpu'.*cpu, cuda"),
         ({"device": "mps"}, "unknown device 'mps'.*cpu, cuda"),
-        ({"precision": "tf32"}, "tf32.*NVIDIA GPUs.*fp32, bf16 or fp16"),
+        ({"precision": "tf32"}, "tf32.*NVIDIA GPUs.*fp32, bf16, fp16 or int8"),
     ],
 )
 def test_what_does_not_exist_is_named_with_what_does(arguments, said):

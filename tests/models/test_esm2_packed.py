@@ -14,7 +14,8 @@ from virnucpro.data.tokens import encode
 from virnucpro.models.attention import attend, attend_memory_efficient
 from virnucpro.models.esm2 import ESM2, SHAPES, ESM2Shape, Layer, parts_of
 from virnucpro.models.esm2_flash import load_esm2_model
-from virnucpro.models.linear import FORMATS, Linear
+from virnucpro.models.formats import FORMATS
+from virnucpro.models.linear import Linear
 from virnucpro.models.precision import PRECISIONS
 from virnucpro.models.rotary import RotaryTables, rotary_tables, rotate_
 

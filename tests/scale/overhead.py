@@ -1,4 +1,4 @@
-"""What rate the driver, the reader and the writers of ``virnucpro embed --ray`` reach when the model costs nothing.
+"""What rate the driver, reader and writers of ``virnucpro embed --ray`` reach when the model costs nothing.
 
 ``python -m tests.scale.overhead --workers 8 --tokens 200000000 --folder FOLDER``: a FASTA file of so many tokens,
 embedded by workers whose model is a test double of 1,000,000 tokens/s each, mean pooling, 1,280 values a protein.

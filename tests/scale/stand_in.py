@@ -36,7 +36,7 @@ class StandIn:
             "dtype": "float32",
         }
         device = {"device": "test double", "threads": 0, "token_budget": TOKEN_BUDGET}
-        return {**about, **device, "virnucpro": version_of("virnucpro")}
+        return {**about, **device, "engine": "test double", "virnucpro": version_of("virnucpro")}
 
     def start(self, settings: Mapping[str, Any]) -> None:
         """Nothing."""

@@ -1,43 +1,27 @@
 """The store: what is on disk after each way a run can end, and the file that is left."""
 
-import errno
 import itertools
 
 import h5py
 import numpy as np
 import pytest
 
+from tests.store.rows import SEQUENCES, SETTINGS, append, finish, never, partial
 from virnucpro.store.embeddings import Embeddings
-from virnucpro.store.hdf5 import write_hdf5
-from virnucpro.store.journal import JOURNAL, Committed, Partial, StoreError, check_output, folder_of
-
-SETTINGS = {"precision": "fp32", "layers": [6], "max_length": None}
-SEQUENCES = [("α", 3), ("b", 1), ("c d", 2), ("b", 4), ("e", 1)]
-
-
-def never() -> bool:
-    return False
-
-
-def partial(output, resume=False, settings=SETTINGS, dtype="float32"):
-    return Partial(output, settings, 4, dtype, resume)
-
-
-def append(to: Partial, numbers, ragged=False):
-    for number in numbers:
-        name, residues = SEQUENCES[number]
-        rows = residues if ragged else 1
-        values = (10.0 * number + np.arange(4.0 * rows)).reshape(rows, 4).astype(np.float32)
-        to.append([name], [residues], values, f"digest {number}")
-
-
-def finish(run, attributes, shape, ragged, stop) -> bool:
-    return run.finish(lambda path, rows: write_hdf5(path, rows, attributes, shape, ragged, stop))
+from virnucpro.store.journal import JOURNAL, Committed, StoreError, check_output, folder_of
 
 
 @pytest.fixture
 def output(tmp_path):
     return tmp_path / "out.h5"
+
+
+def begun(output):
+    """An unfinished run, which has one sequence."""
+    with partial(output) as run:
+        append(run, [0])
+        run.commit()
+    return output
 
 
 def finished(output, ragged=False, dtype="float32", shape=(4,)):
@@ -135,28 +119,6 @@ def test_half_a_line_of_the_journal_counts_for_nothing(output, left):
         assert (run.committed.sequences, run.committed.digest) == (2, "digest 1")
 
 
-def test_after_a_write_that_failed_nothing_is_added(output):
-    class FullOnce:
-        def write(self, data):
-            run._files["embeddings"] = real
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    with partial(output) as run:
-        append(run, [0])
-        real, run._files["embeddings"] = run._files["embeddings"], FullOnce()
-        with pytest.raises(StoreError, match=f"cannot write {output} .*: No space left on device"):
-            append(run, [1])
-        with pytest.raises(StoreError, match="an earlier write failed"):
-            append(run, [2])
-        run.commit()
-    with partial(output, resume=True) as run:
-        append(run, range(1, 5))
-        assert finish(run, {}, (4,), False, never)
-    with Embeddings(output) as file:
-        assert file.names == [name for name, _ in SEQUENCES]
-        assert file.embeddings[:, 0].tolist() == [0, 10, 20, 30, 40]
-
-
 def test_lost_rows_are_told_of(output):
     with partial(output) as run:
         append(run, [0])
@@ -167,7 +129,7 @@ def test_lost_rows_are_told_of(output):
 
 
 def test_other_settings_are_refused_by_name(output):
-    partial(output).close()
+    begun(output)
     with pytest.raises(StoreError, match="begun with precision 'fp32' and not 'fp16': give the same settings"):
         partial(output, resume=True, settings=SETTINGS | {"precision": "fp16"})
 
@@ -215,7 +177,7 @@ def test_where_a_run_may_not_write_is_told_first(tmp_path, output):
         check_output(tmp_path / "missing" / "out.h5", resume=False, force=False)
     with pytest.raises(StoreError, match="is a folder: name a file"):
         check_output(tmp_path, resume=False, force=False)
-    partial(output).close()
+    begun(output)
     with pytest.raises(StoreError, match=r"holds an unfinished run: continue it with --resume, or .* --force"):
         check_output(output, resume=False, force=False)
     finished(output)

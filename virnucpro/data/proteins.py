@@ -3,12 +3,12 @@
 import hashlib
 import logging
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from virnucpro.data.fasta import FastaError
-from virnucpro.data.six_frame import NUCLEOTIDES, translate
+from virnucpro.data.fasta import FastaError, Record
+from virnucpro.data.six_frame import NUCLEOTIDES, has_known_codon, translate
 from virnucpro.data.tokens import RESIDUES
 
 logger = logging.getLogger(__name__)
@@ -17,23 +17,52 @@ AMINO_ACIDS = frozenset(RESIDUES)
 NAMES_KEPT = 10
 LONGEST_NAME = 80  # characters shown of a name
 
+UNKNOWN_RESIDUE, NO_NUCLEOTIDE = "letters that ESM-2 does not know", "letters that are no nucleotides"
+SHORTEST_DNA, SHARE_OF_DNA = 30, 0.95
+"""What looks like DNA: at least so many letters, and this share of them A C G T U N. In UniProt's composition
+these are three residues of ten."""
+
+
+class RecordError(FastaError):
+    """A record cannot be embedded, or has the name of another, and `strict` does not let it be skipped."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A record that gave no row. `detail`: the letter and the place; `file` and `line`, where they are known."""
+
+    name: str
+    reason: str
+    detail: str = ""
+    file: str = ""
+    line: int | None = None
+
 
 @dataclass
 class Tally:
-    """How many, and the names of the first."""
+    """How many, and the names of the first; `details` tells more of each of these."""
 
     count: int = 0
     names: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
 
-    def add(self, name: str) -> None:
+    def add(self, name: str, detail: str = "") -> None:
         """One more."""
         self.count += 1
         if len(self.names) < NAMES_KEPT:
             self.names.append(shown(name))
+            self.details.append(detail)
 
     def __str__(self) -> str:
+        named = [
+            f"{name} ({detail})" if detail else name for name, detail in zip(self.names, self.details, strict=True)
+        ]
         more = f" and {self.count - len(self.names):,} more" if self.count > len(self.names) else ""
-        return f"{self.count:,} ({', '.join(self.names)}{more})"
+        return f"{self.count:,}: {', '.join(named)}{more}"
+
+    def summary(self) -> dict[str, Any]:
+        """The count and the names, for JSON."""
+        return {"count": self.count, "names": self.names}
 
 
 class ProteinReader:
@@ -44,8 +73,10 @@ class ProteinReader:
     `max_length` residues from the front are kept of a longer protein. Records with the same name are all kept.
     With `chunk` the records are DNA, and `six_frame.translate` makes the proteins.
 
-    `records` is how many were read; `skipped`, `truncated` and `repeated` tell of the rest, by what the matter is.
-    With `strict`, what would be skipped, and a name that comes again, raises FastaError.
+    `records` is how many were read: the sum of `embedded` (those that gave at least one protein), of the counts of
+    `skipped`, by reason, and of that of `without_open_frame`. `truncated`, `repeated` and `like_dna` tell of the
+    others. `on_skip` is called for each record that gave no protein.
+    With `strict`, a record that gives no protein, and a name that comes again, raises RecordError.
     """
 
     def __init__(
@@ -54,45 +85,69 @@ class ProteinReader:
         max_length: int | None = None,
         chunk: int | None = None,
         strict: bool = False,
+        on_skip: Callable[[Skipped], None] = lambda skipped: None,
     ):
         self._source, self._max_length, self._chunk, self._strict = records, max_length, chunk, strict
-        self.records = 0
+        self._on_skip = on_skip
+        self.records = self.embedded = 0
         self.skipped: dict[str, Tally] = {}
-        self.truncated, self.repeated = Tally(), Tally()
+        self.without_open_frame, self.truncated, self.repeated, self.like_dna = Tally(), Tally(), Tally(), Tally()
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         names = Names()
-        for name, sequence in self._source:
+        for record in self._source:
+            name, sequence = record
             self.records += 1
             if not names.add(name):
                 if self._strict:
-                    raise FastaError(
-                        f"two sequences are called {shown(name)!r}: rename one, or leave out --strict"
-                    )
+                    raise RecordError(f"two sequences are called {shown(name)!r}{within(record)}: rename one")
                 self.repeated.add(name)
             letters = sequence.upper() if sequence.isascii() else sequence  # the upper case of ß is SS
-            reason = self._what_is_wrong(letters := letters.rstrip("*"))
-            if reason:
-                self._skip(name, reason)
+            letters = letters.rstrip("*")
+            if skipped := self._what_is_wrong(record, letters):
+                self._skip(skipped)
             elif self._chunk is None:
+                self.embedded += 1
                 self._look_for_dna(name, letters)
                 yield name, self._cut(name, letters)
             else:
+                open_frames = 0
                 for frame, protein in translate(name, letters, self._chunk):
+                    open_frames += 1
                     yield frame, self._cut(frame, protein)
+                self.embedded += bool(open_frames)
+                if not open_frames:
+                    self._skip_translated(record, letters)
 
-    def _what_is_wrong(self, letters: str) -> str | None:
+    def _what_is_wrong(self, record: tuple[str, str], letters: str) -> Skipped | None:
         known = AMINO_ACIDS if self._chunk is None else NUCLEOTIDES
         if not letters:
-            return "empty"
-        if known.issuperset(letters):
-            return None
-        return "letters that ESM-2 does not know" if self._chunk is None else "letters that are no nucleotides"
+            return skipped_as("empty", record)
+        if not known.issuperset(letters):
+            reason = UNKNOWN_RESIDUE if self._chunk is None else NO_NUCLEOTIDE
+            return skipped_as(reason, record, next(at for at, letter in enumerate(letters) if letter not in known))
+        if self._chunk is not None and len(letters) < 3:
+            return skipped_as("under three nucleotides", record)
+        return None
 
-    def _skip(self, name: str, reason: str) -> None:
+    def _skip(self, skipped: Skipped) -> None:
         if self._strict:
-            raise FastaError(f"sequence {shown(name)!r}: {reason}; mend it, or leave out --strict to skip it")
-        self.skipped.setdefault(reason, Tally()).add(name)
+            detail = f" ({skipped.detail})" if skipped.detail else ""
+            raise RecordError(f"sequence {shown(skipped.name)!r} cannot be embedded: {skipped.reason}{detail}")
+        self.skipped.setdefault(skipped.reason, Tally()).add(skipped.name, skipped.detail)
+        self._on_skip(skipped)
+
+    def _skip_translated(self, record: tuple[str, str], letters: str) -> None:
+        """DNA none of whose frames gave a protein."""
+        assert self._chunk is not None
+        if not has_known_codon(letters, self._chunk):
+            self._skip(skipped_as("no codon that is known", record))
+            return
+        skipped = skipped_as("no open reading frame", record)
+        if self._strict:
+            self._skip(skipped)
+        self.without_open_frame.add(skipped.name, skipped.detail)
+        self._on_skip(skipped)
 
     def _cut(self, name: str, protein: str) -> str:
         if self._max_length is None or len(protein) <= self._max_length:
@@ -101,7 +156,10 @@ class ProteinReader:
         return protein[: self._max_length]
 
     def _look_for_dna(self, name: str, letters: str) -> None:
-        if self.records == 1 and len(letters) >= 50 and set(letters) <= set("ACGTUN"):
+        if len(letters) < SHORTEST_DNA or sum(map(letters.count, "ACGTUN")) < SHARE_OF_DNA * len(letters):
+            return
+        self.like_dna.add(name)
+        if self.like_dna.count == 1:
             logger.warning(
                 "%s looks like DNA and is embedded as a protein: should this be --translate six-frame?",
                 shown(name),
@@ -111,10 +169,33 @@ class ProteinReader:
         """The counts and names, for JSON."""
         return {
             "records": self.records,
-            "skipped": {reason: vars(tally) for reason, tally in self.skipped.items()},
-            "truncated": vars(self.truncated),
-            "repeated_names": vars(self.repeated),
+            "embedded_records": self.embedded,
+            "skipped": {reason: tally.summary() for reason, tally in self.skipped.items()},
+            "without_open_frame": self.without_open_frame.summary(),
+            "truncated": self.truncated.summary(),
+            "repeated_names": self.repeated.summary(),
+            "like_dna": self.like_dna.summary(),
         }
+
+
+def skipped_as(reason: str, record: tuple[str, str], letter: int | None = None) -> Skipped:
+    """The skipped record with its place; `letter`: index in its sequence of the one that is wrong."""
+    name, sequence = record
+    if letter is None:
+        wrong = ""
+    elif sequence.startswith("\\x", letter):  # a byte that is not UTF-8
+        wrong = f"'{sequence[letter : letter + 4]}' in "
+    else:
+        wrong = f"{sequence[letter]!r} in "
+    if not isinstance(record, Record):
+        return Skipped(name, reason, f"{wrong}place {letter + 1}" if letter is not None else "")
+    line = record.line if letter is None else record.line_of(letter)
+    return Skipped(name, reason, f"{wrong}line {line} of {record.file}", record.file, line)
+
+
+def within(record: tuple[str, str]) -> str:
+    """Where a record is, for a sentence; empty for one that is in no file."""
+    return f", the second in line {record.line} of {record.file}" if isinstance(record, Record) else ""
 
 
 class Names:
@@ -153,5 +234,7 @@ class Names:
 
 
 def shown(name: str) -> str:
-    """`name`, shortened for a message."""
+    """`name`, shortened for a message, without characters that would change a terminal."""
+    if not name.isprintable():
+        name = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}... ({len(name):,} characters)"

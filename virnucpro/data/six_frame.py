@@ -56,6 +56,13 @@ def translate(name: str, dna: str, chunk: int) -> Iterator[tuple[str, str]]:
                 yield f"{name}_chunk_{number}{frame}", protein
 
 
+def has_known_codon(dna: str, chunk: int) -> bool:
+    """Whether any frame that `translate` looks at has a codon that means one residue or stop."""
+    return any(
+        protein.strip("X") for start, end in fragments(len(dna), chunk) for protein in six_frames(dna[start:end])
+    )
+
+
 def fragments(length: int, chunk: int) -> Iterator[tuple[int, int]]:
     """Where VirNucPro cuts a sequence: ``(start, end)`` of each of ``ceil(length / chunk)`` fragments.
 

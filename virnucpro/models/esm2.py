@@ -6,8 +6,7 @@ one projection. The heads for logits and contacts are left out: embeddings do no
 Shapes: T tokens, N proteins, D embedding, H heads, d = D / H.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from virnucpro.models.attention import Rotary, attend
-from virnucpro.models.linear import FORMATS, Linear, layer_norm
+from virnucpro.models.evening import divide_channels_
+from virnucpro.models.float32_mode import float32_products
+from virnucpro.models.formats import FORMATS
+from virnucpro.models.linear import Linear, layer_norm, parameter
 from virnucpro.models.precision import PRECISIONS
 from virnucpro.models.rotary import RotaryTables
 
@@ -150,11 +152,22 @@ class ESM2(nn.Module):
         return (before @ torch.stack(biases).double()).float()  # a sum that is the same in every run
 
     def fair_esm_state(self) -> dict[str, Tensor]:
-        """The parameters by fair-esm's names, sharing memory with this model's."""
+        """The parameters by fair-esm's names, as this model computes with them.
+
+        They share memory with this model's, but for 8-bit formats: those give what their numbers stand for, in
+        FP32, with the evening of channels undone.
+        """
+        values: dict[str, Tensor] = {
+            f"{name}.{leaf}": value
+            for name in ("embed_tokens", "emb_layer_norm_after")
+            for leaf, value in self.get_submodule(name).named_parameters()
+        }
+        for index, layer in enumerate(self.layers):
+            values |= {f"layers.{index}.{name}": value for name, value in layer.plain_values().items()}
         state = {}
-        for name, value in self.named_parameters():
-            for part, values in zip(parts_of(name), value.detach().chunk(len(parts_of(name))), strict=True):
-                state[part] = values
+        for name, value in values.items():
+            for part, rows in zip(parts_of(name), value.detach().chunk(len(parts_of(name))), strict=True):
+                state[part] = rows
         return state
 
 
@@ -172,6 +185,35 @@ class Layer(nn.Module):
         self.fc2 = linear(4 * shape.dim, shape.dim)
         self.final_layer_norm = nn.LayerNorm(shape.dim)
 
+    def load_(self, values: dict[str, Tensor], dtype: torch.dtype) -> None:
+        """Store FP32 `values` by this layer's names of weights and biases, which are overwritten and taken out.
+
+        `dtype`: the activations'.
+        """
+        divisors = self.fc1.prepare_(values)
+        for name, module in self.named_modules():
+            if isinstance(module, Linear):
+                module.load_(values.pop(f"{name}.weight"), values.pop(f"{name}.bias"), dtype, divisors.get(name))
+            elif isinstance(module, nn.LayerNorm):
+                for leaf in ("weight", "bias"):
+                    setattr(module, leaf, parameter(values.pop(f"{name}.{leaf}").to(dtype)))
+
+    def plain_values(self) -> dict[str, Tensor]:
+        """What `load_` was given, up to this format's rounding; shared memory where nothing was changed."""
+        values: dict[str, Tensor] = {}
+        divisors: dict[str, Tensor] = {}
+        for name, module in self.named_modules():
+            if isinstance(module, Linear):
+                values |= {f"{name}.weight": module.plain_weight(), f"{name}.bias": module.bias}
+                if module.divisors is not None:
+                    divisors[name] = module.divisors
+            elif isinstance(module, nn.LayerNorm):
+                values |= {f"{name}.weight": module.weight, f"{name}.bias": module.bias}
+        if divisors:
+            values = {name: value.detach().to(torch.float32, copy=True) for name, value in values.items()}
+            divide_channels_(values, {name: each.reciprocal() for name, each in divisors.items()})
+        return values
+
     def add_attention_(
         self, x: Tensor, offset: Tensor, rotary: Rotary, cu_seqlens: Tensor, max_seqlen: int
     ) -> None:
@@ -179,7 +221,8 @@ class Layer(nn.Module):
         attention = self.self_attn
         normed = attention.qkv_proj.normed(x, offset, self.self_attn_layer_norm)
         qkv = attention.qkv_proj(normed).unflatten(-1, (3, attention.heads, -1))  # [T, 3, H, d]
-        attention.out_proj.add_to_(x, attend(qkv, rotary, cu_seqlens, max_seqlen).flatten(1))
+        attended = attend(qkv, rotary, cu_seqlens, max_seqlen).flatten(1)
+        attention.out_proj.add_to_(x, attention.out_proj.operand(attended))
 
     def add_feed_forward_(self, x: Tensor, offset: Tensor) -> None:
         """Add the feed-forward of the norm of ``x + offset`` to `x` ``[T, D]``, without fc2's bias."""
@@ -209,25 +252,3 @@ def protein_of_each_token(cu_seqlens: Tensor, tokens: int) -> Tensor:
     """Index of the protein of each token, int64 ``[T]``; `tokens` is T, which the host knows without waiting."""
     proteins = torch.arange(len(cu_seqlens) - 1, device=cu_seqlens.device)
     return torch.repeat_interleave(proteins, cu_seqlens.diff(), output_size=tokens)
-
-
-@contextlib.contextmanager
-def float32_products(mode: str | None) -> Iterator[None]:
-    """Choose how FP32 GEMMs are computed, ``ieee`` or ``tf32``, and restore it after; None leaves it alone.
-
-    The setting belongs to the process, not to a model, so two models in one process each need their own.
-    Attention is not affected: PyTorch's memory-efficient kernel, the fused one that takes FP32 on a GPU, computes
-    each FP32 product from three TF32 ones, with an error near FP32's own.
-    """
-    if mode is None:
-        yield
-        return
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = mode
-        yield
-    finally:
-        for backend, setting in zip(backends, before, strict=True):
-            backend.fp32_precision = setting

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from virnucpro.data.tokens import BatchConverter
+from virnucpro.errors import ArgumentError
 from virnucpro.models.checkpoint import CheckpointError, read_checkpoint
 from virnucpro.models.esm2 import ESM2, PAD, SHAPES, parts_of
+from virnucpro.models.linear import parameter
 from virnucpro.models.precision import PRECISIONS, auto_precision, unsupported_reason
 
 __all__ = ["CheckpointError", "find_device", "load_esm2_model", "recommended_precision"]
@@ -17,7 +19,7 @@ __all__ = ["CheckpointError", "find_device", "load_esm2_model", "recommended_pre
 def load_esm2_model(
     model_name: str = "esm2_t36_3B_UR50D",
     device: str | torch.device | None = None,
-    enable_fp16: bool = True,
+    enable_fp16: bool | None = None,
     *,
     precision: str | None = None,
     weights: str | os.PathLike[str] = "pretrained",
@@ -27,38 +29,51 @@ def load_esm2_model(
 
     model_name: one of fair-esm's six names, ``esm2_t6_8M_UR50D`` to ``esm2_t48_15B_UR50D``.
     device: ``cpu``, ``cuda`` or ``cuda:N``; by default the GPU where there is one.
-    enable_fp16: FP16 (the default) or FP32, where `precision` is not given. The environment variable
-        ``VIRNUCPRO_DISABLE_FP16=1`` makes FP32 the default.
-    precision: a name in `PRECISIONS`: ``fp32`` (IEEE, TF32 off), ``tf32``, ``bf16`` or ``fp16``; wins over the two
-        above.
+    enable_fp16: FP16 or FP32, where `precision` is not given; by default the rule of ``--precision auto`` decides:
+        FP16 on a GPU with tensor cores, FP32 elsewhere. With the environment variable ``VIRNUCPRO_DISABLE_FP16=1``
+        it is FP32 in any case.
+    precision: a name in `PRECISIONS`: ``fp32`` (IEEE, TF32 off), ``tf32``, ``bf16``, ``fp16``, ``int8`` or
+        ``fp8``; wins over the two above.
     weights: ``pretrained`` (downloaded to and read from fair-esm's cache), the path of a fair-esm ``.pt``,
         or ``random`` (the exact architecture with seeded weights; nothing is downloaded).
     seed: of the random weights. The same seed gives the same weights in every precision, up to rounding.
 
     Returns ``(model, batch_converter)``: the model on the device, in evaluation mode, without gradients.
-    Raises ValueError for an unknown model, precision or device, or a device that lacks the precision, and
+    Raises ValueError for an unknown model, precision or device, or a device that lacks the precision,
+    RuntimeError for ``int8`` on a CPU that computes it wrongly, and
     CheckpointError for a checkpoint that is missing, corrupt or of another model.
     """
     if model_name not in SHAPES:
-        raise ValueError(f"unknown model {model_name!r}; ESM-2 comes as {', '.join(SHAPES)}")
+        raise ArgumentError(f"unknown model {model_name!r}; ESM-2 comes as {', '.join(SHAPES)}")
     if precision is None:
-        fp16 = enable_fp16 and os.environ.get("VIRNUCPRO_DISABLE_FP16", "") not in ("1", "true", "yes")
-        precision = "fp16" if fp16 else "fp32"
+        disabled = os.environ.get("VIRNUCPRO_DISABLE_FP16", "") in ("1", "true", "yes")
+        default = "fp16" if enable_fp16 else recommended_precision(device)
+        precision = "fp32" if enable_fp16 is False or disabled else default
     if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+        raise ArgumentError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
     device = find_device(device)
     check_precision(precision, device)
 
     state = None if weights == "random" else read_checkpoint(model_name, weights)
     with torch.device("meta"):
-        model = ESM2(SHAPES[model_name], precision)
-    for name, planned in list(model.named_parameters()):
-        values = torch.empty(planned.shape, device=device, dtype=PRECISIONS[precision].compute_dtype)
-        parts = parts_of(name)
-        for part, place in zip(parts, values.chunk(len(parts)), strict=True):
-            place.copy_(random_weights(part, place.shape, seed, device) if state is None else state.pop(part))
-        module, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(module), leaf, nn.Parameter(values, requires_grad=False))
+        model, plain = ESM2(SHAPES[model_name], precision), ESM2(SHAPES[model_name])
+
+    def values_of(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+        """FP32 values on the device for the parameters of a module of `plain`."""
+        values = {}
+        for name, planned in module.named_parameters():
+            values[name] = torch.empty(planned.shape, device=device, dtype=torch.float32)
+            parts = parts_of(f"{prefix}.{name}")
+            for part, place in zip(parts, values[name].chunk(len(parts)), strict=True):
+                place.copy_(random_weights(part, place.shape, seed, device) if state is None else state.pop(part))
+        return values
+
+    dtype = PRECISIONS[precision].activations_on(device.type)
+    for index, layer in enumerate(model.layers):  # one at a time: its FP32 values are all that is held beside it
+        layer.load_(values_of(plain.layers[index], f"layers.{index}"), dtype)
+    for name in ("embed_tokens", "emb_layer_norm_after"):
+        for leaf, values in values_of(plain.get_submodule(name), name).items():
+            setattr(model.get_submodule(name), leaf, parameter(values.to(dtype)))
     model.eval()
     return model, BatchConverter()
 
@@ -72,14 +87,16 @@ def find_device(device: str | torch.device | None) -> torch.device:
     except RuntimeError:
         found = None
     if found is None or found.type not in ("cpu", "cuda"):
-        raise ValueError(f"unknown device {str(device)!r}; choose cpu, cuda or cuda:N")
+        raise ArgumentError(f"unknown device {str(device)!r}; choose cpu, cuda or cuda:N")
     if found.type == "cuda":
         count = torch.cuda.device_count()
         if not torch.cuda.is_available() or count == 0:
             reason = "no NVIDIA GPU was found" if torch.version.cuda else "this PyTorch is built without CUDA"
-            raise ValueError(f"device {str(device)!r}: {reason}; use device='cpu', or install a CUDA PyTorch")
+            raise ArgumentError(f"device {str(device)!r}: {reason}; use device='cpu', or install a CUDA PyTorch")
         if found.index is not None and found.index >= count:
-            raise ValueError(f"device {str(device)!r}: this machine has {count} GPUs, cuda:0 to cuda:{count - 1}")
+            raise ArgumentError(
+                f"device {str(device)!r}: this machine has {count} GPUs, cuda:0 to cuda:{count - 1}"
+            )
     return found
 
 
@@ -93,7 +110,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
     reason = unsupported_reason(precision, compute_capability(device), name)
     if reason:
-        raise ValueError(reason)
+        raise ArgumentError(reason)
 
 
 def recommended_precision(device: str | torch.device | None = None) -> str:

@@ -1,12 +1,13 @@
 """A layer's four GEMMs, in one number format for each class.
 
-A format decides what its GEMMs take (`normed`), and how bias, GELU and the residual are added to their results.
-The encoder knows these four methods only, so a new number format is a new class here and an entry in `FORMATS`.
+A format decides how weights are stored, what its GEMMs take (`normed`, `operand`), and how bias, GELU and the
+residual are added to their results. The encoder knows these methods only, so a new number format is a subclass of
+`Linear` and an entry in `formats.FORMATS`.
 Shapes: T tokens, `inputs` and `outputs` of the layer.
 """
 
+import functools
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -19,18 +20,45 @@ class Linear(nn.Module):
     `weight` ``[outputs, inputs]`` and `bias` ``[outputs]`` have the type of the activations.
     """
 
+    divisors: Tensor | None
+    """What the input's channels were divided by, FP32 ``[inputs]``, where they were evened out; see `evening`."""
+
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs), requires_grad=False)
-        self.bias = nn.Parameter(torch.empty(outputs), requires_grad=False)
+        self.register_parameter("divisors", None)
+        self.weight = parameter(torch.empty(outputs, inputs))
+        self.bias = parameter(torch.empty(outputs))
+
+    @staticmethod
+    def prepare_(values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Change a layer's FP32 values, by this project's names, before they are stored; see `evening`.
+
+        Returns what the input channels of each GEMM were divided by, for those that were.
+        """
+        return {}
+
+    def load_(self, values: Tensor, bias: Tensor, dtype: torch.dtype, divisors: Tensor | None = None) -> None:
+        """Store the FP32 weight `values`; `dtype` is the activations', `divisors` what `prepare_` returned."""
+        self.weight, self.bias = parameter(values.to(dtype)), parameter(bias.to(dtype))
+
+    def plain_weight(self) -> Tensor:
+        """The weight that `forward` stands for."""
+        return self.weight
 
     @staticmethod
     def normed(x: Tensor, offset: Tensor, norm: nn.LayerNorm) -> Tensor:
         """The layer norm of ``x + offset`` as `forward` and `gelu` take it; see `layer_norm`."""
         return layer_norm(x, offset, norm)
 
+    @staticmethod
+    def operand(x: Tensor) -> Tensor:
+        """`x` ``[T, inputs]``, which has not come out of `normed` or `gelu`, as `add_to_` takes it."""
+        return x
+
     def forward(self, x: Tensor) -> Tensor:
         """``[T, inputs]`` to ``[T, outputs]``, with the bias."""
+        if by_onednn(x):
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return F.linear(x, self.weight, self.bias)
 
     def gelu(self, x: Tensor) -> Tensor:
@@ -42,15 +70,35 @@ class Linear(nn.Module):
         """
         if x.is_cuda and x.dtype != torch.float32:
             return torch._addmm_activation(self.bias, x, self.weight.t(), use_gelu=True)
+        if by_onednn(x):
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "none")
         return torch.ops.aten.gelu_(self(x))
 
     def add_to_(self, residual: Tensor, x: Tensor) -> None:
-        """Add ``x W'``, without the bias, to `residual` ``[T, outputs]`` in the GEMM's own epilogue."""
-        residual.addmm_(x, self.weight.t())
+        """Add ``x W'``, without the bias, to `residual` ``[T, outputs]``, in the GEMM's epilogue if it can."""
+        if by_onednn(x):
+            residual.add_(torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], ""))
+        else:
+            residual.addmm_(x, self.weight.t())
 
 
-FORMATS: Mapping[str, type[Linear]] = MappingProxyType({"native": Linear})
-"""Number format, as `Precision.matmul` names it, to the class that computes in it."""
+def parameter(values: Tensor) -> nn.Parameter:
+    """`values` as a parameter for inference."""
+    return nn.Parameter(values, requires_grad=False)
+
+
+def by_onednn(x: Tensor) -> bool:
+    """Whether oneDNN computes a GEMM of `x` and its epilogue: FP32 on CPUs.
+
+    PyTorch itself asks MKL, which is half as fast on AMD; with BF16 and FP16 it asks oneDNN, too.
+    """
+    return x.device.type == "cpu" and x.dtype == torch.float32 and has_onednn()
+
+
+@functools.cache
+def has_onednn() -> bool:
+    """Whether this PyTorch was built with oneDNN."""
+    return torch.backends.mkldnn.is_available()
 
 
 def layer_norm(x: Tensor, offset: Tensor, norm: nn.LayerNorm) -> Tensor:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Precision:
     """A precision: how weights are stored, what activations are, how GEMMs compute, and what hardware that needs.
 
-    `storage`: PyTorch's type of the GEMMs' weights; `compute`: of the activations and of all other parameters.
-    `matmul`: the number format of the GEMMs, a key of `linear.FORMATS`. `float32_mode`: for FP32 operands
-    ``ieee`` or ``tf32``, else None. `capability`: the least NVIDIA compute capability (CUDA C++ programming guide,
+    `storage`: PyTorch's type of the GEMMs' weights; `compute`: of the activations and of all other parameters, on
+    a CPU `compute_on_cpu` where that is given. `matmul`: the number format of the GEMMs, a key of
+    `formats.FORMATS`. `float32_mode`: for FP32 operands ``ieee`` or ``tf32``, else None. `capability`: the least NVIDIA compute capability (CUDA C++ programming guide,
     "Arithmetic Instructions"). `on_cpu`: whether CPUs run it. `auto_from`: the compute capability from which on
     ``--precision auto`` takes it; None for never. `about`: for a help text.
     """
@@ -33,6 +33,7 @@ class Precision:
     on_cpu: bool
     about: str
     auto_from: tuple[int, int] | None = None
+    compute_on_cpu: str | None = None
 
     @property
     def storage_dtype(self) -> "torch.dtype":
@@ -43,10 +44,14 @@ class Precision:
 
     @property
     def compute_dtype(self) -> "torch.dtype":
-        """PyTorch's type of the activations."""
+        """PyTorch's type of the activations on a GPU."""
+        return self.activations_on("cuda")
+
+    def activations_on(self, device: str) -> "torch.dtype":
+        """PyTorch's type of the activations on a type of device, ``cpu`` or ``cuda``."""
         import torch
 
-        return getattr(torch, self.compute)
+        return getattr(torch, self.compute_on_cpu if device == "cpu" and self.compute_on_cpu else self.compute)
 
     @property
     def bytes_per_weight(self) -> int:
@@ -63,6 +68,11 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
             Precision("bf16", "bfloat16", "bfloat16", "native", None, (8, 0), True, "BF16"),
             # FP16 arithmetic from 5.3; faster than FP32 in GEMMs from 7.0, the first tensor cores
             Precision("fp16", "float16", "float16", "native", None, (5, 3), True, "FP16", auto_from=(7, 0)),
+            # FP16 around the GEMMs, because BF16 would add a rounding error as large as INT8's
+            Precision(
+                "int8", "int8", "float16", "int8", None, (8, 0), True, "INT8 GEMMs", compute_on_cpu="float32"
+            ),
+            Precision("fp8", "float8_e4m3fn", "float16", "fp8", None, (8, 9), False, "FP8 (e4m3) GEMMs"),
         )
     }
 )

@@ -4,21 +4,24 @@ What the host does beside a GPU is done by NumPy, on one thread: PyTorch's opera
 for a pool of threads, now and then for 20 to 60 ms where other programs use the cores, too.
 """
 
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from virnucpro.data.packing import Pack, unpad
+from virnucpro.errors import ArgumentError, UserError
 
 Batch = tuple[Sequence[str], Sequence[str], Tensor]
 """What a batch converter returns: labels, proteins, int64 tokens ``[B, T]`` on the CPU."""
 
 POOLS = ("mean", "bos", "residue")
+ON_NAN = ("error", "skip")
 
 logger = logging.getLogger(__name__)
 
@@ -28,16 +31,20 @@ class InferenceResult:
     """Embeddings of one batch, float32 on the CPU.
 
     `sequence_ids` as they came; `embeddings` ``[N, D]``, one row a protein, or with ``pool="residue"`` one row a
-    residue, protein after protein; `residues`: how many residues each protein has.
+    residue, protein after protein; `residues`: how many residues each protein has. `skipped`: proteins that are in
+    none of these, because their embeddings have NaN or Inf, by their places in the batch.
     """
 
     sequence_ids: list[str]
     embeddings: Tensor
     residues: list[int]
+    skipped: dict[int, str] = field(default_factory=dict)
 
 
-class NonFiniteEmbeddingError(ArithmeticError):
+class NonFiniteEmbeddingError(UserError, ArithmeticError):
     """An embedding has NaN or Inf."""
+
+    resume_helps = False  # it would be computed again
 
 
 class AsyncInferenceRunner:
@@ -46,18 +53,27 @@ class AsyncInferenceRunner:
     `model`: an `ESM2`; its ``forward_packed``, ``num_layers`` and ``embed_dim`` are used. `device` is where the
     model is, and found from the model by default. `pool`: ``mean`` over each protein's residues, ``bos`` (the
     embedding of the token in front of them), or ``residue`` (all of them). `layer` as in ``repr_layers``; negative
-    ones count from the last.
+    ones count from the last. `on_nan`: ``error``, or ``skip`` to leave out proteins whose embeddings have NaN or
+    Inf.
     On a GPU the next batch is copied there and the last one's result is copied back while the GPU computes.
     """
 
     batches_in_flight = 3  # one being copied in, one computed, one copied out
 
     def __init__(
-        self, model: nn.Module, device: str | torch.device | None = None, *, pool: str = "mean", layer: int = -1
+        self,
+        model: nn.Module,
+        device: str | torch.device | None = None,
+        *,
+        pool: str = "mean",
+        layer: int = -1,
+        on_nan: str = "error",
     ):
         if pool not in POOLS:
             raise ValueError(f"unknown pool {pool!r}; choose from {', '.join(POOLS)}")
-        self.model, self.pool = model, pool
+        if on_nan not in ON_NAN:
+            raise ValueError(f"unknown on_nan {on_nan!r}; choose from {', '.join(ON_NAN)}")
+        self.model, self.pool, self.skip = model, pool, on_nan == "skip"
         self.embed_dim = int(model.embed_dim)  # type: ignore[arg-type]
         self.layer = layer_index(model, layer)
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
@@ -71,7 +87,8 @@ class AsyncInferenceRunner:
 
         At most `batches_in_flight` batches are held, however long the input. A batch that the GPU's memory does
         not hold is computed in parts. Raises ValueError for a protein without residues, NonFiniteEmbeddingError,
-        naming the sequences, for NaN or Inf, and torch.OutOfMemoryError for a protein that does not fit alone.
+        naming the sequences, for NaN or Inf unless they are skipped, and torch.OutOfMemoryError for a protein that
+        does not fit alone.
         """
         waiting: deque[Callable[[], InferenceResult]] = deque()
         for batch in batches:
@@ -89,7 +106,7 @@ class AsyncInferenceRunner:
             return lambda: InferenceResult([], torch.empty((0, self.embed_dim)), [])
         if self.device.type == "cpu":
             embeddings, good = self._embed(pack)
-            return lambda: finite(pack, embeddings, good, self.pool)
+            return lambda: finite(pack, embeddings, good, self.pool, self.skip)
 
         compute = torch.cuda.current_stream(self.device)
         pooled, good_rows = self._embed(pack)
@@ -101,7 +118,7 @@ class AsyncInferenceRunner:
 
         def collect() -> InferenceResult:
             done.synchronize()
-            return finite(pack, on_host, good_on_host, self.pool)
+            return finite(pack, on_host, good_on_host, self.pool, self.skip)
 
         return collect
 
@@ -166,7 +183,7 @@ def layer_index(model: nn.Module, layer: int) -> int:
     """A layer counted from 0, where negative ones count from the last; ValueError for one that does not exist."""
     last = int(model.num_layers)  # type: ignore[arg-type]
     if not -last - 1 <= layer <= last:
-        raise ValueError(f"layer {layer}: this model has layers 0 to {last}, or {-last - 1} to -1")
+        raise ArgumentError(f"layer {layer}: this model has layers 0 to {last}, or {-last - 1} to -1")
     return layer % (last + 1)
 
 
@@ -200,19 +217,26 @@ def check_residues(pack: Pack) -> None:
         raise ValueError(f"no residue to average in {some(names)}; leave empty proteins out")
 
 
-def finite(pack: Pack, embeddings: Tensor, good: Tensor, pool: str) -> InferenceResult:
-    """The result, unless it has NaN or Inf; `good` tells which rows have none."""
+def finite(pack: Pack, embeddings: Tensor, good: Tensor, pool: str, skip: bool = False) -> InferenceResult:
+    """The result, unless it has NaN or Inf, without these with `skip`; `good` tells which rows have none."""
     residues, all_good = residues_of(pack), good.numpy()
-    if not all_good.all():
-        sizes = residues if pool == "residue" else [1] * len(pack)
-        by_protein = np.split(all_good, np.cumsum(sizes)[:-1])
-        names = [name for name, rows in zip(pack.sequence_ids, by_protein, strict=True) if not rows.all()]
+    if all_good.all():
+        # A plain tensor: neither pinned memory nor one that autograd refuses
+        return InferenceResult(pack.sequence_ids, torch.from_numpy(embeddings.numpy().copy()), residues)
+    sizes = residues if pool == "residue" else [1] * len(pack)
+    kept = [bool(rows.all()) for rows in np.split(all_good, np.cumsum(sizes)[:-1])]
+    skipped = {at: name for at, name in enumerate(pack.sequence_ids) if not kept[at]}
+    if not skip:
         raise NonFiniteEmbeddingError(
-            f"NaN or Inf in the embedding of {some(names)}: the precision may be too narrow for these "
-            "weights (try bf16 or fp32), or the checkpoint is damaged"
+            f"NaN or Inf in the embedding of {some(list(skipped.values()))}: the precision may be too narrow for "
+            "these weights (try bf16 or fp32), or the checkpoint is damaged; --on-nan skip leaves them out"
         )
-    # A plain tensor: neither pinned memory nor one that autograd refuses
-    return InferenceResult(pack.sequence_ids, torch.from_numpy(embeddings.numpy().copy()), residues)
+    return InferenceResult(
+        list(itertools.compress(pack.sequence_ids, kept)),
+        torch.from_numpy(embeddings.numpy()[np.repeat(kept, sizes)]),
+        list(itertools.compress(residues, kept)),
+        skipped,
+    )
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

@@ -9,6 +9,7 @@ had are handed out again. At the end the rows are put together in the order of t
 import contextlib
 import itertools
 import logging
+import math
 import os
 import signal
 import socket
@@ -21,48 +22,50 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from virnucpro.data.fasta import Fasta
 from virnucpro.data.packing import pack
-from virnucpro.data.proteins import ProteinReader
-from virnucpro.pipeline.embed import PACKS_AHEAD, Done, Stopped, summary_of
+from virnucpro.data.proteins import ProteinReader, Skipped
+from virnucpro.errors import UserError
+from virnucpro.pipeline import worker
+from virnucpro.pipeline.embed import NOT_FINITE, Done, inputs_of, summary_of
 from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.prefetch import ReadAhead
-from virnucpro.pipeline.provenance import changed, check_complete, settings_in, version_of
+from virnucpro.pipeline.provenance import Place, changed, compared, version_of
+from virnucpro.pipeline.resuming import Stopped, complete_work, earlier_settings, until
 from virnucpro.pipeline.shards import Numbered, numbered
 from virnucpro.pipeline.worker import CompactPack, Engine, ESM2Engine, Plan, Worker, compact
+from virnucpro.store.errors import StoreError
 from virnucpro.store.formats import TABLE, Format
-from virnucpro.store.journal import Committed, StoreError, check_output, check_same
+from virnucpro.store.journal import Committed, check_output, check_same
 from virnucpro.store.merge import HARDWARE, mixed
 from virnucpro.store.per_protein import checked
 from virnucpro.store.segments import RUN, Block, SegmentedRun, SegmentRows, missing_blocks, read_index
 
 BLOCKS_AHEAD = 3  # of a worker: one computed, one received, one being put on disk
+BLOCKS_READ_AHEAD = 4  # beside those
 LOSSES_IN_A_ROW = 5  # workers lost without a block being done in between, after which the fault is not theirs
 POLL_SECONDS = 0.2
 CONNECT_SECONDS = 10.0
 LOCAL_OBJECT_STORE = 2**28  # bytes; only the blocks in flight pass through it
+RAY, ALLOW_MIXED = "ray", "allow_mixed"  # settings
 
 logger = logging.getLogger(__name__)
 
 
-class RayError(RuntimeError):
+class RayError(UserError, RuntimeError):
     """Ray is missing, cannot be reached, or does not have what was asked for."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A block to be embedded."""
+    """A block to be embedded. `place`: where it begins, and a digest of the input up to its end."""
 
     number: int
-    digest: str
+    place: Place
     packs: list[CompactPack]
     fraction: float | None  # of the input that was read, up to here
-
-    @property
-    def residues(self) -> list[int]:
-        """Of each of its sequences."""
-        return [int(length) - 2 for _, _, ends in self.packs for length in np.diff(ends)]
 
 
 @dataclass
@@ -93,9 +96,20 @@ class DoneByWorkers(Done):
 
     def skip(self, block: Block) -> None:
         """A block that an earlier run did."""
-        self.resumed += sum(counts.sequences for counts in block.packs)
-        self.sequences += sum(counts.sequences for counts in block.packs)
+        sequences = sum(counts.sequences for counts in block.packs)
+        self.resumed += sequences
+        self.sequences += sequences
         self.residues += sum(counts.residues for counts in block.packs)
+        self.not_finite.count += len(block.skipped)
+
+    def add(self, block: worker.Done, fraction: float | None) -> None:
+        """A block more."""
+        self.sequences += block.sequences
+        self.residues += block.residues
+        self.tokens += block.residues + 2 * block.sequences
+        for name in block.not_finite:
+            self.not_finite.add(name)
+        self.fraction, self.seconds = fraction, time.perf_counter() - self._started
 
 
 def embed_with_ray(
@@ -116,6 +130,7 @@ def embed_with_ray(
     force: bool = False,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[Done], None] = lambda done: None,
+    on_skip: Callable[[Skipped], None] = lambda skipped: None,
     engine: Callable[[Plan], Engine] = ESM2Engine,
 ) -> dict[str, Any]:
     """As `embed_file`, on `workers` GPUs, a worker each: by default on all, or without GPUs one worker.
@@ -128,64 +143,59 @@ def embed_with_ray(
     The datasets have the same bytes as those of `embed_file` on the same kind of hardware. Raises RayError, too.
     """
     began = time.perf_counter()
-    output = Path(output).absolute()
-    check_output(output, resume, force, format.is_folder)
-    with connected(address, workers) as ray, SegmentedRun(output, resume) as run:
+    output = check_output(output, resume, force, inputs_of(fasta), format.is_folder)
+    with connected(address, workers) as ray, SegmentedRun(output, resume, format.is_folder) as run:
         complete = resume and run.begun is None and output.exists()
+        known = earlier_settings(output) if resume else {}
         kind, count = resources(ray, device, 1 if complete else workers)
         plan = Plan(model, weights, precision, kind, options, run.folder, run.segments, run.proof, engine)
+        reader = ProteinReader(fasta, options.max_length, options.chunk, options.strict, on_skip)
         pool = Pool(ray, plan, count, allow_mixed)
-        known = settings_in(output) if complete else run.begun or {}
-        reader = ProteinReader(fasta, options.max_length, options.chunk, options.strict)
         try:
-            settings = pool.open({"threads": threads_here(), **known}, stop)
-            settings = {"model": model, "weights": weights, **settings}
+            settings = {
+                **{"model": model, "weights": weights},
+                **pool.open({"threads": torch.get_num_threads(), **known}, stop),
+            }
             packs = pack(checked(reader) if format.named else reader, settings["token_budget"])
-            done = DoneByWorkers()
             if complete:
-                done.sequences, done.residues = check_complete(output, settings, packs, format)
-                done.resumed = done.sequences
-                run.remove()
-                return summary_of(done, settings, reader)
+                work = complete_work(output, compared(settings), until(stop, packs), format)
+                return summary_of(Done.after(work.before), settings, reader, torch.device("cpu"))
             if run.begun is not None:
-                settings = resumed(run.begun, settings, output, allow_mixed)
-            before = run.begin({**settings, "ray": True})
+                settings |= agreed(run.begun, settings, output, allow_mixed)
+            before = run.begin({**compared(settings), RAY: True})
             pool.start(settings)
             ready = time.perf_counter()
             done = DoneByWorkers()
-            with ReadAhead(tasks(numbered(packs), before, fasta), PACKS_AHEAD, stop) as todo:
-                blocks = pool.run(todo, done, stop, progress)
-            if stop():
-                raise Stopped
+            with ReadAhead(tasks(numbered(packs), before, fasta), BLOCKS_READ_AHEAD, stop) as todo:
+                blocks = pool.run(todo, done, stop, progress, on_skip)
         finally:
             pool.close()
-        index = read_index(run.segments)
-        lost = missing_blocks(index, blocks)
-        if lost:
-            raise StoreError(
-                f"{len(lost)} of {blocks} blocks are not on disk, the first is {lost[0]}: run again with --resume"
-            )
-        shape = pool.shape
-        rows = SegmentRows(
-            {number: index[number] for number in range(blocks)}, int(np.prod(shape)), np.dtype(options.dtype)
-        )
+        if stop():
+            raise Stopped
+        rows = rows_of(run, blocks, pool.shape, options)
         attributes = {**settings, "command": command, "input_digest": rows.committed.digest}
         ragged = options.pool == "residue"
-        if not run.finish(rows, lambda path, rows: format.write(path, rows, attributes, shape, ragged, stop)):
+        if not run.finish(rows, lambda path: format.write(path, rows, attributes, pool.shape, ragged, stop)):
             raise Stopped
     return {
-        **summary_of(done, settings, reader),
+        **summary_of(done, settings, reader, torch.device("cpu")),
         "startup_seconds": round(ready - began, 3),
         "lost_workers": pool.losses,
         "workers": pool.summary(),
     }
 
 
-def threads_here() -> int:
-    """The threads that PyTorch would use in this process."""
-    import torch
-
-    return torch.get_num_threads()
+def rows_of(run: SegmentedRun, blocks: int, shape: tuple[int, ...], options: Options) -> SegmentRows:
+    """All rows, in order; StoreError where some are missing on disk."""
+    index = read_index(run.segments)
+    missing = missing_blocks(index, blocks)
+    if missing:
+        raise StoreError(
+            f"{len(missing)} of {blocks} blocks are not on disk, the first is {missing[0]}: run again "
+            "with --resume"
+        )
+    wanted = {number: index[number] for number in range(blocks)}
+    return SegmentRows(wanted, math.prod(shape), np.dtype(options.dtype))
 
 
 def tasks(packs: Iterable[Numbered], before: Mapping[int, Block], fasta: Fasta) -> Iterator[Task | Block | int]:
@@ -196,10 +206,11 @@ def tasks(packs: Iterable[Numbered], before: Mapping[int, Block], fasta: Fasta) 
     count = 0
     for number, group in itertools.groupby(packs, lambda each: each.block):
         block, count = list(group), number + 1
-        digest, found = block[-1].digest, before.get(number)
+        place = Place(block[0].place.begins, block[-1].place.digest)
+        found = before.get(number)
         if found is None:
-            yield Task(number, digest, [compact(each.pack) for each in block], fasta.fraction())
-        elif found.digest == digest:
+            yield Task(number, place, [compact(each.pack) for each in block], fasta.fraction())
+        elif found.digest == place.digest:
             yield found
         else:
             break
@@ -207,21 +218,23 @@ def tasks(packs: Iterable[Numbered], before: Mapping[int, Block], fasta: Fasta) 
         if all(number < count for number in before):
             yield count
             return
-    raise changed(Committed(sum(counts.sequences for block in before.values() for counts in block.packs)))
+    sequences = sum(counts.sequences for block in before.values() for counts in block.packs)
+    raise changed(Committed(sequences, skipped=sum(len(block.skipped) for block in before.values())))
 
 
-def resumed(begun: Mapping[str, Any], settings: dict[str, Any], output: Path, allow_mixed: bool) -> dict[str, Any]:
-    """The settings to go on with; StoreError unless they are those that the run was begun with."""
-    then = {name: value for name, value in begun.items() if name not in (RUN, "ray")}
-    if not begun.get("ray"):
-        raise StoreError(f"{output} was begun without --ray: resume it so, or begin anew with --force")
-    now = dict(settings)
+def agreed(
+    begun: Mapping[str, Any], settings: Mapping[str, Any], output: Path, allow_mixed: bool
+) -> dict[str, Any]:
+    """What of the settings that a run was begun with is kept; StoreError unless they are these."""
+    then = {name: value for name, value in begun.items() if name not in (RUN, RAY)}
+    if RAY not in begun:
+        raise StoreError(f"{output} was begun without --ray: resume it without, or begin anew with --force")
+    now, kept = compared(settings), dict[str, Any]()
     if allow_mixed:
-        devices = {*str(then["device"]).split(" | "), *str(now["device"]).split(" | ")}
-        now |= {"device": " | ".join(sorted(devices)), "allow_mixed": True}
-        then |= {name: now[name] for name in (*HARDWARE, "allow_mixed") if name in now}
-    check_same(then, now, f"{output} was begun")
-    return now
+        devices = {device for each in (then, now) for device in str(each["device"]).split(" | ")}
+        kept = {"device": " | ".join(sorted(devices)), "threads": then["threads"], ALLOW_MIXED: True}
+    check_same({**then, **kept}, {**now, **kept}, f"{output} was begun")
+    return kept
 
 
 @contextlib.contextmanager
@@ -353,6 +366,7 @@ class Pool:
         done: DoneByWorkers,
         stop: Callable[[], bool],
         progress: Callable[[Done], None],
+        on_skip: Callable[[Skipped], None],
     ) -> int:
         """Have all blocks embedded; returns how many the input has. When `stop` is true, those in flight are."""
         again: deque[Task] = deque()
@@ -369,7 +383,7 @@ class Pool:
                 if isinstance(task, Block):
                     done.skip(task)
                     continue
-                slot.in_flight[slot.actor.embed.remote(task.number, task.digest, task.packs)] = task
+                slot.in_flight[slot.actor.embed.remote(task.number, task.place, task.packs)] = task
             busy = any(slot.in_flight for slot in self.slots)
             if not busy and not again and (blocks is not None or stop()):
                 return blocks or 0
@@ -379,9 +393,16 @@ class Pool:
                 ref: slot for slot in self.slots for ref in (*slot.in_flight, slot.starting) if ref is not None
             }
             for ref in self._ready(refs):
-                again.extend(self._taken(refs[ref], ref, done, progress))
+                again.extend(self._taken(refs[ref], ref, done, progress, on_skip))
 
-    def _taken(self, slot: Slot, ref: Any, done: DoneByWorkers, progress: Callable[[Done], None]) -> list[Task]:
+    def _taken(
+        self,
+        slot: Slot,
+        ref: Any,
+        done: DoneByWorkers,
+        progress: Callable[[Done], None],
+        on_skip: Callable[[Skipped], None],
+    ) -> list[Task]:
         """Take what a worker returned; the blocks to be done again, if it is lost."""
         if ref is not slot.starting and ref not in slot.in_flight:
             return []  # of a worker that was found lost a moment ago
@@ -399,10 +420,11 @@ class Pool:
             return []
         task = slot.in_flight.pop(ref)
         self._losses_in_a_row = 0
-        residues = task.residues
-        slot.tokens += sum(residues) + 2 * len(residues)
+        slot.tokens += value.residues + 2 * value.sequences
         slot.seconds = time.perf_counter() - slot.began
-        done.count(residues, task.fraction)
+        done.add(value, task.fraction)
+        for name in value.not_finite:
+            on_skip(Skipped(name, NOT_FINITE))
         done.speeds = [each.tokens_per_second for each in self.slots]
         progress(done)
         return []
@@ -472,7 +494,7 @@ class Pool:
                 )
             may_differ = ("token_budget", *(HARDWARE if self._allow_mixed else ()))
             for name, now in each["settings"].items():
-                then = first["settings"][name]
+                then = first["settings"].get(name)
                 if then != now and name not in may_differ:
                     remedy = "use --allow-mixed, which is recorded" if name in HARDWARE else "make them alike"
                     raise RayError(
@@ -481,7 +503,7 @@ class Pool:
                     )
         settings = {**first["settings"], "token_budget": min(each["settings"]["token_budget"] for each in workers)}
         if self._allow_mixed:
-            settings |= {**mixed([each["settings"] for each in workers]), "allow_mixed": True}
+            settings |= {**mixed([each["settings"] for each in workers]), ALLOW_MIXED: True}
         return settings
 
     def summary(self) -> list[dict[str, Any]]:

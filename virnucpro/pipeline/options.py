@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from virnucpro.errors import ArgumentError
 from virnucpro.models.esm2 import ESM2
-from virnucpro.pipeline.async_inference import POOLS, AsyncInferenceRunner, layer_index
+from virnucpro.pipeline.async_inference import ON_NAN, POOLS, AsyncInferenceRunner, layer_index
 
 DTYPES = ("float32", "float16")
 
@@ -20,7 +21,8 @@ class Options:
     counts them: 0 to the number of layers, or from -1 down. `max_length`: residues embedded of a longer protein;
     None for all. `chunk`: None for proteins; for DNA the nucleotides of the fragments that are translated in six
     frames. `dtype` of the file: ``float32`` or ``float16``. `token_budget`: most tokens in a pack; None for what
-    suits the device. `strict`: raise FastaError for a record that would be skipped.
+    suits the device. `strict`: raise FastaError for a record that would be skipped. `on_nan`: ``error`` for
+    embeddings that have NaN or Inf, or ``skip`` to leave their sequences out, which `strict` does not allow.
     """
 
     pool: str = "mean"
@@ -30,27 +32,31 @@ class Options:
     dtype: str = "float32"
     token_budget: int | None = None
     strict: bool = False
+    on_nan: str = "error"
 
     def __post_init__(self) -> None:
         if self.pool not in POOLS:
-            raise ValueError(f"unknown pool {self.pool!r}; choose from {', '.join(POOLS)}")
+            raise ArgumentError(f"unknown pool {self.pool!r}; choose from {', '.join(POOLS)}")
         if self.dtype not in DTYPES:
-            raise ValueError(f"unknown dtype {self.dtype!r}; choose from {', '.join(DTYPES)}")
+            raise ArgumentError(f"unknown dtype {self.dtype!r}; choose from {', '.join(DTYPES)}")
+        if self.on_nan not in ON_NAN:
+            raise ArgumentError(f"unknown on_nan {self.on_nan!r}; choose from {', '.join(ON_NAN)}")
         for name, value in {"max_length": self.max_length, "token_budget": self.token_budget}.items():
             if value is not None and value < 1:
-                raise ValueError(f"{name} {value}: at least 1 is needed")
+                raise ArgumentError(f"{name} {value}: at least 1 is needed")
         if self.chunk is not None and self.chunk < 3:
-            raise ValueError(f"chunk {self.chunk}: a codon has 3 nucleotides")
+            raise ArgumentError(f"chunk {self.chunk}: a codon has 3 nucleotides")
         if not self.layers:
-            raise ValueError("no layers: name at least one")
+            raise ArgumentError("no layers: name at least one")
 
 
 def runner_for(model: ESM2, options: Options) -> AsyncInferenceRunner:
     """A runner that pools the layers of `options`, side by side where there are several."""
     layers = [layer_index(model, layer) for layer in options.layers]
+    on_nan = "error" if options.strict else options.on_nan
     if len(layers) == 1:
-        return AsyncInferenceRunner(model, pool=options.pool, layer=layers[0])
-    return AsyncInferenceRunner(Layers(model, layers), pool=options.pool)
+        return AsyncInferenceRunner(model, pool=options.pool, layer=layers[0], on_nan=on_nan)
+    return AsyncInferenceRunner(Layers(model, layers), pool=options.pool, on_nan=on_nan)
 
 
 def shape_of_row(model: ESM2, options: Options) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Reading ahead of the device and writing behind it, in threads of their own."""
 
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -12,8 +13,12 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from virnucpro.data.packing import Pack
+from virnucpro.errors import UserError
 from virnucpro.pipeline.async_inference import InferenceResult
+from virnucpro.pipeline.provenance import Place
 from virnucpro.store.journal import Partial
+
+logger = logging.getLogger(__name__)
 
 RESULTS_BEHIND = 4  # computed and not yet written
 COMMIT_SECONDS = 2.0  # how much work a crash costs at most, beside the batches in flight
@@ -77,20 +82,20 @@ class ReadAhead(Generic[Item]):
 class InterruptiblePacks:
     """Packs for the runner until there are no more, `stop` says so, or reading fails, which `error` then holds.
 
-    So the runner ends in order, and what it has begun is not lost. `digests` are those of the packs handed out.
+    So the runner ends in order, and what it has begun is not lost. `places` are those of the packs handed out.
     """
 
-    def __init__(self, packs: Iterable[tuple[Pack, str]], stop: Callable[[], bool]):
+    def __init__(self, packs: Iterable[tuple[Pack, Place]], stop: Callable[[], bool]):
         self._packs, self._stop = packs, stop
-        self.digests: deque[str] = deque()
+        self.places: deque[Place] = deque()
         self.error: Exception | None = None
 
     def __iter__(self) -> Iterator[Pack]:
         try:
-            for each, digest in self._packs:
+            for each, place in self._packs:
                 if self._stop():
                     return
-                self.digests.append(digest)
+                self.places.append(place)
                 yield each
         except Exception as error:
             self.error = error
@@ -99,7 +104,8 @@ class InterruptiblePacks:
 class BackgroundWriter:
     """Appends results to a `Partial` in a thread of its own, and commits now and then, and at the end.
 
-    What fails there is raised by a later call, or at the end. Use as a context manager.
+    What fails there first is raised by a later call, or at the end; where something else is raised already, it is
+    logged. Use as a context manager.
     """
 
     def __init__(self, partial: Partial):
@@ -107,30 +113,51 @@ class BackgroundWriter:
         self._pool = ThreadPoolExecutor(1)
         self._pending: deque[Future[None]] = deque()
         self._committed = time.monotonic()
+        self._failure: BaseException | None = None
 
-    def __call__(self, result: InferenceResult, digest: str) -> None:
+    def __call__(self, result: InferenceResult, place: Place) -> None:
         """Write a result; waits while `RESULTS_BEHIND` others are not written yet."""
         if len(self._pending) == RESULTS_BEHIND:
             self._pending.popleft().result()
-        self._pending.append(self._pool.submit(self._write, result, digest))
+        self._pending.append(self._pool.submit(self._write, result, place))
 
-    def _write(self, result: InferenceResult, digest: str) -> None:
-        rows = in_type(result, self._partial.dtype)
-        self._partial.append(result.sequence_ids, result.residues, rows, digest)
-        if time.monotonic() - self._committed >= COMMIT_SECONDS:
-            self._partial.commit()
-            self._committed = time.monotonic()
+    def _write(self, result: InferenceResult, place: Place) -> None:
+        if self._failure is not None:  # what came after a batch that is missing would be misplaced
+            raise self._failure
+        try:
+            rows = in_type(result, self._partial.dtype)
+            skipped = [place.begins + at for at in result.skipped]
+            self._partial.append(result.sequence_ids, result.residues, rows, place.digest, skipped)
+            if time.monotonic() - self._committed >= COMMIT_SECONDS:
+                self._partial.commit()
+                self._committed = time.monotonic()
+        except BaseException as failure:
+            self._failure = failure
+            raise
 
     def __enter__(self) -> "BackgroundWriter":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        failures = []
         try:
-            while self._pending:
-                self._pending.popleft().result()
+            for finish in (*(pending.result for pending in self._pending), self._partial.commit):
+                try:
+                    finish()
+                except Exception as failure:  # in order: the first is the cause of the others
+                    failures.append(failure)
         finally:
             self._pool.shutdown()
-            self._partial.commit()
+        if failures and error is None:
+            raise failures[0]
+        if failures and error is not failures[0]:
+            logger.warning("%s", failures[0])
+
+
+class TooNarrowError(UserError, ArithmeticError):
+    """The file's type cannot hold an embedding."""
+
+    resume_helps = False  # it would be computed again
 
 
 def in_type(result: InferenceResult, dtype: np.dtype) -> np.ndarray:
@@ -138,8 +165,8 @@ def in_type(result: InferenceResult, dtype: np.dtype) -> np.ndarray:
     with np.errstate(over="ignore"):
         rows = result.embeddings.numpy().astype(dtype, copy=False)
     if dtype != np.float32 and not np.isfinite(rows).all():
-        raise ArithmeticError(
+        raise TooNarrowError(
             f"an embedding of {result.sequence_ids[0]!r} or the {len(rows) - 1} rows after it has values that "
-            f"{dtype} cannot hold: use --dtype float32"
+            f"{dtype} cannot hold: use --dtype float32 and --force"
         )
     return rows

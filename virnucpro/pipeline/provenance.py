@@ -1,27 +1,54 @@
 """What decides the bytes of an output: settings, weights, versions and the input, to tell one run from another."""
 
+import ast
+import functools
 import hashlib
+import importlib.resources
+import itertools
 import platform
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from virnucpro.data.fasta import FastaError
 from virnucpro.data.packing import Pack
 from virnucpro.models.esm2 import ESM2
+from virnucpro.models.precision import PRECISIONS
 from virnucpro.models.token_budget import token_budget
 from virnucpro.pipeline.async_inference import layer_index
 from virnucpro.pipeline.options import Options
-from virnucpro.store.embeddings import Embeddings
-from virnucpro.store.formats import TABLE, Format
 from virnucpro.store.hdf5 import attribute
-from virnucpro.store.journal import Committed, StoreError, check_same
+from virnucpro.store.journal import Committed, check_same
+
+RECORDED = ("weights", "virnucpro")
+"""What an output tells and need not be the same when it is continued: `weights_checksum` and `engine` must."""
+
+NOT_IN_ROWS = ("checkpoint.py", "esm2_flash.py", "precision.py", "token_budget.py")
+"""Of `virnucpro.models`, what does not compute: its results are the weights and other settings."""
+COMPUTING = ("data/tokens.py", "data/packing.py", "pipeline/async_inference.py")
+"""Beside the models, what turns letters into rows."""
+
+CHUNK = 2**16  # 8-byte words mixed at a time: they stay in a core's cache
+CHUNK_ON_GPU = 2**22
+# MurmurHash3's constants (Appleby, fmix64) and the golden ratio's 64 bits, as signed numbers
+MIX_1, MIX_2, GOLDEN = (
+    constant - 2**64 for constant in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53, 0x9E3779B97F4A7C15)
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A pack's place in the input: how many sequences come before it, and a digest of the input up to its end."""
+
+    begins: int
+    digest: str
 
 
 def settings_of(model: ESM2, options: Options, begun: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,21 +63,82 @@ def settings_of(model: ESM2, options: Options, begun: Mapping[str, Any]) -> dict
         "max_length": options.max_length,
         "chunk": options.chunk,
         "dtype": options.dtype,
-        "token_budget": options.token_budget or int(begun.get("token_budget") or token_budget(model)),
+        "token_budget": options.token_budget or number_in(begun, "token_budget") or token_budget(model),
         "device": device_name(device),
-        "threads": int(begun.get("threads") or torch.get_num_threads()) if on_cpu else 0,
+        "threads": (number_in(begun, "threads") or torch.get_num_threads()) if on_cpu else 0,
+        "engine": engine_digest(model.precision),
         **{name: version_of(name) for name in ("virnucpro", "torch", "fair-esm")},
     }
 
 
+def compared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that must be the same when a run is continued."""
+    return {name: value for name, value in settings.items() if name not in RECORDED}
+
+
+def number_in(begun: Mapping[str, Any], name: str) -> int | None:
+    """A number of at least 1 that an earlier run has kept; None for anything else."""
+    value = begun.get(name)
+    return int(value) if isinstance(value, int | np.integer) and value >= 1 else None
+
+
+@functools.cache
+def engine_digest(precision: str) -> str:
+    """Of the code that computes rows in a precision, without comments, docstrings and layout."""
+    package = importlib.resources.files("virnucpro")
+    models = package / "models"
+    parts = [part for folder in (models, models / "kernels") for part in folder.iterdir()]
+    sources = {str(part): part for part in parts if part.name.endswith(".py") and part.name not in NOT_IN_ROWS}
+    sources |= {name: package / name for name in COMPUTING}
+    found = sorted((source.name, meaning_of(source.read_text("utf-8"))) for source in sources.values())
+    how = PRECISIONS[precision]
+    decides = (how.storage, how.compute, how.matmul, how.float32_mode, found)
+    return hashlib.blake2b(repr(decides).encode(), digest_size=8).hexdigest()
+
+
+def meaning_of(source: str) -> str:
+    """Python code without comments, docstrings and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [  # type: ignore[attr-defined]
+                each for each in body if not (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))
+            ] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
 def checksum(model: nn.Module) -> str:
-    """Of the parameters' bits: sums of integers, which are exact in any order and quick where the model is."""
-    integers = {2: torch.int16, 4: torch.int32}
-    sums = [
-        parameter.detach().view(integers[parameter.element_size()]).sum(dtype=torch.int64)
-        for _, parameter in sorted(model.named_parameters())
+    """Of the bits of all parameters and persistent buffers, and of their names, types and shapes.
+
+    Each 8 bytes are mixed with their position, and the results summed up: integers, so that the sum is exact in
+    any order and the same on every device.
+    """
+    state = sorted(model.state_dict().items())
+    sums = torch.stack([mixed_sum(values) for _, values in state]).tolist() if state else []
+    about = [
+        (name, str(values.dtype), tuple(values.shape), each)
+        for (name, values), each in zip(state, sums, strict=True)
     ]
-    return f"{zlib.crc32(repr(torch.stack(sums).tolist()).encode()):08x}"
+    return hashlib.blake2b(repr(about).encode(), digest_size=8).hexdigest()
+
+
+def mixed_sum(values: Tensor) -> Tensor:
+    """Sum, modulo 2^64, of all 8-byte words of a tensor, each mixed with its index; int64 without dimensions."""
+    raw = values.detach().contiguous().reshape(-1).view(torch.uint8)
+    if len(raw) % 8 or raw.storage_offset() % 8:
+        raw = F.pad(raw, (0, -len(raw) % 8))
+    words = raw.view(torch.int64)
+    at_a_time = CHUNK_ON_GPU if words.is_cuda else CHUNK
+    total = torch.zeros((), dtype=torch.int64, device=words.device)
+    for start in range(0, len(words), at_a_time):
+        part = words[start : start + at_a_time]
+        mixed = torch.arange(start + 1, start + 1 + len(part), device=words.device).mul_(GOLDEN)
+        mixed.bitwise_xor_(part)
+        for constant in (MIX_1, MIX_2):
+            mixed.mul_(constant).bitwise_xor_(mixed >> 32)
+        total += mixed.sum()
+    return total
 
 
 def device_name(device: torch.device) -> str:
@@ -68,60 +156,89 @@ def version_of(distribution: str) -> str:
         return "not installed"
 
 
-def remaining(packs: Iterable[Pack], before: Committed) -> Iterator[tuple[Pack, str]]:
-    """The packs after those that an earlier run embedded, each with a digest of all the input up to its end.
+class InputDigest:
+    """Of the names and tokens of all packs so far, and how many `sequences` those are."""
 
-    Raises FastaError where the input does not begin with what was embedded.
+    def __init__(self) -> None:
+        self.sequences = 0
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def add(self, pack: Pack, count: int | None = None) -> "InputDigest":
+        """Itself, with a pack more, or with its first `count` sequences."""
+        count = len(pack) if count is None else count
+        tokens = pack.input_ids.numpy()[: int(pack.cu_seqlens[count])]
+        self._hash.update("\n".join(pack.sequence_ids[:count]).encode("utf-8", "surrogatepass"))
+        self._hash.update(tokens.astype(np.uint8).tobytes())
+        self.sequences += count
+        return self
+
+    def copy(self) -> "InputDigest":
+        """One that goes on by itself."""
+        other = InputDigest()
+        other.sequences, other._hash = self.sequences, self._hash.copy()
+        return other
+
+    def __str__(self) -> str:
+        return self._hash.hexdigest() if self.sequences else ""
+
+
+class InputChangedError(FastaError):
+    """The input does not begin with what was embedded."""
+
+    resume_helps = False
+
+
+def remaining(packs: Iterable[Pack], before: Committed) -> Iterator[tuple[Pack, Place]]:
+    """The packs after those that an earlier run embedded, each with its place in the input.
+
+    Raises InputChangedError where the input does not begin with what was embedded.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    sequences = 0
+    digest = InputDigest()
     for each in packs:
-        begins, sequences = sequences, sequences + len(each)
-        digest.update("\n".join(each.sequence_ids).encode("utf-8", "surrogatepass"))
-        digest.update(each.input_ids.numpy().astype(np.uint8).tobytes())
-        if begins >= before.sequences:
-            yield each, digest.hexdigest()
-        elif sequences > before.sequences or (
-            sequences == before.sequences and digest.hexdigest() != before.digest
+        begins = digest.sequences
+        digest.add(each)
+        if begins >= before.taken:
+            yield each, Place(begins, str(digest))
+        elif digest.sequences > before.taken or (
+            digest.sequences == before.taken and str(digest) != before.digest
         ):
             raise changed(before)
-    if sequences < before.sequences:
+    if digest.sequences < before.taken:
         raise changed(before)
 
 
-def changed(before: Committed) -> FastaError:
+def added(packs: Iterable[Pack], complete: Committed) -> tuple[Place, Iterator[tuple[Pack, Place]]]:
+    """What to do where a complete file's input may have grown: how much of it stays, and the packs to compute.
+
+    The last pack of the complete file may have ended only because its input did. So it is computed again with what
+    comes after it, if anything does. The place is that of what stays: how many sequences, and their digest.
+    Raises InputChangedError where the input does not begin with that of the complete file.
+    """
+    packs, digest = iter(packs), InputDigest()
+    for each in packs:
+        begins, stays = digest.sequences, str(digest)
+        if begins + len(each) > complete.taken:
+            if str(digest.copy().add(each, complete.taken - begins)) != complete.digest:
+                raise changed(complete)
+            digest.add(each)
+            rest = ((pack, Place(digest.sequences, str(digest.add(pack)))) for pack in packs)
+            return Place(begins, stays), itertools.chain([(each, Place(begins, str(digest)))], rest)
+        digest.add(each)
+    if str(digest) != complete.digest:
+        raise changed(complete)
+    return Place(digest.sequences, str(digest)), iter(())
+
+
+def changed(before: Committed) -> InputChangedError:
     """What to say where the input is not the one that was begun."""
-    return FastaError(
-        f"the input does not begin with the {before.sequences:,} sequences that were embedded: resume with the "
-        "same input, or begin anew with --force"
+    return InputChangedError(
+        f"the input does not begin with the {before.taken:,} sequences that were embedded: resume with the same "
+        "input, or begin anew with --force"
     )
 
 
-def settings_in(output: Path) -> dict[str, Any]:
-    """The settings that a complete file was made with."""
-    with Embeddings(output) as file:
-        return file.settings
-
-
-def check_complete(
-    output: Path, settings: Mapping[str, Any], packs: Iterable[Pack], format: Format = TABLE
-) -> tuple[int, int]:
-    """How many sequences and residues `output` has; raises unless they are this input's, with these settings."""
-    with Embeddings(output) as file:
-        check_made_with(file, output, settings, format)
-        before = Committed(len(file), int(file.lengths.sum()), digest=file.settings["input_digest"])
-    for _ in remaining(packs, before):
-        raise changed(before)
-    return before.sequences, before.residues
-
-
-def check_made_with(file: Embeddings, output: Path, settings: Mapping[str, Any], format: Format) -> None:
-    """Raise StoreError unless a complete output has this format and was made with these settings."""
-    if file.settings["format"] != format.content:
-        raise StoreError(
-            f"{output} is complete, and not in the format {format.name}: name another output, or "
-            "--force to replace it"
-        )
+def check_complete(output: Path, then: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise StoreError unless a complete file was made with these settings; `then`: its attributes."""
     now = {name: attribute(value) for name, value in settings.items()}
-    then = {name: file.settings.get(name) for name in (*now, *(["shard"] if "shard" in file.settings else []))}
-    check_same(then, now, f"{output} is complete and was made")
+    names = (*now, *(["shard"] if "shard" in then else []))
+    check_same({name: then.get(name) for name in names}, now, f"{output} is complete and was made")

@@ -20,8 +20,9 @@ from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
 from virnucpro.pipeline.async_inference import InferenceResult
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
 from virnucpro.pipeline.prefetch import RESULTS_BEHIND, in_type
-from virnucpro.pipeline.provenance import settings_of
-from virnucpro.store.journal import PROOF, StoreError
+from virnucpro.pipeline.provenance import Place, settings_of
+from virnucpro.store.errors import StoreError
+from virnucpro.store.journal import PROOF
 from virnucpro.store.segments import SegmentWriter
 
 PATIENCE = 0.05  # seconds; a GPU has longer to do with the packs in flight
@@ -107,12 +108,23 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _End:
-    """Comes with the last pack of a block."""
+class Done:
+    """What a worker did of a block: sequences and residues embedded, and the names of those left out."""
 
-    block: int
-    digest: str
-    done: Future[None]
+    sequences: int
+    residues: int
+    not_finite: list[str]
+
+
+class _Block:
+    """A block that is being embedded; `left`: packs of it that are not written yet."""
+
+    def __init__(self, number: int, place: Place, left: int):
+        self.number, self.place, self.left = number, place, left
+        self.at = place.begins  # of the next pack to be written
+        self.sequences = self.residues = 0
+        self.not_finite: list[str] = []
+        self.done: Future[Done] = Future()
 
 
 class Worker:
@@ -158,38 +170,41 @@ class Worker:
         self._segment = SegmentWriter(folder, self._plan.options.dtype)
         self._adding = threading.Lock()
         self._error: BaseException | None = None
-        self._waiting: set[Future[None]] = set()
-        self._packs: queue.SimpleQueue[tuple[Pack, _End | None]] = queue.SimpleQueue()
-        self._ends: deque[_End | None] = deque()
-        self._results: queue.Queue[tuple[InferenceResult, _End | None]] = queue.Queue(RESULTS_BEHIND)
+        self._waiting: set[Future[Done]] = set()
+        self._packs: queue.SimpleQueue[tuple[Pack, _Block]] = queue.SimpleQueue()
+        self._blocks: deque[_Block] = deque()
+        self._results: queue.Queue[tuple[InferenceResult, _Block]] = queue.Queue(RESULTS_BEHIND)
         for work in (self._compute, self._write):
             threading.Thread(target=self._or_fail, args=(work,), name=work.__name__, daemon=True).start()
 
-    def embed(self, block: int, digest: str, packs: Sequence[CompactPack]) -> None:
-        """Embed a block and put its rows on disk. Raises what embedding or writing, of whichever block, raised."""
-        end = _End(block, digest, Future())
+    def embed(self, number: int, place: Place, packs: Sequence[CompactPack]) -> Done:
+        """Embed a block and put its rows on disk.
+
+        `place`: where it begins, and a digest of the input up to its end. Raises what embedding or writing, of whichever block, raised.
+        """
+        block = _Block(number, place, len(packs))
         with self._adding:
             if self._error is not None:
                 raise self._error
-            self._waiting.add(end.done)
-            end.done.add_done_callback(self._waiting.discard)
-            for number, each in enumerate(packs, 1):
-                self._packs.put((expand(each), end if number == len(packs) else None))
-        end.done.result()
+            self._waiting.add(block.done)
+            block.done.add_done_callback(self._waiting.discard)
+            for each in packs:
+                self._packs.put((expand(each), block))
+        return block.done.result()
 
     def _compute(self) -> None:
         self._engine.start(self._settings)
         while True:
             first = self._packs.get()
             for result in self._engine.run(self._taken(first)):
-                self._results.put((result, self._ends.popleft()))
+                self._results.put((result, self._blocks.popleft()))
 
-    def _taken(self, first: tuple[Pack, _End | None]) -> Iterator[Pack]:
+    def _taken(self, first: tuple[Pack, _Block]) -> Iterator[Pack]:
         """Packs until none comes: the engine holds some results back until it gets more, or there are no more."""
         each = first
         while True:
-            pack, end = each
-            self._ends.append(end)
+            pack, block = each
+            self._blocks.append(block)
             yield pack
             try:
                 each = self._packs.get(timeout=PATIENCE)
@@ -199,11 +214,17 @@ class Worker:
     def _write(self) -> None:
         dtype = np.dtype(self._plan.options.dtype)
         while True:
-            result, end = self._results.get()
-            self._segment.append(result.sequence_ids, result.residues, in_type(result, dtype))
-            if end is not None:
-                self._segment.commit(end.block, end.digest)
-                end.done.set_result(None)
+            result, block = self._results.get()
+            skipped = [block.at + at for at in result.skipped]
+            self._segment.append(result.sequence_ids, result.residues, in_type(result, dtype), skipped)
+            block.at += len(result.sequence_ids) + len(skipped)
+            block.sequences += len(result.sequence_ids)
+            block.residues += sum(result.residues)
+            block.not_finite += result.skipped.values()
+            block.left -= 1
+            if not block.left:
+                self._segment.commit(block.number, block.place.digest)
+                block.done.set_result(Done(block.sequences, block.residues, block.not_finite))
 
     def _or_fail(self, work: Callable[[], None]) -> None:
         """Have what `work` raises raised by all calls of `embed`."""

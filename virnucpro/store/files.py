@@ -4,31 +4,21 @@ import os
 import shutil
 from pathlib import Path
 
+from virnucpro.store.disk import sync
+
 REPLACED = "replaced"  # a folder that stood at the output's place
 
 
-def sync_folder(folder: Path) -> None:
-    """Make sure that the names of files in `folder` are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync(path: Path) -> None:
+def sync_tree(path: Path) -> None:
     """Make sure that a file, or a folder and its files, are on disk."""
-    if not path.is_dir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        return
-    for each in path.iterdir():
-        sync(each)
-    sync_folder(path)
+    if path.is_dir():
+        for each in path.iterdir():
+            sync_tree(each)
+    sync(path)
 
 
 def delete(path: Path) -> None:
-    """Delete a file or folder, if there is one."""
+    """Delete a file, or a folder with all that is in it, if there is one. Links are not followed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -36,19 +26,16 @@ def delete(path: Path) -> None:
 
 
 def move_into_place(whole: Path, output: Path) -> None:
-    """Move what is whole to `output`, replacing what is there.
+    """Move what is whole, and on disk, to `output`, replacing what is there.
 
     A folder cannot replace another at once: between two renames there is none. A crash just then leaves what is
     whole, and the rows that it was made of, in the run's own folder.
     """
-    sync(whole)
+    replaced = whole.with_name(REPLACED)
     if whole.is_dir() or output.is_dir():
-        replaced = whole.with_name(REPLACED)
         delete(replaced)
         if output.exists():
-            output.rename(replaced)
-        whole.rename(output)
-        delete(replaced)
-    else:
-        whole.replace(output)
-    sync_folder(output.parent)
+            os.replace(output, replaced)  # noqa: PTH105 - as all else that is written
+    os.replace(whole, output)  # noqa: PTH105
+    sync(output.parent)
+    delete(replaced)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.store import hdf5, npz, parquet, per_protein
-from virnucpro.store.journal import StoreError
+from virnucpro.store.errors import StoreError
 
 Writer = Callable[..., bool]
 """``write(path, rows, attributes, shape, ragged, stop)``, as `write_hdf5`."""

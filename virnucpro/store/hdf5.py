@@ -1,13 +1,18 @@
-"""Embeddings as one HDF5 file (docs/embed.md has its layout): written from rows."""
+"""Embeddings as one HDF5 file (docs/embed.md has its layout): written from rows, and read."""
 
+import contextlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from virnucpro.store.disk import FileOfHDF5
+from virnucpro.store.errors import StoreError
+from virnucpro.store.journal import BLOCK, BLOCK_BYTES, Committed, Partial, damaged
 from virnucpro.store.rows import RowSource
 
 FORMAT = "virnucpro embeddings 1"
@@ -26,35 +31,128 @@ def write_hdf5(
     `shape` of a row's values; `ragged`: whether a sequence has a row for each residue; `attributes` are kept
     beside the datasets.
     """
+    with FileOfHDF5(path) as raw, h5py.File(raw, "w") as file:
+        return write_datasets(file, rows, attributes, shape, ragged, lambda: bool(raw.failure) or stop())
+
+
+def write_datasets(
+    file: h5py.File,
+    rows: RowSource,
+    attributes: dict[str, Any],
+    shape: tuple[int, ...],
+    ragged: bool,
+    stop: Callable[[], bool],
+) -> bool:
+    """Write the rows to an open file; see `write_hdf5`."""
     count = rows.committed.sequences
-    with h5py.File(path, "w") as file:
-        file.attrs.update({"format": FORMAT, **{name: attribute(value) for name, value in attributes.items()}})
-        names = file.create_dataset("ids", count, h5py.string_dtype())
-        lengths = file.create_dataset("lengths", count, "<i8")
-        offsets = file.create_dataset("offsets", count + 1, "<i8") if ragged else None
-        embeddings = file.create_dataset("embeddings", (rows.committed.rows, *shape), rows.dtype)
-        at = 0
-        for block in rows.names():
-            if stop():
-                return False
-            names[at : at + len(block)] = block
-            at += len(block)
-        at = end = 0
-        for residues in rows.lengths():
-            lengths[at : at + len(residues)] = residues
-            if offsets is not None:
-                ends = end + np.cumsum(residues)
-                offsets[at + 1 : at + 1 + len(residues)], end = ends, ends[-1]
-            at += len(residues)
-        at = 0
-        for values in rows.embeddings():
-            if stop():
-                return False
-            embeddings[at : at + len(values)] = values.reshape(-1, *shape)
-            at += len(values)
+    file.attrs.update({"format": FORMAT, **{name: attribute(value) for name, value in attributes.items()}})
+    names = file.create_dataset("ids", count, h5py.string_dtype())
+    lengths = file.create_dataset("lengths", count, "<i8")
+    offsets = file.create_dataset("offsets", count + 1, "<i8") if ragged else None
+    embeddings = file.create_dataset("embeddings", (rows.committed.rows, *shape), rows.dtype)
+    if rows.committed.skipped:
+        file.create_dataset("skipped", data=rows.skipped())
+    at = 0
+    for block in rows.names():
+        if stop():
+            return False
+        names[at : at + len(block)] = block
+        at += len(block)
+    at = end = 0
+    for residues in rows.lengths():
+        lengths[at : at + len(residues)] = residues
+        if offsets is not None:
+            ends = end + np.cumsum(residues)
+            offsets[at + 1 : at + 1 + len(residues)], end = ends, ends[-1]
+        at += len(residues)
+    at = 0
+    for values in rows.embeddings():
+        if stop():
+            return False
+        embeddings[at : at + len(values)] = values.reshape(-1, *shape)
+        at += len(values)
     return True
 
 
 def attribute(value: Any) -> Any:
     """A setting as an HDF5 attribute that every reader shows: text or a number, JSON for what is neither."""
     return value if isinstance(value, str | int | float) else json.dumps(value)
+
+
+class Complete:
+    """A complete file as ``--resume`` looks at it. Use as a context manager.
+
+    `settings`: its attributes. `committed`: what of its input it has. Raises StoreError for a file that is not
+    one of virnucpro's, or is damaged.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        with reading(path):
+            self._file = h5py.File(path, "r")
+        try:
+            with reading(path):
+                self._check()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _check(self) -> None:
+        file = self._file
+        self.settings: dict[str, Any] = dict(file.attrs)
+        if self.settings.get("format") != FORMAT:
+            raise StoreError(f"{self._path} does not hold embeddings of virnucpro's: give another name")
+        lengths = file["lengths"][()]
+        self._skipped = file["skipped"][()] if "skipped" in file else np.empty(0, np.int64)
+        self._ends = np.cumsum(lengths) if "offsets" in file else np.arange(1, len(lengths) + 1)
+        rows = int(self._ends[-1]) if len(lengths) else 0
+        if file["ids"].shape != (len(lengths),) or len(file["embeddings"]) != rows or (lengths < 1).any():
+            raise damaged(self._path)
+        digest = str(self.settings["input_digest"])
+        self.committed = Committed(
+            len(lengths), int(lengths.sum()), rows, digest=digest, skipped=len(self._skipped)
+        )
+
+    def put_back(self, partial: Partial, places: int, digest: str) -> None:
+        """Commit the rows of the first `places` sequences of the input to a run that has none yet.
+
+        `digest` is that of the input up to there.
+        """
+        skipped = self._skipped[: np.searchsorted(self._skipped, places)]
+        for start, end in self._spans(places - len(skipped), partial.row_size * partial.dtype.itemsize):
+            with reading(self._path):
+                names = [str(name) for name in self._file["ids"].asstr()[start:end]]
+                lengths = self._file["lengths"][start:end].tolist()
+                first = int(self._ends[start - 1]) if start else 0
+                rows = self._file["embeddings"][first : self._ends[end - 1]].reshape(-1, partial.row_size)
+            partial.append(names, lengths, rows, digest)
+        partial.append([], [], np.empty((0, partial.row_size), partial.dtype), digest, skipped.tolist())
+        partial.commit()
+
+    def _spans(self, sequences: int, bytes_of_a_row: int) -> Iterator[tuple[int, int]]:
+        """The first `sequences` in pieces of about `BLOCK_BYTES` of rows, and of `BLOCK` sequences at most."""
+        start = 0
+        while start < sequences:
+            most = (int(self._ends[start - 1]) if start else 0) + BLOCK_BYTES // bytes_of_a_row
+            fitting = int(np.searchsorted(self._ends[start : start + BLOCK], most, "right"))
+            yield start, (start := min(start + max(1, fitting), sequences))
+
+    def __enter__(self) -> "Complete":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Say which file it is that cannot be read, or lacks what virnucpro's have."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(f"cannot read {os.fspath(path)}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, ArithmeticError) as error:
+        # h5py raises each of these for some damage, or for objects of another kind
+        raise damaged(Path(path)) from error

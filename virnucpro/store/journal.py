@@ -3,48 +3,77 @@
 HDF5 does not survive being killed while it writes. So rows are first appended to plain files in the folder
 ``OUT.h5.partial``, and a journal there says how much of them is safely on disk. What was written after its last
 line is cut off when the run is resumed. At the end the rows are copied into a file there, which is then moved to
-its place.
+its place. After a write that failed nothing is committed any more: Linux reports pages that it could not write
+once, and then takes them for written.
 """
 
 import contextlib
 import fcntl
-import io
+import itertools
 import json
+import logging
 import os
-import shutil
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from virnucpro.store.files import REPLACED, delete, move_into_place, sync_folder
+from virnucpro.store.disk import (
+    NEW,
+    AppendFile,
+    amount,
+    free_bytes,
+    is_full,
+    reason_of,
+    sync,
+    write_safely,
+)
+from virnucpro.store.errors import StoreError, WriteError
+from virnucpro.store.files import REPLACED, delete, move_into_place, sync_tree
+from virnucpro.store.place import check_apart, check_folder, folder_of, place_of
+
+logger = logging.getLogger(__name__)
 
 BLOCK = 4_096  # names or lengths copied at a time
 BLOCK_BYTES = 2**20  # of embeddings copied at a time
+LEAST_BYTES = 2**14  # for the folder, the settings, and what HDF5 has beside the datasets
+BYTES_OF_A_NAME = 40  # beside its letters, in HDF5: a reference, and a header and padding in the heap
 
-SETTINGS, JOURNAL, LOCK, FINISHED = "settings.json", "journal", "lock", "finished"
-SEGMENTS, PROOF = "segments", "shared"  # of a run of several workers: see segments.py
-NEW = ".new"  # ends the name of a file that is not whole yet
-ROWS = ("names", "lengths", "embeddings")
-"""The files of rows: names in UTF-8, one a line; residues of each sequence, int64; embeddings, row after row."""
+SETTINGS, JOURNAL, LOCK, FINISHED = "settings.json", "journal", "lock", "finished.h5"
+FINISHED_FOLDER, SEGMENTS, PROOF = "finished.parquet", "segments", "shared"
+ROWS = ("names", "lengths", "embeddings", "skipped")
+"""The files of rows: names in UTF-8, one a line; residues of each sequence, int64; embeddings, row after row; the
+places in the input, int64, of the sequences that were left out because their embeddings are not finite."""
+OURS = (SETTINGS, SETTINGS + NEW, JOURNAL, *ROWS, FINISHED, LOCK, PROOF)
+"""All files that a run leaves in its folder."""
+OUR_FOLDERS = (FINISHED_FOLDER, SEGMENTS, REPLACED)
+"""And all folders; see ``segments.py`` for what several workers leave."""
 
-
-class StoreError(RuntimeError):
-    """The output cannot be written, exists, or was begun with other settings."""
+_failed: dict[Path, StoreError] = {}
+"""Folders in which a write of this process failed: the kernel may take what is lost for written."""
 
 
 @dataclass(frozen=True)
 class Committed:
-    """What is on disk: how many sequences, residues, rows, bytes of names; a digest of the input up to there."""
+    """What is on disk: how many sequences, residues, rows, bytes of names; a digest of the input up to there.
+
+    `skipped`: how many sequences of the input were left out because their embeddings are not finite.
+    """
 
     sequences: int = 0
     residues: int = 0
     rows: int = 0
     name_bytes: int = 0
     digest: str = ""
+    skipped: int = 0
+
+    @property
+    def taken(self) -> int:
+        """Sequences of the input that are done with."""
+        return self.sequences + self.skipped
 
 
 @dataclass(frozen=True)
@@ -57,11 +86,17 @@ class Rows:
     dtype: np.dtype
 
     def names(self) -> Iterator[list[str]]:
-        """All names, `BLOCK` at a time."""
-        with (self.folder / "names").open(encoding="utf-8", newline="\n") as lines:
-            for start in range(0, self.committed.sequences, BLOCK):
-                end = min(start + BLOCK, self.committed.sequences)
-                yield [next(lines)[:-1] for _ in range(start, end)]
+        """All names, `BLOCK` at a time. Raises StoreError where the file is damaged."""
+        try:
+            with (self.folder / "names").open(encoding="utf-8", newline="\n") as lines:
+                for start in range(0, self.committed.sequences, BLOCK):
+                    count = min(BLOCK, self.committed.sequences - start)
+                    block = [line[:-1] for line in itertools.islice(lines, count)]
+                    if len(block) < count:
+                        raise damaged(self.folder / "names")
+                    yield block
+        except UnicodeDecodeError as error:
+            raise damaged(self.folder / "names") from error
 
     def lengths(self) -> Iterator[np.ndarray]:
         """Residues of each sequence, int64, `BLOCK` at a time."""
@@ -72,57 +107,75 @@ class Rows:
         at_a_time = max(1, BLOCK_BYTES // (self.row_size * self.dtype.itemsize))
         return blocks(self.folder / "embeddings", np.dtype((self.dtype, (self.row_size,))), at_a_time)
 
+    def skipped(self) -> np.ndarray:
+        """Places in the input of the sequences that have no row, int64, ascending."""
+        return np.fromfile(self.folder / "skipped", "<i8")
 
-def check_output(output: Path, resume: bool, force: bool, is_folder: bool = False) -> None:
-    """Raise StoreError where a run may not write to `output`, before anything is spent on it.
 
-    `is_folder`: whether the output will be a folder of Parquet files.
+def check_output(
+    output: str | os.PathLike[str],
+    resume: bool,
+    force: bool,
+    inputs: Iterable[str | os.PathLike[str] | int] = (),
+    is_folder: bool = False,
+) -> Path:
+    """Where a run may write; raises StoreError where it may not, before anything is spent on it.
+
+    `inputs`: what the run reads, paths or open descriptors; the output is none of them, by no link. `is_folder`:
+    the output will be a folder of Parquet files.
     """
-    folder = folder_of(output)
-    if output.is_dir() and not is_folder:
-        raise StoreError(f"{output} is a folder: name a file")
-    if output.is_dir() and any(not each.match("part-*.parquet") for each in output.iterdir()):
-        raise StoreError(f"{output} is a folder that holds something else: name one that is not there yet")
-    if not output.parent.is_dir():
-        raise StoreError(f"there is no folder {output.parent} to write {output.name} to: make it first")
-    if not os.access(output.parent, os.W_OK | os.X_OK):
-        raise StoreError(f"cannot write {output}: its folder is not writable")
+    place = place_of(output, is_folder)
+    check_folder(place, OURS)
+    check_apart(place, inputs)
     if resume or force:
-        return
-    if (folder / SETTINGS).exists():
+        return place
+    folder = folder_of(place)
+    if has_work(folder):
         raise StoreError(
             f"{folder} holds an unfinished run: continue it with --resume, or begin anew with --force"
         )
-    if output.exists():
+    if place.exists():
         raise StoreError(
-            f"{output} exists: give another name, or --force to replace it when the new one is complete"
+            f"{place} exists: give another name, or --force to replace it when the new one is complete"
         )
-
-
-def folder_of(output: Path) -> Path:
-    """Where the rows of an unfinished run are."""
-    return output.with_name(output.name + ".partial")
+    return place
 
 
 class Partial:
     """The rows of an unfinished run. Use as a context manager: a second process is kept out until it is closed.
 
     `settings`: all that decides what the rows are, for JSON. `row_size`: values in a row of embeddings; `dtype`:
-    their type. `committed`: what an earlier run left; `append` adds after it.
-    Raises StoreError where the folder cannot be written, another process has it, or, with `resume`, where it was
-    begun with other settings or lacks rows that it had.
+    their type. `committed`: what an earlier run left; `append` adds after it. `is_folder`: the output is one.
+    Raises StoreError where the folder cannot be written, another process has it, a write to it failed in this
+    process, or, with `resume`, where it was begun with other settings or lacks rows that it had.
+    After the first write that fails every method that writes raises that WriteError again. A folder in which
+    nothing was committed is removed in the end.
     """
 
-    def __init__(self, output: Path, settings: dict[str, Any], row_size: int, dtype: str, resume: bool):
-        self.output, self.folder, self.settings = output, folder_of(output), settings
+    def __init__(
+        self,
+        output: Path,
+        settings: dict[str, Any],
+        row_size: int,
+        dtype: str,
+        resume: bool,
+        is_folder: bool = False,
+    ):
+        self.output, self._is_folder = place_of(output, is_folder), is_folder
+        self.folder, self.settings = folder_of(self.output), settings
         self.row_size, self.dtype = row_size, np.dtype(dtype)
         self.committed = Committed()
         self._on_disk = self.committed
-        self._files: dict[str, BinaryIO] = {}
-        self._broken = False
-        with self._writing():
-            self.folder.mkdir(exist_ok=True)
-            self._lock = (self.folder / LOCK).open("w")
+        self._files: dict[str, AppendFile] = {}
+        self._failure: StoreError | None = None
+        self._ours = False  # what is in the folder
+        self._lock: int | None = None
+        if self.folder in _failed:
+            raise WriteError(
+                f"{_failed[self.folder]}; after that nothing more is written to {self.folder} by this process: "
+                "start another one"
+            )
+        check_folder(self.output, OURS)
         try:
             self._begin(resume)
         except BaseException:
@@ -130,77 +183,107 @@ class Partial:
             raise
 
     def _begin(self, resume: bool) -> None:
+        with self._writing():
+            with contextlib.suppress(FileExistsError):
+                self.folder.mkdir()
+                self._ours = True
+            self._take_lock()
+            begun = begun_settings(self.output) if resume else None
+            if begun is None:
+                if resume and has_work(self.folder):
+                    logger.warning("%s is damaged: nothing of it can be continued", self.folder / JOURNAL)
+                self._ours = True
+                remove_rows(self.folder)
+                write_safely(self.folder / SETTINGS, sealed(self.settings))
+            else:
+                check_same(begun, self.settings, f"{self.folder} was begun")
+                self.committed, torn = read_journal(self.folder / JOURNAL)
+                if torn:
+                    logger.warning(
+                        "%s has damaged lines (%d), as a crash leaves them: going on after the %s sequences that "
+                        "the last whole one counts",
+                        *(self.folder / JOURNAL, torn, f"{self.committed.taken:,}"),
+                    )
+                self._on_disk = self.committed
+            for name in (*ROWS, JOURNAL):
+                self._files[name] = AppendFile(self.folder / name)
+            sync(self.folder)
+            sync(self.folder.parent)
+            for name, size in self._sizes(self.committed).items():
+                if self._files[name].size() < size:
+                    raise StoreError(f"{self.folder / name} has lost rows that it had: begin anew with --force")
+                self._files[name].cut(size)
+
+    def _take_lock(self) -> None:
+        path = self.folder / LOCK
+        self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        busy = StoreError(f"another process is writing {self.output}: wait for it, or name another file")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StoreError(
-                f"another process is writing {self.output}: wait for it, or name another file"
-            ) from error
+            self._ours = False
+            raise busy from error
         except OSError as error:
             raise StoreError(f"cannot lock {self.folder}, as on some network drives: {error.strerror}") from error
-        with self._writing():
-            begun = begun_settings(self.output) if resume else None
-            if begun is None:
-                remove_rows(self.folder)
-                write_safely(self.folder / SETTINGS, json.dumps(self.settings))
-            else:
-                check_same(begun, self.settings, f"{self.folder} was begun")
-                self.committed = self._on_disk = last_commit(self.folder / JOURNAL)
-            for name in (*ROWS, JOURNAL):
-                self._files[name] = (self.folder / name).open("ab")
-            sync_folder(self.folder)
-            for name, size in self._sizes().items():
-                self._cut(name, size)
+        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(self._lock)):
+            self._ours = False  # its owner, or its next one, has just removed it
+            raise busy
 
-    def _sizes(self) -> dict[str, int]:
-        """Bytes that each file of rows has committed."""
-        embeddings = self.committed.rows * self.row_size * self.dtype.itemsize
+    def _sizes(self, committed: Committed) -> dict[str, int]:
+        """Bytes that each file of rows has."""
         return {
-            "names": self.committed.name_bytes,
-            "lengths": 8 * self.committed.sequences,
-            "embeddings": embeddings,
+            "names": committed.name_bytes,
+            "lengths": 8 * committed.sequences,
+            "embeddings": committed.rows * self.row_size * self.dtype.itemsize,
+            "skipped": 8 * committed.skipped,
         }
 
-    def _cut(self, name: str, size: int) -> None:
-        file = self._files[name]
-        if file.seek(0, io.SEEK_END) < size:
-            raise StoreError(f"{self.folder / name} has lost rows that it had: begin anew with --force")
-        file.truncate(size)
+    def size_of_copy(self, committed: Committed) -> int:
+        """Bytes that the finished file needs at most."""
+        offsets = 8 * (committed.sequences + 1)
+        return LEAST_BYTES + sum(self._sizes(committed).values()) + BYTES_OF_A_NAME * committed.sequences + offsets
 
-    def append(self, names: Sequence[str], lengths: Sequence[int], rows: np.ndarray, digest: str) -> None:
+    def append(
+        self,
+        names: Sequence[str],
+        lengths: Sequence[int],
+        rows: np.ndarray,
+        digest: str,
+        skipped: Sequence[int] = (),
+    ) -> None:
         """Add sequences in order: their names (without line ends), residues, and rows ``[n, row_size]``.
 
-        `digest` is that of everything embedded so far, these included.
+        `digest` is that of everything embedded so far, these included. `skipped`: places in the input of
+        sequences among these that have no row.
         """
         encoded = "".join(f"{name}\n" for name in names).encode()
-        if self._broken:
-            raise StoreError(f"{self.output}: an earlier write failed")
-        self._broken = True  # until all three files have the rows: what came after half of them would be misplaced
-        with self._writing():
-            self._files["names"].write(encoded)
-            self._files["lengths"].write(np.asarray(lengths, dtype="<i8").tobytes())
-            self._files["embeddings"].write(np.ascontiguousarray(rows, dtype=self.dtype).data)
-        self.committed = Committed(
+        after = Committed(
             sequences=self.committed.sequences + len(names),
             residues=self.committed.residues + sum(lengths),
             rows=self.committed.rows + len(rows),
             name_bytes=self.committed.name_bytes + len(encoded),
             digest=digest,
+            skipped=self.committed.skipped + len(skipped),
         )
-        self._broken = False
+        values = np.ascontiguousarray(rows, dtype=self.dtype).reshape(-1).view(np.uint8)
+        left = sum(self._sizes(after).values()) - sum(self._sizes(self.committed).values())
+        with self._writing(left + self.size_of_copy(after)):
+            self._files["names"].append(encoded)
+            self._files["lengths"].append(np.asarray(lengths, dtype="<i8").tobytes())
+            self._files["embeddings"].append(values)
+            self._files["skipped"].append(np.asarray(skipped, dtype="<i8").tobytes())
+        self.committed = after
 
     def commit(self) -> None:
         """Make sure that what was appended is on disk, and say so in the journal."""
-        if self._on_disk == self.committed:
+        if self._failure is None and self._on_disk == self.committed:
             return
-        with self._writing():
-            for name in (*ROWS, JOURNAL):
-                if name == JOURNAL:
-                    text = json.dumps(asdict(self.committed))
-                    # After a line end, because a crash can leave half a line
-                    self._files[name].write(f"\n{zlib.crc32(text.encode()):08x} {text}\n".encode())
-                self._files[name].flush()
-                os.fsync(self._files[name].fileno())
+        with self._writing(self.size_of_copy(self.committed)):
+            for name in ROWS:
+                self._files[name].sync()
+            # After a line end, because a crash can leave half a line
+            self._files[JOURNAL].append(f"\n{checked(json.dumps(asdict(self.committed)))}\n".encode())
+            self._files[JOURNAL].sync()
         self._on_disk = self.committed
 
     def finish(self, write: Callable[[Path, Rows], bool]) -> bool:
@@ -209,27 +292,46 @@ class Partial:
         `write` gets the path and the rows, and returns False where it was told to stop; so does this.
         """
         self.commit()
-        finished = self.folder / FINISHED
-        delete(finished)
-        needed = self.committed.name_bytes + sum(self._sizes().values())
-        if shutil.disk_usage(self.folder).free < needed:
-            raise StoreError(
-                f"{self.output} needs {needed / 1e9:,.2f} GB more than the disk has free: all embeddings are in "
-                f"{self.folder}; make room and run again with --resume"
-            )
-        with self._writing():
-            if not write(finished, Rows(self.folder, self.committed, self.row_size, self.dtype)):
-                return False
-            move_into_place(finished, self.output)
-        remove(self.folder)
+        finished = self.folder / (FINISHED_FOLDER if self._is_folder else FINISHED)
+        needed = self.size_of_copy(self.committed)
+        with self._writing(needed):
+            delete(finished)
+            free = free_bytes(self.folder)
+            if free < needed:
+                raise WriteError(
+                    f"{self.output} needs {amount(needed)}, {amount(free)} is free: {amount(needed - free)} are "
+                    f"missing. All embeddings are in {self.folder}: make room and run again with --resume"
+                )
+            try:
+                if not write(finished, Rows(self.folder, self.committed, self.row_size, self.dtype)):
+                    return False
+                sync_tree(finished)
+                if place_of(self.output, self._is_folder) != self.output:  # whenever it came there
+                    raise StoreError(f"{self.output} has become a symbolic link: move it, and use --resume")
+                move_into_place(finished, self.output)
+            finally:
+                with contextlib.suppress(OSError):  # after the first error a second one tells nothing
+                    delete(finished)
+        try:
+            remove(self.folder)
+        except OSError as error:
+            logger.warning("%s is complete, but cannot remove %s: %s", self.output, self.folder, reason_of(error))
         return True
 
     def close(self) -> None:
         """Close the files and let other processes in. What was appended and not committed is lost."""
         for file in self._files.values():
-            with contextlib.suppress(OSError):  # a full disk: the journal does not count what was not written
+            with contextlib.suppress(OSError):  # the journal does not count what was not written
                 file.close()
-        self._lock.close()
+        if self._ours and not self._on_disk.taken:
+            with contextlib.suppress(OSError):
+                remove(self.folder)
+        if not self.folder.exists():
+            _failed.pop(self.folder, None)  # what is made there later has other pages
+        if self._lock is not None:
+            lock, self._lock = self._lock, None
+            with contextlib.suppress(OSError):
+                os.close(lock)
 
     def __enter__(self) -> "Partial":
         return self
@@ -238,15 +340,31 @@ class Partial:
         self.close()
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Say of what fails inside where that was, and what is left."""
+    def _writing(self, needed: int = LEAST_BYTES) -> Iterator[None]:
+        """Say of what fails inside where that was; and let nothing be written after it.
+
+        `needed`: bytes that the disk must have free for this and all that follows, as far as that is known.
+        """
+        if self._failure is not None:
+            raise self._failure
         try:
             yield
+        except StoreError as error:
+            self._failure = error
+            raise
         except (OSError, RuntimeError) as error:  # h5py raises both
-            if isinstance(error, StoreError):
-                raise
-            reason = getattr(error, "strerror", None) or error
-            raise StoreError(f"cannot write {self.output} ({self.folder}): {reason}") from error
+            reason = reason_of(error)
+            if is_full(error):
+                with contextlib.suppress(OSError):
+                    free = amount(free_bytes(self.output.parent))
+                    reason += f": at least {amount(needed)} is needed, and {free} is free"
+            self._failure = _failed[self.folder] = WriteError(
+                f"cannot write {self.output} ({self.folder}): {reason}"
+            )
+            raise self._failure from error
+        except BaseException:  # it may have come in the middle: what is written after half a row is misplaced
+            self._failure = WriteError(f"writing {self.output} was interrupted: run again with --resume")
+            raise
 
 
 def remove(folder: Path) -> None:
@@ -259,18 +377,43 @@ def remove(folder: Path) -> None:
 
 def remove_rows(folder: Path) -> None:
     """Delete all but the lock; the settings first, because without them the rest counts for nothing."""
-    for name in (SETTINGS, SETTINGS + NEW, JOURNAL, *ROWS, FINISHED, REPLACED, SEGMENTS, PROOF):
+    for name in OURS:
+        if name != LOCK:
+            (folder / name).unlink(missing_ok=True)
+    for name in OUR_FOLDERS:
         delete(folder / name)
 
 
-def begun_settings(output: Path) -> dict[str, Any] | None:
-    """The settings of the unfinished run of `output`; None where there is none that could be continued."""
+def begun_settings(output: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The settings of the unfinished run of `output`; None where there is none that could be continued.
+
+    Raises StoreError where there are rows and what they are is not known any more.
+    """
+    folder = folder_of(output)
     try:
-        return json.loads((folder_of(output) / SETTINGS).read_text())
-    except (FileNotFoundError, ValueError):
-        return None
+        committed, _ = read_journal(folder / JOURNAL)
+        if not (committed.taken or has_segments(folder)) or not (folder / SETTINGS).exists():
+            return None
+        settings = unsealed((folder / SETTINGS).read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {folder}: {reason_of(error)}") from error
+    if settings is None:
+        raise damaged(folder / SETTINGS)
+    return settings
+
+
+def has_work(folder: Path) -> bool:
+    """Whether a run left something there that could be continued, or could have been before it was damaged."""
+    try:
+        committed, torn = read_journal(folder / JOURNAL)
+        return (folder / SETTINGS).exists() and (bool(committed.taken or torn) or has_segments(folder))
     except OSError as error:
-        raise StoreError(f"cannot read {folder_of(output)}: {error.strerror}") from error
+        raise StoreError(f"cannot read {folder}: {reason_of(error)}") from error
+
+
+def has_segments(folder: Path) -> bool:
+    """Whether one of several workers of a run committed something there."""
+    return any(path.stat().st_size for path in (folder / SEGMENTS).glob(f"*/*/{JOURNAL}"))
 
 
 def check_same(then: dict[str, Any], now: dict[str, Any], what: str) -> None:
@@ -281,25 +424,66 @@ def check_same(then: dict[str, Any], now: dict[str, Any], what: str) -> None:
         raise StoreError(f"{what} with {pairs}: give the same settings, or begin anew with --force")
 
 
-def last_commit(journal: Path) -> Committed:
-    """What the last whole line of the journal says."""
-    committed = Committed()
-    if journal.exists():
-        for line in journal.read_bytes().splitlines():
-            checksum, _, text = line.partition(b" ")
-            if checksum == f"{zlib.crc32(text):08x}".encode():
-                committed = Committed(**json.loads(text))
-    return committed
+def read_journal(journal: Path) -> tuple[Committed, int]:
+    """What the last whole line of the journal says, and how many lines are not whole."""
+    committed, torn = Committed(), 0
+    with contextlib.suppress(FileNotFoundError):
+        for line in journal.read_bytes().split(b"\n"):
+            found = committed_in(line) if line else None
+            committed = found or committed
+            torn += bool(line) and found is None
+    return committed, torn
 
 
-def write_safely(path: Path, text: str) -> None:
-    """Write a file so that after a crash all of it is there or nothing."""
-    unfinished = path.with_name(path.name + NEW)
-    with unfinished.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+def committed_in(line: bytes) -> Committed | None:
+    """A line of the journal; None for one that is not whole."""
+    found = unchecked(line)
+    kinds = {field.name: field.type for field in fields(Committed)}
+    if not isinstance(found, dict) or not set(found) <= set(kinds):
+        return None
+    for name, value in found.items():
+        if type(value) is not kinds[name] or (isinstance(value, int) and value < 0):
+            return None
+    return Committed(**found)
+
+
+def checked(text: str) -> str:
+    """A text behind its checksum."""
+    return f"{zlib.crc32(text.encode()):08x} {text}"
+
+
+def unchecked(line: bytes) -> Any:
+    """The JSON behind its checksum; None where they do not agree."""
+    checksum, _, text = line.partition(b" ")
+    if checksum != f"{zlib.crc32(text):08x}".encode():
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def sealed(settings: dict[str, Any]) -> str:
+    """Settings as JSON with a checksum."""
+    text = json.dumps(settings)
+    return json.dumps({"settings": text, "crc32": f"{zlib.crc32(text.encode()):08x}"})
+
+
+def unsealed(text: bytes) -> dict[str, Any] | None:
+    """The settings in what `sealed` made; None where it is damaged."""
+    try:
+        outer = json.loads(text)
+        inner = outer["settings"]
+        if outer["crc32"] == f"{zlib.crc32(inner.encode()):08x}" and isinstance(found := json.loads(inner), dict):
+            return found
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    return None
+
+
+def damaged(path: Path) -> StoreError:
+    """What to say of a file that does not hold what was written to it."""
+    return StoreError(f"{path} is damaged: begin anew with --force")
 
 
 def blocks(path: Path, dtype: np.dtype, count: int) -> Iterator[np.ndarray]:

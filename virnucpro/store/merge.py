@@ -1,6 +1,7 @@
 """Put the parts that the shards of an input left together into one output."""
 
 import collections
+import contextlib
 import functools
 import resource
 from collections.abc import Callable, Iterator, Sequence
@@ -10,21 +11,24 @@ from typing import Any
 import h5py
 import numpy as np
 
+from virnucpro.store.disk import FileOfHDF5
+from virnucpro.store.errors import StoreError
 from virnucpro.store.formats import Format
-from virnucpro.store.hdf5 import FORMAT, write_hdf5
-from virnucpro.store.journal import BLOCK_BYTES, Committed, StoreError, begun_settings
+from virnucpro.store.hdf5 import FORMAT, reading, write_datasets
+from virnucpro.store.journal import BLOCK_BYTES, Committed, begun_settings, check_output, remove
 from virnucpro.store.per_protein import checked
-from virnucpro.store.placing import Staged
 from virnucpro.store.rows import RowSource
+from virnucpro.store.staging import Staging, size_of
 
 BLOCKS = "blocks"
-"""The dataset of a part that says how many sequences each of its blocks has."""
+"""The dataset of a part that says of each of its blocks how many sequences of the input come before it, and how
+many it has, those without a row included: int64 ``[blocks, 2]``."""
 
 OF_A_PART = ("format", "shard", "packs_in_block", "input_sequences")
 """Attributes of a part that the whole does not have, or not so."""
 
-MAY_DIFFER = ("shard", "command", "weights")
-"""The weights' checksum tells whether they are the same; they may lie at another path."""
+MAY_DIFFER = ("shard", "command", "weights", "virnucpro")
+"""`weights_checksum` and `engine` tell whether those are the same; weights may lie at another path."""
 
 HARDWARE = ("device", "threads")
 """Attributes that rounding follows."""
@@ -43,14 +47,12 @@ def write_part(
     ragged: bool,
     stop: Callable[[], bool],
     *,
-    block_sizes: Sequence[int],
+    blocks: Sequence[tuple[int, int]],
 ) -> bool:
     """As `write_hdf5`, and what merging needs."""
-    if not write_hdf5(path, rows, attributes, shape, ragged, stop):
-        return False
-    with h5py.File(path, "r+") as file:
-        file.create_dataset(BLOCKS, data=np.array(block_sizes, dtype="<i8"))
-    return True
+    with FileOfHDF5(path) as raw, h5py.File(raw, "w") as file:
+        file.create_dataset(BLOCKS, data=np.array(blocks, dtype="<i8").reshape(-1, 2))
+        return write_datasets(file, rows, attributes, shape, ragged, lambda: bool(raw.failure) or stop())
 
 
 def merge(
@@ -68,17 +70,22 @@ def merge(
     or was made with other settings; nothing is written then. `allow_mixed`: parts may come from different
     hardware, whose rounding differs; ``device`` then names all.
     """
-    with Staged(output, format, force) as staged, PartFiles(parts, allow_mixed) as files:
-        if output.exists() and any(output.samefile(part) for part in parts):
-            raise StoreError(f"{output} is one of the parts: name another output")
+    output = check_output(output, False, force, parts, format.is_folder)
+    with PartFiles(parts, allow_mixed) as files:
         rows = MergedRows(files)
-        about = {name: value for name, value in files.settings.items() if name not in OF_A_PART}
         if format.named:
             check_dataset_names(rows)
-        staged.check_space(rows.committed.name_bytes + rows.committed.rows * rows.row_size * rows.dtype.itemsize)
+        about = {name: value for name, value in files.settings.items() if name not in OF_A_PART}
         attributes = {**about, "command": command}
-        if not staged.write(lambda path: format.write(path, rows, attributes, rows.shape, rows.ragged, stop)):
-            return None
+        with contextlib.closing(Staging(output, format.is_folder)) as staging:
+            try:
+                if not staging.finish(
+                    lambda path: format.write(path, rows, attributes, rows.shape, rows.ragged, stop), size_of(rows)
+                ):
+                    return None
+            finally:
+                with contextlib.suppress(OSError):
+                    remove(staging.folder)
     done = rows.committed
     return {"output": str(output), "parts": len(parts), "sequences": done.sequences, "residues": done.residues}
 
@@ -107,15 +114,28 @@ class PartFiles:
             {**first, **(mixed([about for _, about in parts]) if allow_mixed else {})},
             len(parts),
         )
-        self.block_sizes = [self._read(number, BLOCKS) for number in range(self.count)]
-        found = sum(int(sizes.sum()) for sizes in self.block_sizes)
-        if found != first["input_sequences"]:
+        self.blocks = [self._read(number, BLOCKS) for number in range(self.count)]
+        self.skipped = [
+            self._read(number, "skipped") if "skipped" in self[number] else np.empty(0, np.int64)
+            for number in range(self.count)
+        ]
+        self._check_blocks(first["input_sequences"])
+
+    def _check_blocks(self, sequences: int) -> None:
+        """Raise StoreError unless the blocks are all of the input, each once."""
+        place = 0
+        for begin, count in sorted(tuple(each) for blocks in self.blocks for each in blocks.tolist()):
+            if begin != place:
+                break
+            place += count
+        if place != sequences:
             raise StoreError(
-                f"the parts have {found:,} sequences and their input {first['input_sequences']:,}: one is damaged"
+                f"the parts do not have the input's sequence {place:,} of {sequences:,}: one is damaged"
             )
 
     def _read(self, number: int, name: str) -> np.ndarray:
-        return self[number][name][()]
+        with reading(self.paths[number]):
+            return self[number][name][()]
 
     def __getitem__(self, number: int) -> h5py.File:
         """The part of shard ``number + 1``, open."""
@@ -124,10 +144,8 @@ class PartFiles:
             return self._open[number]
         if len(self._open) >= self._most:
             self._open.popitem(last=False)[1].close()
-        try:
+        with reading(self.paths[number]):
             self._open[number] = h5py.File(self.paths[number], "r")
-        except OSError as error:
-            raise StoreError(f"cannot read {self.paths[number]}: {error}") from error
         return self._open[number]
 
     def __enter__(self) -> "PartFiles":
@@ -144,16 +162,12 @@ def read_about(path: Path) -> dict[str, Any]:
         if begun_settings(path) is not None:
             raise StoreError(f"{path} is unfinished: run its command again with --resume, then merge")
         raise StoreError(f"there is no {path}")
-    try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT or "shard" not in file.attrs or BLOCKS not in file:
-                raise StoreError(f"{path} is not a part that `virnucpro embed --shard` wrote")
-            return {
-                name: value.item() if isinstance(value, np.generic) else value
-                for name, value in file.attrs.items()
-            }
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error}") from error
+    with reading(path), h5py.File(path, "r") as file:
+        if file.attrs.get("format") != FORMAT or "shard" not in file.attrs or BLOCKS not in file:
+            raise StoreError(f"{path} is not a part that `virnucpro embed --shard` wrote")
+        return {
+            name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()
+        }
 
 
 Part = tuple[Path, dict[str, Any]]
@@ -216,18 +230,24 @@ class MergedRows:
         self.shape: tuple[int, ...] = embeddings.shape[1:]
         self.row_size = int(np.prod(self.shape))
         self.ragged = "offsets" in files[0]
-        self._ends = [np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]) for sizes in files.block_sizes]
+        self._ends = [rows_at_ends(*each) for each in zip(files.blocks, files.skipped, strict=True)]
 
     @functools.cached_property
     def committed(self) -> Committed:
         """How many there are in all."""
-        residues = rows = name_bytes = 0
+        sequences = residues = rows = name_bytes = 0
         for number in range(self._files.count):
             file = self._files[number]
             residues += int(file["lengths"][()].sum())
             rows += len(file["embeddings"])
             name_bytes += file["ids"].id.get_storage_size()
-        return Committed(self._files.settings["input_sequences"], residues, rows, name_bytes)
+            sequences += len(file["lengths"])
+        digest = self._files.settings["input_digest"]
+        return Committed(sequences, residues, rows, name_bytes, digest, len(self.skipped()))
+
+    def skipped(self) -> np.ndarray:
+        """See `RowSource`."""
+        return np.sort(np.concatenate(self._files.skipped)).astype("<i8")
 
     def _blocks(self) -> Iterator[tuple[h5py.File, int, int]]:
         """Each block in the order of the input: its part, and where in it its sequences begin and end."""
@@ -251,6 +271,12 @@ class MergedRows:
             first, last = (int(file["offsets"][at]) for at in (begin, end)) if self.ragged else (begin, end)
             for at in range(first, last, most):
                 yield file["embeddings"][at : min(at + most, last)].reshape(-1, self.row_size)
+
+
+def rows_at_ends(blocks: np.ndarray, skipped: np.ndarray) -> np.ndarray:
+    """How many sequences of a part have a row before its first block, and up to the end of each."""
+    missing = np.searchsorted(skipped, blocks.sum(axis=1)) - np.searchsorted(skipped, blocks[:, 0])
+    return np.concatenate([[0], np.cumsum(blocks[:, 1] - missing)]).astype(np.int64)
 
 
 def files_allowed() -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from virnucpro.store.hdf5 import attribute
-from virnucpro.store.rows import RowSource, flat
+from virnucpro.store.rows import RowSource, flat, with_skipped
 
 FORMAT = "virnucpro embeddings npz 1"
 
@@ -40,7 +40,10 @@ def write_npz(
     }
     if ragged:
         arrays["offsets"] = np.concatenate([[0], np.cumsum(lengths)])
-    settings = {"format": FORMAT, **{name: attribute(value) for name, value in attributes.items()}}
+    settings = {
+        "format": FORMAT,
+        **{name: attribute(value) for name, value in with_skipped(attributes, rows).items()},
+    }
     with path.open("wb") as file:
         np.savez(file, settings=np.array(json.dumps(settings)), **arrays)  # type: ignore[arg-type]
     return True

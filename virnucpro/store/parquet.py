@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from virnucpro.store.errors import StoreError
 from virnucpro.store.hdf5 import attribute
-from virnucpro.store.journal import StoreError
-from virnucpro.store.rows import RowSource, batches
+from virnucpro.store.rows import RowSource, batches, with_skipped
 
 if TYPE_CHECKING:
     import pyarrow
@@ -48,7 +48,7 @@ def write_parquet(
     import pyarrow
     import pyarrow.parquet
 
-    settings = {name: attribute(value) for name, value in attributes.items()}
+    settings = {name: attribute(value) for name, value in with_skipped(attributes, rows).items()}
     about = {"format": FORMAT, **settings, "ragged": ragged, "row_shape": list(shape), "dtype": rows.dtype.name}
     schema = schema_of(rows.dtype, shape, ragged).with_metadata({METADATA: json.dumps(about).encode()})
     path.mkdir()

@@ -10,8 +10,9 @@ import numpy as np
 
 from virnucpro.data.fasta import FastaError
 from virnucpro.data.proteins import Names, shown
+from virnucpro.store.disk import FileOfHDF5
 from virnucpro.store.hdf5 import attribute
-from virnucpro.store.rows import RowSource, batches
+from virnucpro.store.rows import RowSource, batches, with_skipped
 
 FORMAT = "virnucpro embeddings per protein 1"
 
@@ -60,13 +61,13 @@ def write_per_protein(
     Datasets are in the order of the input. Each has the attribute ``length``, the residues embedded, and where it
     is named by an accession ``original_id``, the name. ``model_name`` at the root is what ProtSpace shows.
     """
-    with h5py.File(path, "w", track_order=True) as file:
-        settings = {"model_name": attributes.get("model", "ESM-2"), **attributes}
+    with FileOfHDF5(path) as raw, h5py.File(raw, "w", track_order=True) as file:
+        settings = {"model_name": attributes.get("model", "ESM-2"), **with_skipped(attributes, rows)}
         file.attrs.update({"format": FORMAT, "ragged": ragged, "dtype": rows.dtype.name, "row_shape": shape})
         for name, value in settings.items():
             file.attrs[name] = attribute(value)
         for names, lengths, values in batches(rows, ragged):
-            if stop():
+            if raw.failure or stop():
                 return False
             parts = np.split(values, np.cumsum(lengths)[:-1]) if ragged else values
             for name, length, value in zip(names, lengths, parts, strict=True):

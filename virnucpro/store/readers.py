@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 
 from virnucpro.store import hdf5, npz, parquet, per_protein
-from virnucpro.store.journal import StoreError
+from virnucpro.store.errors import StoreError
+from virnucpro.store.hdf5 import reading
 
 
 class Reader(Protocol):
@@ -36,8 +37,8 @@ class Reader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def one(self, number: int) -> np.ndarray:
-        """The embedding of a sequence: ``[*shape]``, or with residues ``[residues, *shape]``."""
+    def take(self, which: range) -> Any:
+        """Embeddings of these numbers: an array with a row for each, or with residues a list of arrays."""
 
     def close(self) -> None:
         """Close what is open."""
@@ -60,11 +61,13 @@ class Table:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def one(self, number: int) -> np.ndarray:
+    def take(self, which: range) -> Any:
         """See `Reader`."""
-        if self._offsets is None:
-            return self.embeddings[number]
-        return self.embeddings[self._offsets[number] : self._offsets[number + 1]]
+        if self._offsets is not None:
+            return [self.embeddings[self._offsets[each] : self._offsets[each + 1]] for each in which]
+        ordered = which if which.step > 0 else which[::-1]  # h5py reads forward
+        rows = self.embeddings[ordered.start : ordered.stop : ordered.step]
+        return rows if which.step > 0 else rows[::-1]
 
     def close(self) -> None:
         """Close the file."""
@@ -92,17 +95,21 @@ class PerProtein:
     @property
     def embeddings(self) -> np.ndarray:
         """All rows."""
-        parts = [self.one(number) for number in range(len(self))]
-        if not parts:
-            return np.empty((0, *self.settings["row_shape"]), self.settings["dtype"])
-        return np.concatenate(parts) if self.settings["ragged"] else np.stack(parts)
+        parts = self.take(range(len(self)))
+        return np.concatenate([self._none(), *parts]) if self.settings["ragged"] else parts
+
+    def _none(self) -> np.ndarray:
+        return np.empty((0, *self.settings["row_shape"]), self.settings["dtype"])
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def one(self, number: int) -> np.ndarray:
+    def take(self, which: range) -> Any:
         """See `Reader`."""
-        return self._file[self._keys[number]][()]
+        parts = [self._file[self._keys[number]][()] for number in which]
+        if self.settings["ragged"]:
+            return parts
+        return np.stack(parts) if parts else self._none()
 
     def close(self) -> None:
         """Close the file."""
@@ -140,15 +147,22 @@ class Parquet:
     def embeddings(self) -> np.ndarray:
         """All rows."""
         parts = [self._group(group)[0] for group in range(len(self._groups))]
-        return (
-            np.concatenate(parts) if parts else np.empty((0, *self.settings["row_shape"]), self.settings["dtype"])
-        )
+        return np.concatenate([self._none(), *parts])
+
+    def _none(self) -> np.ndarray:
+        return np.empty((0, *self.settings["row_shape"]), self.settings["dtype"])
 
     def __len__(self) -> int:
         return int(self._begins[-1])
 
-    def one(self, number: int) -> np.ndarray:
+    def take(self, which: range) -> Any:
         """See `Reader`."""
+        parts = [self._one(number) for number in which]
+        if self.settings["ragged"]:
+            return parts
+        return np.stack(parts) if parts else self._none()
+
+    def _one(self, number: int) -> np.ndarray:
         group = int(np.searchsorted(self._begins, number, side="right")) - 1
         values, offsets = self._group(group)
         at = number - int(self._begins[group])
@@ -175,16 +189,14 @@ class Parquet:
 
 
 def open_reader(path: Path) -> Reader:
-    """A reader of what is at `path`, told by its content; StoreError for what is not of virnucpro's."""
-    try:
+    """A reader of what is at `path`, told by its content; StoreError for what is damaged or not of virnucpro's."""
+    with reading(path):
         if path.is_dir():
             parquet.import_pyarrow()
             return Parquet(path)
         with path.open("rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"
         reader = open_npz(path) if is_zip else open_hdf5(path)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read {path}: {error}") from error
     if reader is None:
         raise StoreError(f"{path} does not hold embeddings of virnucpro's")
     return reader

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -35,6 +35,9 @@ class RowSource(Protocol):
     def embeddings(self) -> Iterator[np.ndarray]:
         """All rows ``[n, row_size]``, some at a time."""
 
+    def skipped(self) -> np.ndarray:
+        """Places in the input of the sequences that have no row, int64, ascending."""
+
 
 def batches(
     rows: RowSource, ragged: bool, most_bytes: int = BATCH_BYTES
@@ -63,6 +66,11 @@ def batches(
 
 
 flat = itertools.chain.from_iterable
+
+
+def with_skipped(attributes: dict[str, Any], rows: RowSource) -> dict[str, Any]:
+    """The attributes, and ``skipped``, the places in the input of sequences that have no row, if there are any."""
+    return {**attributes, "skipped": rows.skipped().tolist()} if rows.committed.skipped else attributes
 
 
 class Stream:

@@ -7,13 +7,10 @@ taken once.
 """
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
-import shutil
 import uuid
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,23 +18,24 @@ from typing import Any
 
 import numpy as np
 
-from virnucpro.store.files import delete, move_into_place, sync_folder
+from virnucpro.store.disk import AppendFile, reason_of, sync, write_safely
+from virnucpro.store.errors import StoreError, WriteError
 from virnucpro.store.journal import (
     BLOCK_BYTES,
-    FINISHED,
     JOURNAL,
-    LOCK,
     PROOF,
     SEGMENTS,
     SETTINGS,
     Committed,
-    StoreError,
     begun_settings,
-    folder_of,
+    checked,
+    has_segments,
     remove,
     remove_rows,
-    write_safely,
+    sealed,
+    unchecked,
 )
+from virnucpro.store.staging import Staging, size_of
 
 ROWS = "rows"
 RUN = "run"
@@ -56,56 +54,64 @@ class Counts:
 
 @dataclass(frozen=True)
 class Block:
-    """Where a block's rows are: `path` from `offset` on, for each pack names, lengths and rows."""
+    """Where a block's rows are: `path` from `offset` on, for each pack names, lengths and rows.
+
+    `skipped`: places in the input of sequences that have no row.
+    """
 
     path: Path
     offset: int
     packs: tuple[Counts, ...]
+    skipped: tuple[int, ...]
     digest: str
 
 
 class SegmentWriter:
-    """A worker's rows. After a write or sync that failed nothing more is taken.
+    """A worker's rows. After a write or sync that failed nothing more is written.
 
-    Raises StoreError, naming the folder, for what cannot be written.
+    Raises WriteError, naming the folder and the machine, for what cannot be written, and then again.
     """
 
     def __init__(self, folder: Path, dtype: str):
         self._folder, self._dtype = folder, np.dtype(dtype)
         self._packs: list[Counts] = []
+        self._skipped: list[int] = []
         self._begin = self._end = 0
-        self._broken = False
+        self._failure: WriteError | None = None
         with self._writing():
             folder.mkdir(parents=True)
-            self._rows, self._journal = (folder / ROWS).open("xb"), (folder / JOURNAL).open("xb")
-            sync_folder(folder)
-            sync_folder(folder.parent)
+            self._rows, self._journal = AppendFile(folder / ROWS), AppendFile(folder / JOURNAL)
+            sync(folder)
+            sync(folder.parent)
 
-    def append(self, names: Sequence[str], lengths: Sequence[int], rows: np.ndarray) -> None:
-        """Add a pack to the block: its names (without line ends), residues, and rows ``[n, row_size]``."""
+    def append(
+        self, names: Sequence[str], lengths: Sequence[int], rows: np.ndarray, skipped: Sequence[int] = ()
+    ) -> None:
+        """Add a pack to the block: its names (without line ends), residues, and rows ``[n, row_size]``.
+
+        `skipped`: places in the input of sequences of the pack that have no row.
+        """
         encoded = "".join(f"{name}\n" for name in names).encode()
-        values = np.ascontiguousarray(rows, dtype=self._dtype)
+        values = np.ascontiguousarray(rows, dtype=self._dtype).reshape(-1).view(np.uint8)
         with self._writing():
-            self._rows.write(encoded)
-            self._rows.write(np.asarray(lengths, dtype="<i8").tobytes())
-            self._rows.write(values.data)
+            self._rows.append(encoded)
+            self._rows.append(np.asarray(lengths, dtype="<i8").tobytes())
+            self._rows.append(values)
         self._end += len(encoded) + 8 * len(lengths) + values.nbytes
-        self._packs.append(Counts(len(names), sum(lengths), len(values), len(encoded)))
+        self._packs.append(Counts(len(names), sum(lengths), len(rows), len(encoded)))
+        self._skipped += skipped
 
     def commit(self, block: int, digest: str) -> None:
         """What was appended since the last commit is this block, and whole: put it on disk, then say so."""
         counts = [list(asdict(each).values()) for each in self._packs]
-        text = json.dumps(
-            {"block": block, "offset": self._begin, "end": self._end, "packs": counts, "digest": digest}
-        )
+        where = {"block": block, "offset": self._begin, "end": self._end, "packs": counts}
+        text = json.dumps({**where, "skipped": self._skipped, "digest": digest})
         with self._writing():
-            self._rows.flush()
-            os.fdatasync(self._rows.fileno())
+            self._rows.sync()
             # After a line end, because a crash can leave half a line
-            self._journal.write(f"\n{zlib.crc32(text.encode()):08x} {text}\n".encode())
-            self._journal.flush()
-            os.fdatasync(self._journal.fileno())
-        self._begin, self._packs = self._end, []
+            self._journal.append(f"\n{checked(text)}\n".encode())
+            self._journal.sync()
+        self._begin, self._packs, self._skipped = self._end, [], []
 
     def close(self) -> None:
         """Close the files. What was not committed does not count."""
@@ -115,14 +121,13 @@ class SegmentWriter:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        if self._broken:
-            raise StoreError(f"cannot write {self._folder}: an earlier write failed")
-        self._broken = True
+        if self._failure is not None:
+            raise self._failure
         try:
             yield
         except OSError as error:
-            raise StoreError(f"cannot write {self._folder} on {os.uname().nodename}: {error.strerror}") from error
-        self._broken = False
+            self._failure = WriteError(f"cannot write {self._folder} on {os.uname().nodename}: {reason_of(error)}")
+            raise self._failure from error
 
 
 def read_index(folder: Path) -> dict[int, Block]:
@@ -136,14 +141,12 @@ def read_index(folder: Path) -> dict[int, Block]:
         if not journal.exists() or not rows.exists():
             continue
         size = rows.stat().st_size
-        for line in journal.read_bytes().splitlines():
-            checksum, _, text = line.partition(b" ")
-            if checksum != f"{zlib.crc32(text):08x}".encode():
-                continue
-            about = json.loads(text)
-            packs = tuple(Counts(*each) for each in about["packs"])
-            if about["end"] <= size and about["block"] not in found:
-                found[about["block"]] = Block(rows, about["offset"], packs, about["digest"])
+        for line in journal.read_bytes().split(b"\n"):
+            about = unchecked(line) if line else None
+            if about is not None and about["end"] <= size and about["block"] not in found:
+                packs = tuple(Counts(*each) for each in about["packs"])
+                skipped = tuple(about["skipped"])
+                found[about["block"]] = Block(rows, about["offset"], packs, skipped, about["digest"])
     return found
 
 
@@ -156,7 +159,7 @@ class SegmentRows:
         totals = [sum(part) for part in zip(*(asdict(each).values() for each in self._counts()), strict=True)]
         sequences, residues, rows, name_bytes = totals or (0, 0, 0, 0)
         digest = self._blocks[-1].digest if self._blocks else ""
-        self.committed = Committed(sequences, residues, rows, name_bytes, digest)
+        self.committed = Committed(sequences, residues, rows, name_bytes, digest, len(self.skipped()))
 
     def _counts(self) -> Iterator[Counts]:
         return itertools.chain.from_iterable(block.packs for block in self._blocks)
@@ -181,6 +184,10 @@ class SegmentRows:
                 count = min(at_a_time, counts.rows - row)
                 values = np.frombuffer(read_at(file, begin + row * size, count * size), self.dtype)
                 yield values.reshape(count, self.row_size)
+
+    def skipped(self) -> np.ndarray:
+        """See `RowSource`."""
+        return np.array([place for block in self._blocks for place in block.skipped], dtype="<i8")
 
     def _packs(self) -> Iterator[tuple[int, int, Counts]]:
         """Each pack: an open file's descriptor, where in it the pack begins, and what it has."""
@@ -212,77 +219,54 @@ class SegmentedRun:
     """The folder of an unfinished run of several workers. Use as a context manager: other processes are kept out.
 
     `begun`: the settings that it was begun with, None where it is new. `segments`: where each worker makes a
-    folder of its own. `proof`: what a worker that sees the folder can read there.
+    folder of its own. `proof`: what a worker that sees the folder can read there. A folder in which nothing was
+    committed is removed in the end.
     Raises StoreError where the folder cannot be written or another process has it.
     """
 
-    def __init__(self, output: Path, resume: bool):
-        self.output, self.folder = output, folder_of(output)
+    def __init__(self, output: Path, resume: bool, is_folder: bool = False):
+        self.output, self._staging = output, Staging(output, is_folder)
+        self.folder = self._staging.folder
         try:
-            self.folder.mkdir(exist_ok=True)
-            self._lock = (self.folder / LOCK).open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise StoreError(f"another process is writing {output}: wait for it, or name another file") from error
-        except OSError as error:
-            raise StoreError(f"cannot write or lock {self.folder}: {error.strerror}") from error
-        self.begun = begun_settings(output) if resume else None
-        self._run = (self.begun or {}).get(RUN) or uuid.uuid4().hex
-        self.segments = self.folder / SEGMENTS / self._run
-        self.proof = uuid.uuid4().hex
-        with self._writing():
-            if self.begun is None:
-                remove_rows(self.folder)
-            self.segments.mkdir(parents=True, exist_ok=True)
-            write_safely(self.folder / PROOF, self.proof)
+            self.begun = begun_settings(output) if resume else None
+            self._run = (self.begun or {}).get(RUN) or uuid.uuid4().hex
+            self.segments = self.folder / SEGMENTS / self._run
+            self.proof = uuid.uuid4().hex
+            with self._staging.writing():
+                if self.begun is None:
+                    remove_rows(self.folder)
+                self.segments.mkdir(parents=True, exist_ok=True)
+                write_safely(self.folder / PROOF, self.proof)
+        except BaseException:
+            self._staging.close()
+            raise
 
     def begin(self, settings: Mapping[str, Any]) -> dict[int, Block]:
         """Record the settings; returns what earlier workers left."""
-        with self._writing():
-            write_safely(self.folder / SETTINGS, json.dumps({**settings, RUN: self._run}))
-            sync_folder(self.folder)
+        with self._staging.writing():
+            write_safely(self.folder / SETTINGS, sealed({**settings, RUN: self._run}))
+            sync(self.folder)
+            sync(self.folder.parent)
         return read_index(self.segments)
 
-    def finish(self, rows: SegmentRows, write: Callable[[Path, SegmentRows], bool]) -> bool:
-        """As `Partial.finish`."""
-        done = rows.committed
-        needed = done.name_bytes + 8 * done.sequences + done.rows * rows.row_size * rows.dtype.itemsize
-        free = shutil.disk_usage(self.folder).free
-        if free < needed:
-            raise StoreError(
-                f"{self.output} needs {needed / 1e9:,.2f} GB and the disk has {free / 1e9:,.2f} GB free: all "
-                f"embeddings are in {self.folder}; make room and run again with --resume"
-            )
-        finished = self.folder / FINISHED
-        with self._writing():
-            delete(finished)
-            if not write(finished, rows):
-                return False
-            move_into_place(finished, self.output)
-        self.remove()
+    def finish(self, rows: SegmentRows, write: Callable[[Path], bool]) -> bool:
+        """Have `write` make the output of `rows`, move it to its place and remove the folder.
+
+        `write` gets the path, and returns False where it was told to stop; so does this.
+        """
+        if not self._staging.finish(write, size_of(rows), f"All embeddings are in {self.folder}: "):
+            return False
+        remove(self.folder)
         return True
-
-    def remove(self) -> None:
-        """Delete the folder."""
-        with contextlib.suppress(OSError):  # a worker cut off from its driver may still write
-            remove(self.folder)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, RuntimeError) as error:  # h5py raises both
-            if isinstance(error, StoreError):
-                raise
-            reason = getattr(error, "strerror", None) or error
-            raise StoreError(f"cannot write {self.output} ({self.folder}): {reason}") from error
 
     def __enter__(self) -> "SegmentedRun":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        if not has_segments(self.folder):
+            with contextlib.suppress(OSError):  # a worker cut off from its driver may still write
+                remove(self.folder)
+        self._staging.close()
 
 
 def missing_blocks(index: Iterable[int], count: int) -> list[int]:

@@ -21,10 +21,11 @@ from asv_plugin.rules import Rule, with_rule
 
 ROOT = Path(__file__).parents[3]
 JUDGE = """
-from asv_plugin.hooks import compare, regressions
+from asv_plugin.hooks import compare, find, regressions
 
 def setup():
     compare.install()
+    find.install()
     regressions.install()
 """
 ATOM = "{http://www.w3.org/2005/Atom}"
@@ -317,6 +318,29 @@ def test_continuous_fails_for_a_loss_of_speed_and_without_the_plugin_for_a_gain(
     assert {found.pop(name) for name in SPEEDS} == {"+" if code else "-"}
     assert found == ({"track_memory": "-"} if branch == "down" else {})
     assert ("PERFORMANCE DECREASED" in said) == (code == 1)
+
+
+@pytest.mark.parametrize(
+    ("conf", "branch", "benchmark", "options", "said"),
+    [
+        ("judged", "down", "track_speed", [], "regression"),
+        ("judged", "up", "track_memory", [], "regression"),
+        ("judged", "up", "track_speed", ["--invert"], "improvement"),
+        ("judged", "down", "track_memory", ["--invert"], "improvement"),
+    ],
+)
+def test_find_names_the_commit_that_made_a_difference_in_the_benchmarks_direction(
+    toy, conf, branch, benchmark, options, said
+):
+    changed = toy.commits[branch][0]
+    found = toy.asv(conf, "find", f"before~3..{changed}", benchmark, "--skip-save", *options)
+    assert re.search(rf"Greatest {said} found: {changed[:8]}", found), found
+
+
+def test_find_without_the_plugin_names_an_innocent_commit_for_a_loss_of_speed(toy):
+    changed = toy.commits["down"][0]
+    found = toy.asv("plain", "find", f"before~3..{changed}", "track_speed", "--skip-save")
+    assert changed[:8] not in found.partition("Greatest regression found:")[2]
 
 
 def test_the_regressions_page_lists_losses_of_speed_and_gains_of_memory(published):

@@ -4,14 +4,13 @@ import math
 from types import SimpleNamespace
 
 import pytest
-from asv.results import Results
+from asv.results import Results, iter_results
 
 from asv_plugin.answer.summary import REPEATS
 from asv_plugin.hooks import notes as hook
 from asv_plugin.hooks import selection
 from asv_plugin.notes import MEASURED, Notes, key, notes_of, notes_path, read, read_output
-from benchmarks import _cells
-from benchmarks._hardware import Hardware
+from benchmarks import _cells, _outcomes
 
 OUTPUT = """For parameters: 'esm2', 'tf32', 'short'
 asv: skipped: NotImplementedError('TF32 is a mode of NVIDIA GPUs')
@@ -22,7 +21,7 @@ virnucpro-cell {"params": ["esm2", "fp32", "short"], "weights": "random"}
 For parameters: 'esm2', 'fp16', 'short'
 Traceback (most recent call last):
   File "x.py", line 1, in <module>
-benchmarks._cells.CellFailed: measured once, and it failed: ValueError: no such file"""
+benchmarks._outcomes.CellFailed: measured once, and it failed: ValueError: no such file"""
 
 
 def cell(name: str) -> str:
@@ -57,6 +56,12 @@ def test_a_reason_with_quotes_is_read(output, said):
     assert said in read_output(output)["skipped"]
 
 
+def test_a_benchmark_without_parameters_gets_its_note_too():
+    said = "asv: skipped: NotImplementedError('no GPU')"
+    found = notes_of({"name": "t.track", "params": []}, result([math.nan], said))
+    assert found == {key("t.track", ()): {"skipped": "no GPU"}}
+
+
 def test_a_timeout_is_a_failure():
     assert read_output("asv: benchmark timed out (timeout 900s)") == {
         "failed": "it took longer than asv's timeout"
@@ -87,6 +92,7 @@ def saved(tmp_path, monkeypatch):
     """Record runs of the benchmark's cells `selected` one after the other in one result file; the notes left."""
     monkeypatch.setattr(Results, "add_result", Results.add_result)
     monkeypatch.setattr(Results, "save", Results.save)
+    monkeypatch.setattr(Results, "rm", Results.rm)
     hook.install()
 
     def record(outcome: SimpleNamespace, selected: set[int] | None = None) -> Notes:
@@ -113,6 +119,14 @@ def test_a_build_that_failed_once_is_forgotten_when_it_works(saved):
     assert saved(result([1.0, 1.0, 1.0])) == {}
 
 
+def test_a_removed_result_leaves_no_notes(saved, tmp_path):
+    saved(result([1.0, math.nan, None], OUTPUT, errcode=1))
+    (machine := tmp_path / "m/machine.json").write_text('{"machine": "m", "version": 1}')
+    (kept,) = iter_results(str(tmp_path))
+    kept.rm(str(tmp_path))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [machine]
+
+
 def test_a_process_killed_after_a_warning_is_a_failure():
     said = "For parameters: 'esm2', 'fp16', 'short'\nUserWarning: be careful"
     found = notes_of(BENCHMARK, result([1.0, math.nan, None], said, errcode=-9))
@@ -121,15 +135,14 @@ def test_a_process_killed_after_a_warning_is_a_failure():
 
 def test_the_plugin_knows_the_words_that_cells_use(tmp_path, monkeypatch):
     # written twice, because the suite's modules import PyTorch
-    assert (MEASURED, selection.VARIABLE) == (_cells.NOTES, _cells.ASKED)
+    assert (MEASURED, selection.VARIABLE) == (_outcomes.NOTES, _cells.REQUESTED)
     monkeypatch.chdir(tmp_path)
-    store = _cells.Store(Hardware("cpu", "a CPU", 2**34, (0, 0), {}))
     for failure in (None, ValueError("broken")):
-        first = _cells.Cell(store, "died" if failure is None else "failed")
-        first.claim()
+        first = _outcomes.Outcome(tmp_path, "died" if failure is None else "failed")
+        first.acquire()
         if failure:
             with pytest.raises(ValueError, match="broken"), first.recording_failure():
                 raise failure
-        with pytest.raises(_cells.CellFailed) as caught:
-            first.claim()
+        with pytest.raises(_outcomes.CellFailed) as caught:
+            first.acquire()
         assert f"CellFailed: {caught.value}".startswith(REPEATS)

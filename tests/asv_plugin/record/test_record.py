@@ -50,10 +50,10 @@ class Grid:
     def track_two(self, size, workload): return len(json.loads(os.environ["VIRNUCPRO_BENCH_ASKED"]))
 """
 CONTRACT = """
-from benchmarks._esm2 import contract
+from benchmarks._virnucpro import inference_api
 
 def track_contract():
-    contract()
+    inference_api()
     return 1
 """
 WITHOUT_PYTORCH = ("__init__.py", "_hardware.py", "_workloads.py")
@@ -149,7 +149,7 @@ def test_what_is_recorded_is_skipped_and_its_time_known(project):
 def test_a_virnucpro_from_elsewhere_fails_its_cells(project):
     """As where something on the machine goes before the commit's folder."""
     suite = project.folder / "benchmarks"
-    added = [Path(shutil.copy(ROOT / "benchmarks" / name, suite)) for name in ("_esm2.py", "_protocol.py")]
+    added = [Path(shutil.copy(ROOT / "benchmarks" / name, suite)) for name in ("_virnucpro.py",)]
     (suite / "pipeline.py").write_text(CONTRACT)
     env = {"ASV_PYTHONPATH": str(project.folder), SOURCE: str(project.folder / "checkout")}
     command = ["asv", "run", "-E", f"existing:{sys.executable}", "--set-commit-hash", project.first, "--dry-run"]

@@ -1,0 +1,452 @@
+"""What a run continues: an unfinished one, or a complete file whose input has grown."""
+
+import errno
+import itertools
+import os
+import re
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import MODEL
+from tests.store.faulty_disk import FaultyDisk, fault_points
+from virnucpro.data.fasta import Fasta, FastaError
+from virnucpro.data.tokens import ALPHABET
+from virnucpro.models.esm2_flash import load_esm2_model
+from virnucpro.pipeline import embed as module
+from virnucpro.pipeline import prefetch, provenance
+from virnucpro.pipeline.async_inference import AsyncInferenceRunner, NonFiniteEmbeddingError
+from virnucpro.pipeline.embed import Stopped, embed_file
+from virnucpro.pipeline.options import Options
+from virnucpro.pipeline.prefetch import BackgroundWriter
+from virnucpro.pipeline.provenance import Place, checksum, engine_digest, meaning_of
+from virnucpro.store import journal
+from virnucpro.store.errors import WriteError
+from virnucpro.store.embeddings import Embeddings
+from virnucpro.store.journal import StoreError, folder_of, read_journal
+
+LETTERS = "ACDEFGHIKLMNPQRSTVWY"
+PROTEINS = [(f"p{number}", LETTERS[: 3 + 5 * number % 17]) for number in range(12)]
+SMALL = Options(token_budget=30)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return load_esm2_model(MODEL, "cpu", precision="fp32", weights=checkpoint)[0]
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out.h5"
+
+
+def run(records, output, model, options=SMALL, **keywords):
+    path = output.with_suffix(".fasta")
+    path.write_text("".join(f">{name}\n{protein}\n" for name, protein in records))
+    with Fasta(path) as fasta:
+        return embed_file(fasta, output, model, options, **keywords)
+
+
+def content(path):
+    """All datasets' bytes, and the attributes but the command."""
+    with h5py.File(path) as file:
+        attributes = {name: value for name, value in file.attrs.items() if name != "command"}
+        return {name: (file[name].shape, np.asarray(file[name][()]).tolist()) for name in file}, attributes
+
+
+class StopAfter:
+    """Says to stop from the given question on."""
+
+    def __init__(self, questions):
+        self.left = questions
+
+    def __call__(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    before=st.integers(0, len(PROTEINS)),
+    budget=st.integers(5, 120),
+    pool=st.sampled_from(["mean", "residue"]),
+    more=st.integers(0, 2),
+)
+def test_a_complete_file_whose_input_grew_ends_as_one_run_over_all(
+    model, tmp_path_factory, before, budget, pool, more
+):
+    folder, options = tmp_path_factory.mktemp("grown"), Options(pool, token_budget=budget)
+    run(PROTEINS, folder / "whole.h5", model, options)
+    run(PROTEINS[:before], folder / "out.h5", model, options) if before else None
+    for end in range(before + 1, min(before + 1 + more, len(PROTEINS))):
+        run(PROTEINS[:end], folder / "out.h5", model, options, resume=True)
+    summary = run(PROTEINS, folder / "out.h5", model, options, resume=True)
+    assert summary["sequences"] == len(PROTEINS)
+    assert content(folder / "out.h5") == content(folder / "whole.h5")
+    assert not folder_of(folder / "out.h5").exists()
+
+
+def test_only_the_last_pack_is_computed_again(output, model):
+    run(PROTEINS[:-1], output, model)
+    summary = run(PROTEINS, output, model, resume=True)
+    tokens = [len(protein) + 2 for _, protein in PROTEINS]
+    assert 0 < len(PROTEINS) - summary["resumed_sequences"] < len(PROTEINS) - 1
+    assert sum(tokens[summary["resumed_sequences"] :]) < 2 * 30
+
+
+@pytest.mark.parametrize("questions", range(3, 13, 3))
+def test_a_run_that_continues_a_complete_file_can_be_stopped_too(output, tmp_path, model, questions):
+    run(PROTEINS, tmp_path / "whole.h5", model)
+    run(PROTEINS[:5], output, model)
+    before = content(output)
+    with pytest.raises(Stopped):
+        run(PROTEINS, output, model, resume=True, stop=StopAfter(questions))
+    assert content(output) == before
+    run(PROTEINS, output, model, resume=True)
+    assert content(output) == content(tmp_path / "whole.h5")
+
+
+def test_an_input_that_grew_in_front_or_inside_is_refused(output, model):
+    run(PROTEINS, output, model)
+    before = content(output)
+    for records in ([("new", "MK"), *PROTEINS], [*PROTEINS[:5], ("new", "MK"), *PROTEINS[5:]], PROTEINS[:-1]):
+        with pytest.raises(FastaError, match="does not begin with the 12 sequences") as refused:
+            run(records, output, model, resume=True)
+        assert not refused.value.resume_helps
+    assert content(output) == before and not folder_of(output).exists()
+
+
+def test_records_that_are_skipped_do_not_confuse_what_is_new(output, tmp_path, model):
+    records = [("empty", ""), *PROTEINS[:3], ("odd", "MJ"), *PROTEINS[3:], ("none", "")]
+    run(records, tmp_path / "whole.h5", model)
+    for end in (1, 5, len(records)):
+        run(records[:end], output, model, resume=True)
+    assert content(output) == content(tmp_path / "whole.h5")
+
+
+def test_the_same_weights_at_another_path_are_the_same(output, model):
+    with pytest.raises(Stopped):
+        run(PROTEINS, output, model, about={"model": MODEL, "weights": "here.pt"}, stop=StopAfter(4))
+    summary = run(PROTEINS, output, model, about={"model": MODEL, "weights": "there.pt"}, resume=True)
+    assert summary["resumed_sequences"]
+    with Embeddings(output) as file:
+        assert file.settings["weights"] == "there.pt"
+    run(PROTEINS, output, model, about={"model": MODEL, "weights": "elsewhere.pt"}, resume=True)
+
+
+def test_rows_of_another_version_of_the_engine_are_not_continued(output, model, monkeypatch):
+    with pytest.raises(Stopped):
+        run(PROTEINS, output, model, stop=StopAfter(4))
+    monkeypatch.setattr(provenance, "engine_digest", lambda precision: "another")
+    with pytest.raises(StoreError, match=r"engine '.*' and not 'another'") as refused:
+        run(PROTEINS, output, model, resume=True)
+    assert not refused.value.resume_helps
+    monkeypatch.undo()
+    monkeypatch.setattr(provenance, "version_of", lambda name: "9.9" if name == "virnucpro" else torch.__version__)
+    with pytest.raises(StoreError, match="fair-esm") as refused:  # libraries decide, virnucpro's number does not
+        run(PROTEINS, output, model, resume=True)
+    assert "virnucpro '" not in str(refused.value)
+
+
+def test_the_engines_digest_is_that_of_what_the_code_means():
+    assert meaning_of('"""A."""\nx = 1  # one\n') == meaning_of('"""B."""\n\n\nx = (1)\n')
+    assert meaning_of("def f():\n    '''A.'''\n") == meaning_of("def f():\n    pass\n")
+    assert meaning_of("x = 1") != meaning_of("x = 2")
+    assert engine_digest("fp32") != engine_digest("bf16")
+    assert re.fullmatch("[0-9a-f]{16}", engine_digest("fp32"))
+
+
+TYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.float8_e4m3fn, torch.int64]
+
+
+def holder(**values):
+    module = torch.nn.Module()
+    for name, value in values.items():
+        module.register_buffer(name, value)
+    return module
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 1000, 2**20 + 3])
+def test_the_checksum_tells_where_each_value_is(dtype, count):
+    values = (torch.arange(count) % 61).to(dtype)
+    before = checksum(holder(a=values))
+    assert checksum(holder(a=values.clone())) == before
+    assert checksum(holder(b=values)) != before
+    assert checksum(holder(a=values[None])) != before
+    if count > 1:
+        swapped = values.clone()
+        swapped[0], swapped[count // 2] = values[count // 2].clone(), values[0].clone()
+        assert checksum(holder(a=swapped)) != before
+        assert checksum(holder(a=values.float().flip(0).to(dtype))) != before
+        assert checksum(holder(a=values[:-1])) != before
+
+
+def test_the_checksum_tells_parameters_and_types_apart():
+    one, two = torch.arange(64.0), torch.arange(64.0).flip(0)
+    sums = [checksum(holder(a=a, b=b)) for a, b in ((one, two), (two, one), (one, one), (two, two))]
+    assert len(set(sums)) == 4
+    zeros = {dtype: checksum(holder(a=torch.zeros(64, dtype=dtype))) for dtype in TYPES}
+    assert len(set(zeros.values())) == len(TYPES)
+
+
+def test_the_checksum_is_the_same_however_the_values_lie_in_memory():
+    values = torch.randn(40, 33)
+    for other in (values.T.contiguous().T, torch.cat((torch.zeros(1), values.flatten()))[1:].view(40, 33)):
+        assert checksum(holder(a=other)) == checksum(holder(a=values))
+
+
+def test_permuted_weights_are_told_apart(model, checkpoint):
+    other, _ = load_esm2_model(MODEL, "cpu", precision="fp32", weights=checkpoint)
+    assert checksum(other) == checksum(model)
+    for name, parameter in other.named_parameters():
+        if parameter.ndim == 2 and "layers.0" in name:
+            parameter.data = parameter.data.flip(0)
+            assert checksum(other) != checksum(model), name
+            parameter.data = parameter.data.flip(0)
+    layers = other.layers
+    layers[1].fc1.weight, layers[2].fc1.weight = layers[2].fc1.weight, layers[1].fc1.weight
+    assert checksum(other) != checksum(model)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and there is none")
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_the_checksum_is_the_same_on_a_gpu(dtype):
+    values = torch.randint(0, 100, (5_000_003,)).to(dtype)
+    assert checksum(holder(a=values)) == checksum(holder(a=values.cuda()))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\xff", b"not FASTA"])
+def test_an_unusable_input_leaves_nothing(output, model, content):
+    path = output.with_suffix(".fasta")
+    path.write_bytes(content)
+    with pytest.raises(FastaError), Fasta(path) as fasta:
+        embed_file(fasta, output, model, SMALL)
+    assert [each.name for each in output.parent.iterdir()] == [path.name]
+    run(PROTEINS, output, model)
+
+
+def test_stopping_before_anything_is_computed_leaves_nothing(output, model):
+    with pytest.raises(Stopped):
+        run(PROTEINS, output, model, stop=lambda: True)
+    assert not folder_of(output).exists() and not output.exists()
+
+
+@pytest.mark.parametrize("what", ["input", "link", "hard link", "among the rows"])
+def test_the_input_is_never_the_output(output, model, what):
+    path = output.with_suffix(".fasta")
+    path.write_text(">a\nMK\n")
+    match what:
+        case "input":
+            output = path
+        case "link":
+            output.symlink_to(path)
+        case "hard link":
+            output.hardlink_to(path)
+        case "among the rows":
+            folder_of(output).mkdir()
+            path = path.rename(folder_of(output) / "names")
+    with Fasta(path) as fasta, pytest.raises(StoreError, match="is the input"):
+        embed_file(fasta, output, model, SMALL, force=True)
+    assert path.read_text() == ">a\nMK\n"
+
+
+class NotFinite:
+    """A model whose representations of the proteins with a given letter are NaN."""
+
+    def __init__(self, model, letter):
+        self._model, self._token = model, ALPHABET.get_idx(letter)
+        self.num_layers, self.embed_dim, self.parameters = model.num_layers, model.embed_dim, model.parameters
+
+    def forward_packed(self, input_ids, cu_seqlens, max_seqlen, repr_layers):
+        found = self._model.forward_packed(input_ids, cu_seqlens, max_seqlen, repr_layers)
+        for start, end in itertools.pairwise(cu_seqlens):
+            if (input_ids[start:end] == self._token).any():
+                for values in found["representations"].values():
+                    values[start:end] = torch.nan
+        return found
+
+
+@pytest.fixture
+def nan_for_w(model, monkeypatch):
+    """Embeddings of proteins with a W are NaN."""
+
+    def runner_for(_, options):
+        on_nan = "error" if options.strict else options.on_nan
+        return AsyncInferenceRunner(NotFinite(model, "W"), pool=options.pool, on_nan=on_nan)
+
+    monkeypatch.setattr(module, "runner_for", runner_for)
+
+
+MIXED = [(name, protein + "W" * (number in (0, 4, 5, 9))) for number, (name, protein) in enumerate(PROTEINS)]
+GOOD = [(name, protein) for name, protein in MIXED if "W" not in protein]
+
+
+@pytest.mark.parametrize("pool", ["mean", "bos", "residue"])
+def test_sequences_whose_embeddings_are_not_finite_are_left_out_and_named(output, model, nan_for_w, pool):
+    options = Options(pool, token_budget=30, on_nan="skip")
+    summary = run(MIXED, output, model, options)
+    assert summary["sequences"] == len(GOOD)
+    left_out = [name for name, protein in MIXED if "W" in protein]
+    assert summary["not_finite"] == {"count": len(left_out), "names": left_out}
+    with Embeddings(output) as file:
+        assert file.names == [name for name, _ in GOOD]
+        assert file.lengths.tolist() == [len(protein) for _, protein in GOOD]
+        assert np.isfinite(file.embeddings[()]).all()
+    with h5py.File(output) as file:
+        assert [MIXED[place][0] for place in file["skipped"]] == left_out
+
+
+@pytest.mark.parametrize("options", [SMALL, Options(token_budget=30, on_nan="skip", strict=True)])
+def test_embeddings_that_are_not_finite_are_an_error_otherwise(output, model, nan_for_w, options):
+    with pytest.raises(NonFiniteEmbeddingError, match=r"'p0'.* --on-nan skip leaves them out") as told:
+        run(MIXED, output, model, options)
+    assert not told.value.resume_helps
+
+
+@pytest.mark.parametrize("questions", range(2, 10, 2))
+def test_sequences_left_out_are_counted_when_a_run_is_resumed(output, tmp_path, model, nan_for_w, questions):
+    options = Options(token_budget=30, on_nan="skip")
+    run(MIXED, tmp_path / "whole.h5", model, options)
+    with pytest.raises(Stopped):
+        run(MIXED, output, model, options, stop=StopAfter(questions))
+    summary = run(MIXED, output, model, options, resume=True)
+    assert summary["not_finite"]["count"] == len(MIXED) - len(GOOD)
+    assert content(output) == content(tmp_path / "whole.h5")
+
+
+@pytest.mark.parametrize("before", [1, 5, 6, 10])
+def test_sequences_left_out_are_counted_when_a_complete_file_is_continued(
+    output, tmp_path, model, nan_for_w, before
+):
+    options = Options(token_budget=30, on_nan="skip")
+    run(MIXED, tmp_path / "whole.h5", model, options)
+    run(MIXED[:before], output, model, options)
+    run(MIXED, output, model, options, resume=True)
+    assert content(output) == content(tmp_path / "whole.h5")
+
+
+def test_an_error_at_nan_can_be_continued_by_skipping(output, tmp_path, model, nan_for_w):
+    run(MIXED[1:], tmp_path / "whole.h5", model, Options(token_budget=30, on_nan="skip"))
+    with pytest.raises(NonFiniteEmbeddingError):
+        run(MIXED[1:], output, model)
+    assert run(MIXED[1:], output, model, Options(token_budget=30, on_nan="skip"), resume=True)["resumed_sequences"]
+    assert content(output) == content(tmp_path / "whole.h5")
+
+
+class Failing:
+    """A `Partial` whose appends fail from the given one on."""
+
+    dtype = np.dtype("float32")
+
+    def __init__(self, failing, errors):
+        self.left, self.errors = failing, errors
+        self.appended, self.commits = [], 0
+
+    def append(self, names, lengths, rows, digest, skipped):
+        self.left -= 1
+        if self.left < 0:
+            raise self.errors.pop(0)
+        self.appended += names
+
+    def commit(self):
+        self.commits += 1
+
+
+class Result:
+    sequence_ids, residues, skipped, embeddings = ["a"], [1], {}, torch.zeros(1, 4)
+
+
+def test_the_first_of_several_failures_is_told_and_nothing_written_after_it():
+    failing = Failing(2, [StoreError("the disk"), StoreError("later")])
+    with pytest.raises(StoreError, match="the disk"), BackgroundWriter(failing) as write:
+        for number in range(10):
+            write(Result, Place(number, "digest"))
+    assert failing.appended == ["a", "a"] and failing.commits
+
+
+def test_what_failed_before_a_write_did_is_told_first(caplog):
+    with (
+        pytest.raises(ValueError, match="the input"),
+        BackgroundWriter(Failing(0, [StoreError("the disk")])) as write,
+    ):
+        write(Result, Place(0, "digest"))
+        raise ValueError("the input")
+    assert "the disk" in caplog.text
+
+
+def test_what_follows_a_batch_that_is_too_wide_is_not_written(output, model, monkeypatch):
+    class Huge:
+        """Its third batch cannot be float16."""
+
+        device = torch.device("cpu")
+
+        def run(self, batches):
+            for number, result in enumerate(AsyncInferenceRunner(model).run(batches)):
+                if number == 2:
+                    result.embeddings.fill_(1e6)
+                yield result
+
+    options = Options(token_budget=30, dtype="float16")
+    run(PROTEINS, output.with_name("whole.h5"), model, options)
+    with monkeypatch.context() as patch, pytest.raises(ArithmeticError, match="--dtype float32") as told:
+        patch.setattr(module, "runner_for", lambda *_: Huge())
+        run(PROTEINS, output, model, options)
+    assert not told.value.resume_helps
+    assert read_journal(folder_of(output) / "journal")[0].sequences
+    run(PROTEINS, output, model, options, resume=True)
+    assert content(output) == content(output.with_name("whole.h5"))
+
+
+def test_the_memory_told_is_that_of_the_models_device(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: asked.append(device) or 5)
+    reader = type("Reader", (), {"summary": lambda self: {"embedded_records": 0}})()
+    assert module.summary_of(module.Done(), {}, reader, torch.device("cuda:1"))["peak_gpu_bytes"] == 5
+    assert asked == [torch.device("cuda:1")]
+    assert module.summary_of(module.Done(), {}, reader, torch.device("cpu"))["peak_gpu_bytes"] is None
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("grown", [False, True], ids=["a new run", "a complete file that is continued"])
+def test_wherever_the_disk_fails_a_run_ends_complete_or_can_be_continued(
+    tmp_path, model, monkeypatch, error, grown
+):
+    monkeypatch.setattr(prefetch, "COMMIT_SECONDS", 0.0)
+    records, options = PROTEINS[:6], Options(token_budget=30)
+
+    def start(output):
+        if grown:
+            run(records[:3], output, model, options)
+        return output
+
+    whole = start(tmp_path / "whole.h5")
+    points = fault_points(tmp_path, lambda: run(records, whole, model, options, resume=True))
+    assert points > 30
+    before = content(start(tmp_path / "before.h5")) if grown else None
+    for failing in range(points, 0, -3 if error == errno.EIO else -7):
+        output = start(tmp_path / "out.h5")
+        with pytest.MonkeyPatch.context() as patch:
+            FaultyDisk(patch, tmp_path, failing, error)
+            with pytest.raises(WriteError, match=os.strerror(error)):
+                run(records, output, model, options, resume=True)
+        assert not output.exists() or content(output) in (before, content(whole))
+        journal._failed.clear()  # as another process
+        with pytest.MonkeyPatch.context() as patch:
+            FaultyDisk(patch, tmp_path)
+            run(records, output, model, options, resume=True)
+        assert content(output) == content(whole)
+        output.unlink()
