@@ -15,6 +15,8 @@ from tests.conftest import MODEL
 from virnucpro.cli import main
 from virnucpro.data.fasta import Fasta, FastaError
 from virnucpro.models.esm2_flash import load_esm2_model
+from virnucpro.pipeline import embed as embed_module
+from virnucpro.pipeline.async_inference import InferenceResult
 from virnucpro.pipeline.embed import Stopped, embed_file
 from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.shards import Shard
@@ -207,7 +209,7 @@ def test_an_output_is_not_replaced_unless_it_may_be(fasta, model, tmp_path):
     (tmp_path / "out.h5").write_text("mine")
     with pytest.raises(StoreError, match="exists: give another name"):
         merge(tmp_path / "out.h5", parts, TABLE)
-    with pytest.raises(StoreError, match="is one of the parts"):
+    with pytest.raises(StoreError, match="is the input: name another file"):
         merge(parts[0], parts, TABLE, force=True)
     assert (tmp_path / "out.h5").read_text() == "mine"
     merge(tmp_path / "out.h5", parts, TABLE, force=True)
@@ -242,7 +244,7 @@ def test_many_parts_merge_in_order(tmp_path):
             file["ids"] = np.array([f"p{each}" for each in numbers], dtype=object)
             file["lengths"] = np.full(len(numbers), 7)
             file["embeddings"] = np.array(numbers, np.float32)[:, None]
-            file["blocks"] = [10] * blocks
+            file["blocks"] = [[begin, 10] for begin in begins]
     merge(tmp_path / "out.h5", [tmp_path / f"{number}.h5" for number in range(count)], TABLE)
     with Embeddings(tmp_path / "out.h5") as file:
         assert file.names == [f"p{number}" for number in range(count * blocks * 10)]
@@ -272,3 +274,37 @@ def test_pipes_and_gzip_are_sharded_too(fasta, model, tmp_path):
     for number, path in ((1, zipped), (2, pipe), (3, fasta)):
         run(path, tmp_path / f"{number}.h5", model, shard=Shard(number, 3))
         assert content(tmp_path / f"{number}.h5") == content(made(fasta, model, 3)[number - 1])
+
+
+class Spoilt:
+    """A runner that finds NaN in every seventh protein."""
+
+    def __init__(self, runner):
+        self._runner, self.device, self._seen = runner, runner.device, 0
+
+    def run(self, packs):
+        for result in self._runner.run(packs):
+            at = [index for index, name in enumerate(result.sequence_ids) if int(name[1:]) % 7 == 0]
+            kept = [index for index in range(len(result.sequence_ids)) if index not in at]
+            yield InferenceResult(
+                [result.sequence_ids[index] for index in kept],
+                result.embeddings[kept],
+                [result.residues[index] for index in kept],
+                {index: result.sequence_ids[index] for index in at},
+            )
+
+
+def test_sequences_left_out_for_nan_keep_the_order(fasta, model, tmp_path, monkeypatch):
+    real = embed_module.runner_for
+    monkeypatch.setattr(embed_module, "runner_for", lambda *given: Spoilt(real(*given)))
+    run(fasta, tmp_path / "whole.h5", model)
+    parts = [tmp_path / f"{number}.h5" for number in (1, 2, 3)]
+    asked = iter([False] * 4)
+    with pytest.raises(Stopped):
+        run(fasta, parts[0], model, shard=Shard(1, 3), stop=lambda: next(asked, True))
+    for number, path in enumerate(parts, 1):
+        run(fasta, path, model, shard=Shard(number, 3), resume=True)
+    merge(tmp_path / "out.h5", parts, TABLE)
+    found = content(tmp_path / "out.h5")
+    assert found == content(tmp_path / "whole.h5")
+    assert found["skipped"][2] == list(range(0, 100, 7)) and found["lengths"][1] == (85,)

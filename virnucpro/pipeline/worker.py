@@ -180,7 +180,8 @@ class Worker:
     def embed(self, number: int, place: Place, packs: Sequence[CompactPack]) -> Done:
         """Embed a block and put its rows on disk.
 
-        `place`: where it begins, and a digest of the input up to its end. Raises what embedding or writing, of whichever block, raised.
+        `place`: where it begins, and a digest of the input up to its end. Raises what embedding or writing, of
+        whichever block, raised.
         """
         block = _Block(number, place, len(packs))
         with self._adding:
