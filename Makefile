@@ -12,7 +12,8 @@ MACHINE ?=
 
 READY = .venv/ready-$(subst =,,$(TORCH))
 PY  = .venv/bin/python
-ASV = $(PY) -m asv
+# .venv first: asv looks for pythonX.Y on PATH, and the first there may be another installation, or a shim that fails
+ASV = PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m asv
 NAME = "$$($(PY) -m asv_plugin.machine --name "$(MACHINE)")"
 
 .DEFAULT_GOAL := help
@@ -22,9 +23,10 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 bench: setup ## benchmark the current commit (BENCH=regex for some cells), publish, print the table
-	@$(PY) -m asv_plugin.preflight
+	@$(PY) -m asv_plugin.preflight --bench "$(BENCH)"
 	@status=0; name=$(NAME) || exit 1; \
 	$(ASV) run --machine "$$name" --bench "$(BENCH)" 'HEAD^!' || status=$$?; \
+	if [ $$status = 1 ]; then exit 1; fi; \
 	$(ASV) publish || status=$$?; \
 	$(PY) -m asv_plugin.answer --machine "$$name" --commit HEAD || status=$$?; \
 	exit $$status
@@ -39,8 +41,9 @@ precision: setup ## print which precision to use, and the newest numbers (FORMAT
 compare: setup ## compare two commits that were benchmarked: make compare BASE=main~1 HEAD=main
 	@$(ASV) compare --machine $(NAME) $(BASE) $(HEAD)
 
-ab: setup ## judge two commits in paired rounds: make ab BASE=main~1 HEAD=main ROUNDS=5 [BENCH=regex] [FACTOR=1.03]
-	@$(PY) -m asv_plugin.compare $(BASE) $(HEAD) --rounds $(ROUNDS) --bench "$(BENCH)" $(if $(FACTOR),--factor $(FACTOR))
+ab: setup ## judge two commits in paired rounds: make ab BASE=main~1 HEAD=main ROUNDS=5 [BENCH=regex] [FACTOR=1.03] [STRICT=1]
+	@$(PY) -m asv_plugin.compare $(BASE) $(HEAD) --rounds $(ROUNDS) --bench "$(BENCH)" $(if $(FACTOR),--factor $(FACTOR)) \
+	$(if $(STRICT),--strict)
 
 engine: setup ## print the engine beside its matrix products, fair-esm and Transformers (minutes on a CPU)
 	@$(PY) -m benchmarks._engine_table
@@ -52,10 +55,10 @@ preview: publish ## serve the dashboard on a local port
 	@$(ASV) preview
 
 test: setup ## run all tests
-	@$(PY) -m pytest
+	@$(PY) -m pytest --numprocesses 2 --dist loadfile
 
 test-fast: setup ## run the tests that take no asv run and no large model
-	@$(PY) -m pytest -m "not slow"
+	@$(PY) -m pytest --numprocesses 2 --dist loadfile -m "not slow"
 
 lint: setup .venv/lint ## check style (ruff) and types (mypy)
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
@@ -66,12 +69,13 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, \
 	and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(PY) -m pip install --quiet --disable-pip-version-check $(TORCH) 'setuptools>=77'
+	@# Without build isolation, which downloads setuptools each time: where all is installed no network is needed
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[test]'
 	@touch $@
 
 .venv/lint: $(READY)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[lint]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[lint]'
 	@touch $@
 
 clean: ## remove what was installed and generated (everything that git ignores)

@@ -78,13 +78,14 @@ def split(output: str, has_parameters: bool) -> Iterator[tuple[tuple[str, ...], 
 
 
 def read_output(output: str) -> dict[str, Any]:
-    """What one cell's output says about it."""
+    """What one cell's output says about it; a measured cell may lack one figure, and say why."""
+    measured = (line.removeprefix(MEASURED) for line in output.splitlines() if line.startswith(MEASURED))
+    note: dict[str, Any] = json.loads(next(measured, "{}"))
     skipped = SKIPPED.search(output)
     if skipped:
-        return {"skipped": skipped[2].replace("\\'", "'")}
-    for line in output.splitlines():
-        if line.startswith(MEASURED):
-            return json.loads(line.removeprefix(MEASURED))
+        note["skipped"] = skipped[2].replace("\\'", "'")
+    if note:
+        return note
     if "asv: benchmark timed out" in output:
         return {"failed": "it took longer than asv's timeout"}
     raised = EXCEPTION.findall(output)

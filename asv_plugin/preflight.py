@@ -1,9 +1,11 @@
 """Check, before an hour is spent, that a benchmark of the current commit can mean something.
 
-python -m asv_plugin.preflight
+python -m asv_plugin.preflight [--bench REGEX]
 """
 
+import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -11,8 +13,12 @@ from asv_plugin.repository import git
 from benchmarks._workloads import FASTA_VARIABLE, read_fasta
 
 
-def problem() -> str | None:
-    """What makes benchmarking HEAD impossible, and the remedy; None where nothing does."""
+def problem(bench: str = ".") -> str | None:
+    """What makes benchmarking HEAD impossible, and the remedy; None where nothing does. `bench`: which cells."""
+    try:
+        re.compile(bench)
+    except re.error as error:
+        return f"BENCH={bench!r} is no regular expression ({error}): escape ( [ + and the like with a backslash"
     top = git("rev-parse", "--show-toplevel")
     if top is None or Path(top) != Path.cwd().resolve():
         return "this folder is not a git repository, and asv benchmarks commits: clone the project with git"
@@ -35,10 +41,9 @@ def uncommitted() -> list[str]:
 
 def main() -> None:
     """Command line: warn, or end with exit code 1 and the reason."""
-    if len(sys.argv) > 1:
-        print(__doc__)
-        return
-    reason = problem()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--bench", default=".", help="regular expression of the cells")
+    reason = problem(parser.parse_args().bench)
     if reason:
         sys.exit(f"error: {reason}")
     changed = uncommitted()

@@ -12,7 +12,10 @@ What they share (asv imports these, too, and finds no benchmark in them):
 
 - ``_cells``: one measurement for all figures of a cell
 - ``_outcomes``: how the processes of a cell share it
-- ``_protocol``: how a number is measured: warm-up, blocks, turns, peak memory
+- ``_protocol``: how a time is measured: warm-up, blocks, turns
+- ``_memory``: how peak memory is measured
+- ``_fidelity``: how a precision's embeddings are judged
+- ``_conditions``: threads, CPUs and the GPU's state, which are recorded beside each number
 - ``_workloads``: which proteins are embedded
 - ``_hardware``: what this machine is and which cells it can run; the table of precisions
 - ``_virnucpro``: the names imported from the benchmarked commit, wherever it has them
@@ -20,12 +23,6 @@ What they share (asv imports these, too, and finds no benchmark in them):
 - ``_peers``, ``_esm_efficient``: other implementations of ESM-2
 - ``_engine_table``: a program, `make engine`: all implementations side by side
 """
-
-VERSION = "1"
-"""asv's ``version`` of every benchmark: raise it when a change of the protocol or of the workloads makes new
-numbers incomparable with old ones. It is here for what records results, which does without PyTorch: importing that
-takes seconds. (8098ea4 changed the passes on GPUs and kept the version: the GPU results from before were recorded
-anew, and the CPUs' are as comparable as they were. Delete GPU results of your own from before it.)"""
 
 SOURCE = "VIRNUCPRO_BENCH_SOURCE"
 """Names the folder that virnucpro must come from: asv checks nothing in environments it did not build."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ._hardware import Hardware, probe, skip_reason
-from ._outcomes import Outcome, Samples
+from ._outcomes import Measurement, Outcome, Samples
 from ._virnucpro import inference_api
 from ._workloads import Protein, proteins
 
@@ -30,11 +30,16 @@ class Store:
     """What the processes of one class share: what they run on, and a folder. asv pickles it."""
 
     hardware: Hardware
+    busy: str | None = None  # how another program used the GPU before the suite did
 
     @classmethod
     def create(cls) -> "Store":
         """For ``setup_cache``."""
-        return cls(probe())
+        from ._conditions import busy_reason, gpu_states
+
+        before = gpu_states()  # probing opens a context
+        hardware = probe()
+        return cls(hardware, busy_reason(before.get(hardware.uuid)))
 
     @property
     def folder(self) -> Path:
@@ -70,18 +75,24 @@ CPU_NOISE_FACTOR = 6
 of one program, minutes apart, differed by up to 22 % in speed and 7 % in memory, and a change is 5 and 2 %."""
 
 
-def tracked(unit: str, **attributes: float) -> Callable[[Function], Function]:
-    """Set what asv records of a ``track_`` method: its unit, and which way and by how much it is judged.
+def tracked(
+    unit: str, *, version: str = "1", compare_factor: float | None = None, **attributes: float | str
+) -> Callable[[Function], Function]:
+    """Set what asv records of a ``track_`` method: its unit and version, and how it is judged.
 
-    `attributes` are those of asv_plugin/direction.py: higher_is_better, compare_factor, compare_difference.
-    takes_turns tells asv_plugin/ab.py that two of its processes can run at the same time.
+    `version`: raise it when a change of the protocol or of the workloads makes new numbers of this figure
+    incomparable with old ones; asv then no longer shows the old. `compare_factor`, and of `attributes`
+    higher_is_better, compare_difference: which way and by how much asv_plugin judges it. judged_as names the
+    function of the class by which it judges another view of the same measurement. takes_turns tells it that two
+    processes can run at the same time.
     """
-    if "compare_factor" in attributes:
-        changed = CPU_NOISE_FACTOR * (attributes["compare_factor"] - 1)
-        attributes.setdefault("regression_factor_without_gpu", round(1 + changed, 2))
+    if compare_factor is not None:
+        changed = CPU_NOISE_FACTOR * (compare_factor - 1)
+        attributes = {"regression_factor_without_gpu": round(1 + changed, 2), **attributes}
+        attributes["compare_factor"] = compare_factor
 
     def mark(function: Function) -> Function:
-        vars(function).update(attributes, unit=unit, takes_turns=True)
+        vars(function).update(attributes, unit=unit, version=version, takes_turns=True)
         return function
 
     return mark
@@ -114,14 +125,17 @@ class OncePerCell:
         self.must_measure = self.outcome.acquire()
         if self.must_measure:
             self.started = time.monotonic()
-            from ._protocol import WARMING, await_turn  # not above: a view needs no PyTorch
+            from ._conditions import busy_before_this_process  # not above: a view needs no PyTorch
+            from ._protocol import WARMING, await_turn, referee
 
             with self.outcome.recording_failure():
                 await_turn(WARMING)
+                alone = store.hardware.device == "cuda" and not referee()
+                self.busy = store.busy or (busy_before_this_process(store.hardware.uuid) if alone else None)
                 self.entries = self.proteins(workload, store.hardware.device)
                 self.load(store, model, precision, workload)
 
-    def metric(self, name: str, store: Store) -> dict[str, Any]:
+    def metric(self, name: str, store: Store) -> dict[str, Any] | float:
         """One metric of the cell, measured now if this process has loaded it."""
         if self.must_measure:
             self.measure_and_record(store)
@@ -131,9 +145,14 @@ class OncePerCell:
 
     def measure_and_record(self, store: Store) -> None:
         """Measure the loaded cell; the notes say how many seconds that took, loading included."""
+        from ._conditions import around, gpu_states
+
         with self.outcome.recording_failure():
-            samples, notes = self.measure(store)
-            self.outcome.record(samples, notes | {"seconds": round(time.monotonic() - self.started, 1)})
+            before = gpu_states().get(store.hardware.uuid) if store.hardware.device == "cuda" else None
+            measurement = self.measure(store)
+            about = around(store.hardware, before, self.busy)
+            about["seconds"] = round(time.monotonic() - self.started, 1)
+            self.outcome.record(measurement | Measurement(notes=about))
 
     def siblings(self, store: Store) -> list[tuple[Any, ...]]:
         """The parameters of the cells that this process measures too, beside its own.
@@ -179,7 +198,7 @@ class OncePerCell:
         """Load the models; `self.entries` are the workload's proteins."""
         raise AssertionError("a benchmark says what it loads")
 
-    def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
+    def measure(self, store: Store) -> Measurement:
         """The samples of each metric, and notes about them."""
         raise AssertionError("a benchmark says what it measures")
 
@@ -188,23 +207,23 @@ class _SpeedAndMemory(OncePerCell):
     """A benchmark with these four metrics. asv takes a class for one itself unless its name begins like this."""
 
     @tracked("tokens/s", higher_is_better=True, compare_factor=1.05)
-    def track_tokens_per_second(self, store: Store, *parameters: str) -> dict[str, Any]:
+    def track_tokens_per_second(self, store: Store, *parameters: str) -> dict[str, Any] | float:
         """Residues, BOS and EOS embedded in a second; padding is not counted."""
         return self.metric("tokens per second", store)
 
-    @tracked("sequences/s", higher_is_better=True, compare_factor=1.05)
-    def track_sequences_per_second(self, store: Store, *parameters: str) -> dict[str, Any]:
+    @tracked("sequences/s", higher_is_better=True, compare_factor=1.05, judged_as="track_tokens_per_second")
+    def track_sequences_per_second(self, store: Store, *parameters: str) -> dict[str, Any] | float:
         """Proteins embedded in a second."""
         return self.metric("sequences per second", store)
 
-    @tracked("seconds", compare_factor=1.05)
-    def track_runtime(self, store: Store, *parameters: str) -> dict[str, Any]:
+    @tracked("seconds", compare_factor=1.05, judged_as="track_tokens_per_second")
+    def track_runtime(self, store: Store, *parameters: str) -> dict[str, Any] | float:
         """Seconds for the workload's proteins once; where copies are embedded together, one copy's share."""
         return self.metric("runtime", store)
 
-    @tracked("bytes", compare_factor=1.02)
-    def track_peak_memory(self, store: Store, *parameters: str) -> dict[str, Any]:
-        """Bytes at the peak while embedding, weights included."""
+    @tracked("bytes", compare_factor=1.02, version="2")
+    def track_peak_memory(self, store: Store, *parameters: str) -> dict[str, Any] | float:
+        """Bytes at the peak while embedding, weights included; on a CPU without libraries and programs."""
         return self.metric("peak memory", store)
 
 

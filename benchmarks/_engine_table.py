@@ -22,7 +22,8 @@ import torch
 from . import _esm_efficient, _peers
 from ._esm2 import Embedder, load
 from ._hardware import PRECISIONS, Hardware, probe
-from ._protocol import TIMERS, peak_memory, reset_peak_memory
+from ._memory import PeakMemory, unavailable
+from ._protocol import TIMERS
 from ._virnucpro import find
 from ._workloads import AMINO_ACIDS, Protein, tokens_in
 
@@ -45,7 +46,7 @@ def proteins_for(device: str, precision: str) -> int:
     return 96 if precision == "fp32" else 512
 
 
-Fresh = Callable[[Callable[..., int], tuple[Any, ...]], int]
+Fresh = Callable[[Callable[..., str], tuple[Any, ...]], str]
 """Calls a function in a process that has done nothing else."""
 
 
@@ -137,26 +138,27 @@ def forward_alone(engine: Embedder) -> Callable[[int], None]:
     return run
 
 
-def memory(case: Case, peer: str | None = None, size: int = 0) -> int:
-    """Bytes that the engine, or a peer in batches of `size`, takes at its peak, weights included.
+def memory(case: Case, peer: str | None = None, size: int = 0) -> str:
+    """What the engine, or a peer in batches of `size`, takes at its peak, weights included.
 
-    To be called in a process that has done nothing else.
+    Nothing where this system does not tell. To be called in a process that has done nothing else.
     """
     device = case.hardware.device
+    if unavailable(device):
+        return ""
     torch.ones(1, device=device)
     before = memory_in_use(device)
     run = case.peer(peer, case.encoder(peer, None), [size]).run if peer else case.engine().run
-    reset_peak_memory(device)
+    peak = PeakMemory(device)
     run(1)
-    return peak_memory(device) - before
+    return f"{(peak.read().amount - before) / MIB:,.0f} MiB"
 
 
 def memory_in_use(device: str) -> int:
     """Bytes in use now, of the kind whose peak is measured."""
     if device == "cuda":
         return torch.cuda.memory_allocated()
-    reset_peak_memory(device)
-    return peak_memory(device)
+    return PeakMemory(device).read().amount
 
 
 def in_turn(rows: list[Row], device: str, rounds: int) -> dict[str, list[float]]:
@@ -232,7 +234,7 @@ def table(case: Case, rounds: int, fresh: Fresh, profiled: bool = False) -> str:
     lines = []
     for row in rows:
         ratios = [ours / theirs for ours, theirs in zip(speeds[ENGINE], speeds[row.name], strict=True)]
-        peak = f"{peaks[row.name] / MIB:,.0f} MiB" if row.name in peaks else ""
+        peak = peaks.get(row.name, "")
         median, spread = statistics.median(ratios), f"{min(ratios):.2f} to {max(ratios):.2f}"
         lines.append([row.name, f"{statistics.median(speeds[row.name]):,.0f}", f"{median:.2f}", spread, peak])
     headers = [f"{case.model}, {case.precision}", "tokens/s", "virnucpro is", "in rounds", "peak memory"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import itertools
 import os
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 
 from ._hardware import Hardware, pass_tokens
-from ._protocol import TIMERS, free_cached_memory, peak_memory, reset_peak_memory
+from ._memory import Peak, PeakMemory
+from ._protocol import TIMERS, free_cached_memory
 from ._virnucpro import has_packs, inference_api, packs
 from ._workloads import Protein, copies_in_a_pass, from_project, joined, proteins, token_batches, tokens_in
 
@@ -62,6 +64,11 @@ class Embedder:
         for _ in self.runner.run(itertools.chain.from_iterable(itertools.repeat(self.batches, passes))):
             pass
 
+    def residue_runner(self) -> Any | None:
+        """A runner that gives an embedding for each residue; None for a commit that only pools."""
+        _, runner = inference_api()
+        return runner(self.esm2, pool="residue") if "pool" in inspect.signature(runner).parameters else None
+
     def weights(self) -> dict[str, Any]:
         """The model's parameters by fair-esm's names, which before it was packed it had itself."""
         fair_esm_state = getattr(self.esm2, "fair_esm_state", self.esm2.state_dict)
@@ -86,20 +93,22 @@ def weights_of(model: str) -> str:
     return WEIGHTS if WEIGHTS in ("random", "pretrained") else str(from_project(WEIGHTS) / f"{model}.pt")
 
 
-def peak_memory_of_a_pass(embedder: Embedder) -> float:
-    """Peak bytes of embedding the workload once, and of all else that this process has loaded."""
+def peak_memory_of_a_pass(embedder: Embedder) -> Peak:
+    """Peak memory of embedding the workload once, and of all else that this process has loaded."""
+    if embedder.device == "cpu":
+        embedder.run(1)  # libraries become resident
     free_cached_memory(embedder.device)
-    reset_peak_memory(embedder.device)
+    memory = PeakMemory(embedder.device)
     embedder.run(1)
-    return float(peak_memory(embedder.device))
+    return memory.read()
 
 
-def peak_memories(model: str, precision: str, workloads: Sequence[str], hardware: Hardware) -> dict[str, float]:
-    """Peak bytes of embedding each workload once, by its name, in a process that has loaded nothing else.
+def peak_memories(model: str, precision: str, workloads: Sequence[str], hardware: Hardware) -> dict[str, Peak]:
+    """Peak memory of embedding each workload once, by its name, in a process that has loaded nothing else.
 
     What goes wrong with the first is raised; another workload that fails is left out.
     """
-    found: dict[str, float] = {}
+    found: dict[str, Peak] = {}
     for workload in workloads:
         try:
             entries = proteins(workload, hardware.device)

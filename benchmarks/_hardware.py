@@ -57,13 +57,17 @@ FP32 would take two seconds."""
 
 @dataclass(frozen=True)
 class Hardware:
-    """The device that cells run on. `memory`: free bytes (a CPU's: all); `capability`: CUDA's, (0, 0) on a CPU."""
+    """The device that cells run on. `memory`: free bytes (a CPU's: all); `capability`: CUDA's, (0, 0) on a CPU.
+
+    `uuid`: the GPU's as nvidia-smi writes it.
+    """
 
     device: str
     name: str
     memory: int
     capability: tuple[int, int]
     versions: dict[str, str]
+    uuid: str = ""
 
 
 def probe() -> Hardware:
@@ -79,7 +83,7 @@ def probe() -> Hardware:
         gpu = torch.cuda.get_device_properties(0)
         versions |= {"cuda": str(torch.version.cuda), "driver": driver_version()}
         free, _ = torch.cuda.mem_get_info(0)
-        return Hardware("cuda", gpu.name, free, (gpu.major, gpu.minor), versions)
+        return Hardware("cuda", gpu.name, free, (gpu.major, gpu.minor), versions, f"GPU-{gpu.uuid}")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Hardware("cpu", cpu_with_cores(), memory, (0, 0), versions)
 

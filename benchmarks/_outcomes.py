@@ -6,9 +6,11 @@ Each cell has a folder of its own, named by a digest: whatever a parameter conta
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,21 @@ NOTES = "virnucpro-cell "
 
 Samples = dict[str, list[float]]
 """Figure to its samples."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Samples by figure, notes about them, and by figure why others are not available (n/a)."""
+
+    samples: Samples = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+    def __or__(self, other: "Measurement") -> "Measurement":
+        """Both together."""
+        return Measurement(
+            self.samples | other.samples, self.notes | other.notes, self.unavailable | other.unavailable
+        )
 
 
 class CellFailed(RuntimeError):
@@ -41,7 +58,7 @@ class Outcome:
         try:
             self._folder.mkdir()
         except FileExistsError:
-            self._read()
+            self.read()
             return False
         return True
 
@@ -63,26 +80,31 @@ class Outcome:
                 raise CellFailed(f"{type(error).__name__}: {error}") from error
             raise
 
-    def record(self, samples: Samples, notes: dict[str, Any]) -> None:
+    def record(self, measurement: Measurement) -> None:
         """Leave the measurement for all processes."""
-        write_atomically(self._content, {"samples": samples, "notes": notes})
+        write_atomically(self._content, asdict(measurement))
 
-    def result(self, figure: str) -> dict[str, Any]:
+    def result(self, figure: str) -> dict[str, Any] | float:
         """The samples of a figure as a ``track_`` method returns them to asv: it keeps median and interval.
 
-        The first one asked for prints the cell's notes for asv_plugin.
+        The first one asked for prints the cell's notes for asv_plugin. NaN, which asv takes as n/a, for what is
+        not available; then the reason is printed as asv prints that of a cell that is skipped.
         """
-        content = self._read()
+        measurement = self.read()
+        if figure in measurement.unavailable:
+            print(f"asv: skipped: {NotImplementedError(measurement.unavailable[figure])!r}")
+            return math.nan
         if not created(self._folder / f"taken-{digest(figure)}"):
             raise CellFailed(
                 "asv asked twice for one measurement: its rounds would repeat the same samples; "
                 "run asv again instead of with rounds > 1"
             )
         if created(self._folder / "notes-printed"):
-            print(NOTES + json.dumps(content["notes"]))
-        return {"samples": content["samples"][figure], "number": 1}
+            print(NOTES + json.dumps(measurement.notes))
+        return {"samples": measurement.samples[figure], "number": 1}
 
-    def _read(self) -> dict[str, Any]:
+    def read(self) -> Measurement:
+        """The measurement; CellFailed where there is none."""
         try:
             content = json.loads(self._content.read_text())
         except FileNotFoundError:
@@ -91,18 +113,18 @@ class Outcome:
             ) from None
         if "error" in content:
             raise CellFailed(f"measured once, and it failed: {content['error']}")
-        return content
+        return Measurement(**content)
 
 
-def shared_number(root: Path, name: tuple[str, ...], key: str, compute: Callable[[], dict[str, float]]) -> float:
-    """A number that several cells need, by name and key: computed by the first, maybe with other keys' numbers."""
+def shared_value(root: Path, name: tuple[str, ...], key: str, compute: Callable[[], dict[str, Any]]) -> Any:
+    """JSON that several cells need, by name and key: computed by the first, maybe with other keys' values."""
 
     def path(key: str) -> Path:
-        return root / f"number-{digest(*name, key)}.json"
+        return root / f"value-{digest(*name, key)}.json"
 
     if not path(key).exists():
-        for each, number in compute().items():
-            write_atomically(path(each), number)
+        for each, value in compute().items():
+            write_atomically(path(each), value)
     return json.loads(path(key).read_text())
 
 

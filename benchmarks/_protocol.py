@@ -1,6 +1,7 @@
-"""How a number is measured: warm-up until it settles, blocks, turns, peak memory, fresh processes.
+"""How a number is measured: warm-up until it settles, blocks, turns, fresh processes.
 
-Nothing here knows ESM-2. A change that makes new numbers incomparable with old ones is a new `benchmarks.VERSION`.
+Nothing here knows ESM-2. A change that makes new numbers incomparable with old ones is a new
+`version` of the figures that it concerns (`_cells.tracked`).
 """
 
 import ctypes
@@ -9,7 +10,6 @@ import math
 import multiprocessing
 import multiprocessing.connection
 import os
-import resource
 import signal
 import socket
 import statistics
@@ -230,27 +230,6 @@ def free_cached_memory(device: str) -> None:
     """Give back what PyTorch keeps of freed GPU memory: pieces of it, a little too large, would be reused."""
     if device == "cuda":
         torch.cuda.empty_cache()
-
-
-def reset_peak_memory(device: str) -> None:
-    """Begin a new peak: on CUDA of allocated memory, on Linux of this process's resident set."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
-
-
-def peak_memory(device: str) -> int:
-    """Bytes at the peak since the reset: allocated on CUDA, else resident (Python and PyTorch included).
-
-    Only Linux can reset the resident set's peak; elsewhere it is that of the whole process, loading included.
-    """
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    if sys.platform == "linux":
-        status = Path("/proc/self/status").read_text()
-        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 PR_SET_PDEATHSIG = 1  # prctl(2)

@@ -30,6 +30,41 @@ LENGTHS = {
 """Residues of each protein of the seeded workloads: so few that a pass takes about a second or less on two CPU
 cores in the slowest precision. A GPU is filled by joining copies of the set (`joined`)."""
 
+FIDELITY_LENGTHS = [50 + round(350 * index / 63) for index in range(64)]
+"""Residues of each protein by which fidelity is judged: 50 to 400, evenly spread."""
+
+UNIPROT_PERCENT = {
+    **{
+        "A": 8.25,
+        "R": 5.53,
+        "N": 4.06,
+        "D": 5.46,
+        "C": 1.38,
+        "Q": 3.93,
+        "E": 6.72,
+        "G": 7.07,
+        "H": 2.27,
+        "I": 5.91,
+    },
+    **{
+        "L": 9.65,
+        "K": 5.80,
+        "M": 2.41,
+        "F": 3.86,
+        "P": 4.74,
+        "S": 6.65,
+        "T": 5.36,
+        "W": 1.10,
+        "Y": 2.92,
+        "V": 6.86,
+    },
+}
+"""Amino acids in UniProtKB/Swiss-Prot: its release statistics, https://web.expasy.org/docs/relnotes/relstat.html"""
+
+CONCENTRATION = 100
+"""Of the Dirichlet distribution: the larger, the more alike are compositions. With 100, proteins lie as far apart
+as real ones; with letters drawn uniformly their median distance is half of that, which doubles the figure."""
+
 WORKLOADS = (*LENGTHS, "fasta")
 
 FASTA_VARIABLE = "VIRNUCPRO_BENCH_FASTA"
@@ -51,6 +86,36 @@ def proteins(workload: str, device: str) -> list[Protein]:
     return [
         (f"{workload}{index}", "".join(AMINO_ACIDS[int(20 * rng.random())] for _ in range(length)))
         for index, length in enumerate(LENGTHS[workload])
+    ]
+
+
+def fidelity_proteins(workload: str) -> list[Protein]:
+    """Different proteins that are as far apart as real ones: the same set for all workloads but the user's own.
+
+    The seeded set: `FIDELITY_LENGTHS` residues, each protein with a composition of its own, drawn from a Dirichlet
+    distribution around UniProt's. Of the user's file: `sample_different`.
+    """
+    if workload == "fasta":
+        return sample_different(read_fasta(from_project(os.environ[FASTA_VARIABLE])))
+    rng = random.Random("virnucpro fidelity")
+    found = []
+    for index, length in enumerate(FIDELITY_LENGTHS):
+        composition = [
+            rng.gammavariate(CONCENTRATION * UNIPROT_PERCENT[letter] / 100, 1) for letter in AMINO_ACIDS
+        ]
+        found.append((f"fidelity{index}", "".join(rng.choices(AMINO_ACIDS, composition, k=length))))
+    return found
+
+
+def sample_different(everything: Sequence[Protein]) -> list[Protein]:
+    """A seeded sample of proteins that all differ: as many as the seeded set has, fewer where they are long."""
+    different = list({residues: (label, residues) for label, residues in everything}.values())
+    drawn = random.Random("virnucpro fidelity").sample(different, min(len(different), len(FIDELITY_LENGTHS)))
+    before = itertools.accumulate((len(residues) for _, residues in drawn), initial=0)
+    return [
+        entry
+        for index, (entry, so_far) in enumerate(zip(drawn, before, strict=False))
+        if index < len(FIDELITY_LENGTHS) // 2 or so_far < sum(FIDELITY_LENGTHS)
     ]
 
 

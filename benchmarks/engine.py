@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from . import VERSION, _peers
+from . import _peers
 from ._cells import OncePerCell, Store, six_digits, tracked
 from ._esm2 import Embedder, load, notes
 from ._hardware import PARAMETERS, PRECISIONS
-from ._outcomes import Samples
+from ._outcomes import Measurement
 from ._protocol import alternate, in_fresh_process
 from ._virnucpro import inference_api
 
@@ -28,7 +28,6 @@ class EngineCell(OncePerCell):
 
     params = (list(PARAMETERS), list(PRECISIONS), ["mixed"])
     param_names = ("model", "precision", "workload")
-    version = VERSION
     on_gpus: tuple[str, ...] = ("fp32", "fp16")
 
     def loaded_together(self, precision: str) -> tuple[str, ...]:
@@ -60,28 +59,28 @@ class Engine(EngineCell):
         self.ceiling = _peers.LayerGEMMs(self.engine.esm2.shape, precision, device, self.engine.tokens)
 
     @tracked("of the matrix products' speed", higher_is_better=True, compare_factor=1.05)
-    def track_fraction_of_gemm_ceiling(self, store: Store, *parameters: str) -> dict[str, Any]:
+    def track_fraction_of_gemm_ceiling(self, store: Store, *parameters: str) -> dict[str, Any] | float:
         """The layers' GEMMs alone would take this share of the time; 1 cannot be passed."""
         return self.metric("fraction of ceiling", store)
 
     @tracked("seconds", compare_difference=5.0)  # a machine that has the kernels in its cache saves up to four
-    def track_compile_seconds(self, store: Store, *parameters: str) -> dict[str, Any]:
+    def track_compile_seconds(self, store: Store, *parameters: str) -> dict[str, Any] | float:
         """The first pass in a fresh process beyond a later one: kernels compiled or read from their cache."""
         return self.metric("compile seconds", store)
 
     @tracked("seconds", compare_factor=1.5, regression_factor_without_gpu=1.5)
-    def track_load_seconds(self, store: Store, *parameters: str) -> dict[str, Any]:
+    def track_load_seconds(self, store: Store, *parameters: str) -> dict[str, Any] | float:
         """load_esm2_model in a fresh process, with PyTorch imported; random weights are made, not read."""
         return self.metric("load seconds", store)
 
-    def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
+    def measure(self, store: Store) -> Measurement:
         """Time the engine and its GEMMs in turn."""
         samples = {
             "fraction of ceiling": six_digits(alternate(self.ceiling.run, self.engine.run, self.engine.timer)),
             "compile seconds": six_digits([self.compile_seconds]),
             "load seconds": six_digits([self.load_seconds]),
         }
-        return samples, notes(store.hardware, self.entries)
+        return Measurement(samples, notes(store.hardware, self.entries))
 
 
 class OverPeer(EngineCell):
@@ -113,7 +112,7 @@ class OverPeer(EngineCell):
         encode = self.peer(self.engine.esm2.shape, precision, device, self.engine.weights())
         self.other = _peers.PaddedPeer(encode, self.engine.proteins, self.engine.converter, precision, device)
 
-    def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
+    def measure(self, store: Store) -> Measurement:
         """Check that both compute the same, and time them in turn."""
         difference: list[float] = []
 
@@ -123,11 +122,12 @@ class OverPeer(EngineCell):
         self.other.choose_fastest(self.engine.timer)
         speedups = alternate(self.other.run, self.engine.run, self.engine.timer, warm=check)
         samples = {"speed-up": six_digits(speedups)}
-        return samples, notes(store.hardware, self.entries) | {
+        about = {
             "peer": f"{self.package} {importlib.metadata.version(self.package)}",
             "peers_batch_size": self.other.size,
             "largest_difference": difference[0],
         }
+        return Measurement(samples, notes(store.hardware, self.entries) | about)
 
 
 class OverFairEsm(OverPeer):
@@ -137,7 +137,7 @@ class OverFairEsm(OverPeer):
     peer = staticmethod(_peers.fair_esm)
 
     @tracked("times fair-esm", higher_is_better=True, compare_factor=1.05)
-    def track_speedup_over_fair_esm(self, store: Store, *parameters: str) -> dict[str, Any]:
+    def track_speedup_over_fair_esm(self, store: Store, *parameters: str) -> dict[str, Any] | float:
         """How many times fair-esm's tokens/s."""
         return self.metric("speed-up", store)
 
@@ -156,7 +156,7 @@ class OverTransformers(OverPeer):
         super().setup(store, model, precision, workload)
 
     @tracked("times Transformers", higher_is_better=True, compare_factor=1.05)
-    def track_speedup_over_transformers(self, store: Store, *parameters: str) -> dict[str, Any]:
+    def track_speedup_over_transformers(self, store: Store, *parameters: str) -> dict[str, Any] | float:
         """How many times the tokens/s of Transformers with SDPA."""
         return self.metric("speed-up", store)
 

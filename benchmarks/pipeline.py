@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import VERSION
 from ._cells import Store, _SpeedAndMemory, six_digits, speeds, tracked
 from ._esm2 import load, notes
 from ._hardware import PARAMETERS, pass_tokens
-from ._outcomes import Samples
-from ._protocol import TIMERS, Protocol, alternate, peak_memory, reset_peak_memory
+from ._memory import PeakMemory
+from ._outcomes import Measurement
+from ._protocol import TIMERS, Protocol, alternate
 from ._virnucpro import find, inference_api, packs, require_embed_command
 from ._workloads import Protein, copies_in_a_pass, tokens_in
 
@@ -57,7 +57,6 @@ class Pipeline(_SpeedAndMemory):
 
     params = (list(PARAMETERS), ["fp32", "fp16"], ["mixed"])
     param_names = ("model", "precision", "workload")
-    version = VERSION
 
     def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Skip a commit without the program, and what takes minutes."""
@@ -78,24 +77,25 @@ class Pipeline(_SpeedAndMemory):
         self.copies = copies * max(1, round(ENGINE_SECONDS[device] / seconds))
 
     @tracked("of the engine's speed", higher_is_better=True, compare_factor=1.05)
-    def track_fraction_of_engine(self, store: Store, *parameters: str) -> dict[str, Any]:
+    def track_fraction_of_engine(self, store: Store, *parameters: str) -> dict[str, Any] | float:
         """Tokens/s of the program over those of its engine alone; at 1 reading and writing cost nothing."""
         return self.metric("fraction of engine", store)
 
-    def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
+    def measure(self, store: Store) -> Measurement:
         """Time the engine and the program in turn, and read the memory's peak."""
         device = store.hardware.device
         proteins = numbered(self.entries, self.copies)
         with tempfile.TemporaryDirectory() as folder:
             file = File(folder, proteins, self.esm2)
-            reset_peak_memory(device)
+            memory = PeakMemory(device)
             fractions = alternate(file.run_engine, file.run, TIMERS[device], PROTOCOL, warm=lambda: None)
+            peak = memory.measurement()
         seconds = file.seconds[-len(fractions) :]
         samples = speeds(seconds, tokens_in(proteins), len(proteins), self.copies) | {
-            "peak memory": [float(peak_memory(device))],
             "fraction of engine": six_digits(fractions),
         }
-        return samples, notes(store.hardware, self.entries) | {"copies_in_the_file": self.copies}
+        about = {"copies_in_the_file": self.copies}
+        return Measurement(samples, notes(store.hardware, self.entries) | about) | peak
 
 
 def numbered(entries: list[Protein], copies: int) -> list[Protein]:

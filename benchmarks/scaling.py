@@ -6,11 +6,10 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from . import VERSION
 from ._cells import OncePerCell, Store, six_digits, tracked
 from ._esm2 import Embedder, load, notes
 from ._hardware import PARAMETERS
-from ._outcomes import Samples
+from ._outcomes import Measurement
 from ._protocol import TIMERS, Protocol, measure
 from ._virnucpro import require_embed_command
 from ._workloads import AMINO_ACIDS, LENGTHS, Protein, tokens_in
@@ -27,7 +26,6 @@ TOKENS = 512
 class Scaling(OncePerCell):
     """Base: a cell whose proteins follow from its last parameter, a number."""
 
-    version = VERSION
     param_names: tuple[str, ...]
     limit_on_cpu: int
 
@@ -64,15 +62,15 @@ class SequenceLength(Scaling):
         self.embedder = Embedder(model, precision, self.entries, store.hardware)
 
     @tracked("tokens/s", higher_is_better=True, compare_factor=1.05)
-    def track_tokens_per_second(self, store: Store, *parameters: str) -> dict[str, Any]:
+    def track_tokens_per_second(self, store: Store, *parameters: str) -> dict[str, Any] | float:
         """Residues, BOS and EOS embedded in a second."""
         return self.metric("tokens per second", store)
 
-    def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
+    def measure(self, store: Store) -> Measurement:
         """Time passes."""
         timing = measure(self.embedder.run, self.embedder.timer, PROTOCOL)
         speeds = six_digits(self.embedder.tokens / seconds for seconds in timing.samples)
-        return {"tokens per second": speeds}, notes(store.hardware, self.entries)
+        return Measurement({"tokens per second": speeds}, notes(store.hardware, self.entries))
 
 
 class SequenceCount(Scaling):
@@ -99,17 +97,17 @@ class SequenceCount(Scaling):
         self.esm2, _ = load(model, precision, store.hardware.device)
 
     @tracked("tokens/s", higher_is_better=True, compare_factor=1.05)
-    def track_tokens_per_second(self, store: Store, *parameters: str) -> dict[str, Any]:
+    def track_tokens_per_second(self, store: Store, *parameters: str) -> dict[str, Any] | float:
         """Residues, BOS and EOS embedded in a second, opening and closing the files included."""
         return self.metric("tokens per second", store)
 
-    def measure(self, store: Store) -> tuple[Samples, dict[str, Any]]:
+    def measure(self, store: Store) -> Measurement:
         """Time whole files."""
         with tempfile.TemporaryDirectory() as folder:
             file = File(folder, self.entries, self.esm2)
             timing = measure(file.run, TIMERS[store.hardware.device], PROTOCOL)
         speeds = six_digits(tokens_in(self.entries) / seconds for seconds in timing.samples)
-        return {"tokens per second": speeds}, notes(store.hardware, self.entries)
+        return Measurement({"tokens per second": speeds}, notes(store.hardware, self.entries))
 
 
 def seeded_proteins(lengths: Sequence[int]) -> list[Protein]:

@@ -164,7 +164,9 @@ def test_directions_and_units_reach_asvs_record(asv):
     assert [known[metric]["unit"] for metric in METRICS] == ["tokens/s", "sequences/s", "seconds", "bytes"]
     assert [known[metric]["compare_factor"] for metric in METRICS] == [1.05, 1.05, 1.05, 1.02]
     assert known[records.AGAINST_FP32["min cosine to FP32"]]["compare_difference"] == 0.0005
-    assert {known[metric]["version"] for metric in METRICS} == {"1"}
+    assert [known[metric]["version"] for metric in METRICS] == ["1", "1", "1", "2"]
+    judged_as = [known[metric].get("judged_as") for metric in METRICS]
+    assert judged_as == [None, "track_tokens_per_second", "track_tokens_per_second", None]
 
 
 def test_compare_prints_a_row_for_every_measured_cell(asv):

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from tests.command import start
 from virnucpro import cli
 from virnucpro.cli import main
 from virnucpro.data.fasta import FastaError
+from virnucpro.data.tokens import ALPHABET
 from virnucpro.models.precision import PRECISIONS
 from virnucpro.pipeline.async_inference import POOLS
 from virnucpro.store.embeddings import Embeddings
@@ -505,3 +507,43 @@ def test_a_shell_completes_words(tmp_path, line, expected):
 
 def test_the_module_is_marked_for_completion():
     assert "PYTHON_ARGCOMPLETE_OK" in Path(cli.__file__).read_text()[:1024]
+
+
+@pytest.fixture
+def without_w(checkpoint, tmp_path):
+    """A checkpoint with which W is embedded as NaN."""
+    with torch.serialization.safe_globals([Namespace]):
+        data = torch.load(checkpoint, weights_only=True)
+    data["model"]["encoder.sentence_encoder.embed_tokens.weight"][ALPHABET.get_idx("W")] = torch.nan
+    torch.save(data, tmp_path / "weights.pt")
+    return ["--weights", str(tmp_path / "weights.pt")]
+
+
+def test_what_is_left_out_because_of_nan_is_accounted_for(tmp_path, capsys, without_w):
+    path, skipped = tmp_path / "in.fasta", tmp_path / "skipped.tsv"
+    path.write_text(">a\nMKT\n>nan\nMW\n>odd\nM1\n>b\nMKTAY\n")
+    more = [*without_w, "--on-nan", "skip", "--json", "--skipped", str(skipped)]
+    assert embed(path, tmp_path / "out.h5", *more) == 0
+    said = capsys.readouterr()
+    summary = json.loads(said.out)
+    assert summary["not_finite"] == {"count": 1, "names": ["nan"]}
+    assert (summary["records"], summary["embedded_records"], summary["sequences"]) == (4, 2, 2)
+    assert "virnucpro: left out, because of NaN or Inf in the embedding: 1 (nan)" in said.err.splitlines()
+    assert "virnucpro: 4 records: 2 embedded, 2 skipped" in said.err.splitlines()
+    lines = {line.split("\t")[0]: line.split("\t")[1] for line in skipped.read_text().splitlines()[1:]}
+    assert lines == {"nan": "NaN or Inf in the embedding", "odd": "letters that ESM-2 does not know"}
+
+
+def test_nan_is_an_error_by_default(tmp_path, capsys, without_w):
+    path = tmp_path / "in.fasta"
+    path.write_text(">a\nMKT\n>nan\nMW\n")
+    assert embed(path, tmp_path / "out.h5", *without_w) == 1
+    said = capsys.readouterr().err
+    assert "'nan'" in said and "--on-nan skip" in said and "Traceback" not in said
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "virnucpro", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"virnucpro {cli.installed_version()}\n"

@@ -5,5 +5,9 @@ class UserError(Exception):
     """The input, the output, the model, the device or an argument is not as it should be; says which, and why."""
 
 
+class DeviceError(UserError, RuntimeError):
+    """The device does not compute what it should."""
+
+
 class ArgumentError(UserError, ValueError):
     """An argument or option has a value that makes no sense, or that this machine or model does not have."""

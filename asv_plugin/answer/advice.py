@@ -1,13 +1,43 @@
 """Which precision to use: the fastest that is faithful to FP32, and a sentence that says why."""
 
-from asv_plugin.answer.numbers import format_cosine
-from asv_plugin.answer.records import Record
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-FAITHFUL = 0.999
-"""The smallest cosine to FP32 with which a precision is recommended."""
+from asv_plugin.answer.numbers import format_error
+from asv_plugin.answer.records import AGAINST_FP32, FIDELITY, Record
 
-FASTER = 1.03
-"""A precision is recommended over FP32 only if it is faster by more than measuring it again would show."""
+LARGEST_ERROR = 0.05
+"""The most that a precision may move an embedding, as a share of the median distance between different proteins'.
+
+INT8 with a scale for each token moves them by 1.8 % with trained weights, FP8 in all GEMMs by 8 % and weights that
+are rounded to four bits by more: docs/reading-results.md says why 5.
+"""
+
+AS_FAST = 1.03
+"""Precisions whose speeds differ by less are equally fast: measuring again would show as much."""
+
+RANDOM = "random"
+"""What a note calls weights that were not trained."""
+
+OWN_WEIGHTS = "VIRNUCPRO_BENCH_WEIGHTS=pretrained make bench MACHINE=NAME"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A precision to use, or None, a sentence that says why, and whether its fidelity is pretrained weights'."""
+
+    precision: str | None
+    sentence: str
+    is_recommendation: bool
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A precision with its speed over FP32's and its largest error over the distance between proteins."""
+
+    precision: str
+    speed: float
+    error: float
 
 
 def speedup(record: Record, model: str, precision: str, workload: str) -> float | None:
@@ -21,32 +51,74 @@ def speedup(record: Record, model: str, precision: str, workload: str) -> float 
     return round(this.median / fp32.median, 3) if this and fp32 else None
 
 
-def recommend(record: Record, model: str, workload: str, precisions: list[str]) -> tuple[str | None, str]:
-    """The fastest precision that is faithful, and a sentence that says why. Those that failed are not shown."""
-    others: dict[str, tuple[float, float]] = {}
+def advise(record: Record, model: str, workload: str, precisions: Iterable[str]) -> Advice:
+    """The fastest precision within `LARGEST_ERROR`; of those that are `AS_FAST`, the most faithful.
+
+    Those that failed are not among `precisions`. With random weights the sentence names the fastest and says that
+    fidelity was measured with such weights: it is a recommendation with pretrained ones only.
+    """
+    faithful, others = [], []
     unfaithful, unknown = [], []
     for precision in precisions:
-        if precision == "fp32":
-            continue
-        cosine = record.value("min cosine to FP32", model, precision, workload)
+        error = record.value(FIDELITY, model, precision, workload)
         speed = speedup(record, model, precision, workload)
-        if cosine is None or speed is None:
+        if precision == "fp32":
+            faithful.append(Candidate(precision, 1.0, 0.0))
+        elif error is None or speed is None:
             unknown.append(precision.upper())
-        elif cosine.median < FAITHFUL:
-            unfaithful.append(f"{precision.upper()} (smallest cosine {format_cosine(cosine.median)})")
+        elif not error.median <= LARGEST_ERROR:
+            unfaithful.append(f"{precision.upper()} ({format_error(error.median)})")
         else:
-            others[precision] = (speed, cosine.median)
-    left_out = f" Not faithful enough: {', '.join(unfaithful)}; {FAITHFUL} is needed." if unfaithful else ""
-    left_out += f" Not judged, for want of a fidelity or of FP32's speed: {', '.join(unknown)}." if unknown else ""
-    if "fp32" not in precisions and not others:
-        return None, f"No recommendation: FP32, which the others are judged against, has no result.{left_out}"
-    best = max(others, key=lambda precision: others[precision][0], default=None)
-    if best and others[best][0] > FASTER:
-        speed, smallest = others[best]
-        this, fp32 = (record.value("peak memory", model, p, workload) for p in (best, "fp32"))
-        share = f", {this.median / fp32.median:.0%} of its peak memory" if this and fp32 else ""
-        said = f"{speed:.2f} times FP32's speed{share}, smallest cosine {format_cosine(smallest)}"
-        return best, f"Use {best.upper()}: {said}.{left_out}"
-    said = " and ".join(f"{p.upper()} runs at {speed:.2f} times its speed" for p, (speed, _) in others.items())
-    noise = ", and less than 3 % more is what measuring again can show" if best and others[best][0] > 1 else ""
-    return "fp32", f"Use FP32: {said or 'nothing else has a usable result'} here{noise}.{left_out}"
+            others.append(Candidate(precision, speed, error.median))
+    left_out = ""
+    if unfaithful:
+        most = format_error(LARGEST_ERROR)
+        left_out += (
+            f" Not faithful enough: {', '.join(unfaithful)} of the distance between proteins, at most {most}."
+        )
+    if unknown:
+        left_out += f" Not judged, for want of a fidelity or of FP32's speed: {', '.join(unknown)}."
+    if not faithful and not others:
+        return Advice(
+            None, f"No advice: FP32, which the others are judged against, has no result.{left_out}", False
+        )
+    if not others and unknown and not unfaithful:
+        return Advice(None, f"No advice: no fidelity was measured beside FP32.{left_out}", False)
+    weights = {record.note(model, each.precision, workload, about=AGAINST_FP32.values()).get("weights", RANDOM)
+               for each in others}  # fmt: skip
+    trained = RANDOM not in weights
+    best = most_faithful_of_the_fastest([*faithful, *others])
+    said = sentence(record, model, workload, best, others, trained)
+    return Advice(best.precision, said + left_out, trained)
+
+
+def most_faithful_of_the_fastest(candidates: list[Candidate]) -> Candidate:
+    """Of the candidates that are as fast as the fastest one, that with the smallest error."""
+    fastest = max(each.speed for each in candidates)
+    return min((each for each in candidates if each.speed * AS_FAST >= fastest), key=lambda each: each.error)
+
+
+def sentence(
+    record: Record, model: str, workload: str, best: Candidate, others: list[Candidate], trained: bool
+) -> str:
+    """What is used, or fastest, by how much, and what its fidelity was measured with."""
+    begin = f"Use {best.precision.upper()}" if trained else f"Fastest: {best.precision.upper()}"
+    if best.precision == "fp32":
+        said = " and ".join(
+            f"{each.precision.upper()} runs at {each.speed:.2f} times its speed" for each in others
+        )
+        result = f"{begin}: {said}." if said else f"{begin}: nothing else has a usable result."
+    else:
+        this, fp32 = (record.value("peak memory", model, p, workload) for p in (best.precision, "fp32"))
+        share = f", with {this.median / fp32.median:.0%} of its peak memory" if this and fp32 else ""
+        result = (
+            f"{begin}, {best.speed:.2f} times FP32{share}; it moves embeddings by at most "
+            f"{format_error(best.error)} of the distance between proteins."
+        )
+    near = [e for e in others if e.precision != best.precision and e.speed * AS_FAST >= best.speed]
+    faster = [f"{each.precision.upper()} ({each.speed / best.speed:.2f} times)" for each in near]
+    if faster:
+        result += f" As fast within 3 %, and less faithful: {', '.join(faster)}."
+    if not trained:
+        result += f" Fidelity was measured with random weights; to measure it with ESM-2's own: {OWN_WEIGHTS}."
+    return result

@@ -2,9 +2,11 @@
 
 import math
 
-from asv_plugin.answer.records import AGAINST_FP32, THROUGHPUT, Value
+from asv_plugin.answer.records import ENERGY, FIDELITY, THROUGHPUT, Value
 
 HIGHER_IS_BETTER = {"tokens/s", "sequences/s"}
+RATIOS = {"speed-up, same process", "memory saving, alone"}
+"""Metrics that are improvements over FP32 themselves."""
 
 WIDE_SPREAD = 0.05
 """A spread above this share of the value is marked: it is wider than what counts as a change in speed."""
@@ -13,6 +15,11 @@ WIDE_SPREAD = 0.05
 def format_cosine(cosine: float) -> str:
     """A cosine to five digits, never rounded up: what is too small must not look large enough."""
     return f"{math.floor(cosine * 1e5) / 1e5:.5f}"
+
+
+def format_error(error: float) -> str:
+    """A share in per cent, never rounded down: what is too large must not look small enough."""
+    return f"{math.ceil(round(error * 1e3, 6)) / 10:.1f} %" if math.isfinite(error) else "not finite"
 
 
 def format_value(metric: str, value: Value | None, steady: bool = True) -> str:
@@ -28,8 +35,14 @@ def format_quantity(metric: str, value: float) -> str:
     """A number as people write it: three digits and a unit."""
     if "cosine" in metric:
         return format_cosine(value)
-    if metric in AGAINST_FP32:
+    if metric in RATIOS:
         return f"{value:.2f}x"
+    if metric == FIDELITY:
+        return format_error(value)
+    if metric == "same nearest neighbour":
+        return f"{math.floor(100 * value):.0f} %"
+    if metric == ENERGY:
+        return f"{value:.3g} J"
     if metric == "peak memory":
         return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
     value = float(f"{value:.3g}")

@@ -17,14 +17,24 @@ THROUGHPUT = {
     "sequences/s": "throughput.Throughput.track_sequences_per_second",
     "total runtime": "throughput.Throughput.track_runtime",
     "peak memory": "throughput.Throughput.track_peak_memory",
+    "energy per 1,000 tokens": "throughput.Throughput.track_energy",
 }
 AGAINST_FP32 = {
     "speed-up, same process": "precision.Precision.track_speedup_over_fp32",
     "memory saving, alone": "precision.Precision.track_memory_saving",
+    "max error over distance": "precision.Precision.track_max_error_over_distance",
     "min cosine to FP32": "precision.Precision.track_min_cosine_to_fp32",
 }
+FIDELITY = "max error over distance"
+ENERGY = "energy per 1,000 tokens"
 BENCHMARKS = THROUGHPUT | AGAINST_FP32
 """Metric, as people read it, to the asv benchmark that records it."""
+
+NOTED = {
+    "min cosine, any residue": "smallest_residue_cosine",
+    "same nearest neighbour": "same_nearest_neighbour",
+}
+"""Metric to its name in the notes of `FIDELITY`: what was measured beside it, on the same proteins."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +127,7 @@ def precisions_of(benchmark: dict[str, Any]) -> list[str]:
 
 def read_record(results_dir: Path, machine: str, result: Results, suite: Suite) -> Record:
     """A result file with its notes."""
-    return Record(
+    record = Record(
         machine,
         result.commit_hash,
         result.date,
@@ -130,6 +140,16 @@ def read_record(results_dir: Path, machine: str, result: Results, suite: Suite) 
         notes.read(notes.notes_path(results_dir / result._filename)),
         suite.precisions,
     )
+    record.values |= {metric: dict(read_noted(record, name)) for metric, name in NOTED.items()}
+    return record
+
+
+def read_noted(record: Record, name: str) -> Iterator[tuple[tuple[str, ...], Value]]:
+    """A figure that the notes of a cell's fidelity hold, for each cell that has one."""
+    for cell in record.values.get(FIDELITY, {}):
+        value = record.note(*cell, about=AGAINST_FP32.values()).get("fidelity", {}).get(name)
+        if value is not None:
+            yield cell, Value(value)
 
 
 def read_values(result: Results, benchmark: str) -> Iterator[tuple[tuple[str, ...], Value]]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from asv_plugin.answer.advice import recommend, speedup
-from asv_plugin.answer.numbers import format_value, improvement
-from asv_plugin.answer.records import AGAINST_FP32, THROUGHPUT, Record
+from asv_plugin.answer.advice import advise, speedup
+from asv_plugin.answer.numbers import RATIOS, format_value, improvement
+from asv_plugin.answer.records import AGAINST_FP32, ENERGY, NOTED, THROUGHPUT, Record
 
 REPEATS = ("CellFailed: measured once, and it failed", "CellFailed: the process that measured this cell died")
 """How the other metrics of a failed cell point to the first one's reason."""
@@ -14,9 +15,12 @@ LEGEND = (
     "Improvement: above 1 is better than FP32 in every row, below 1 is worse. ±: half the distance between the "
     "quartiles of the blocks timed in one process; it excludes process-to-process variation. "
     "!: that is over 5 %, too wide to judge by: run it again, or use make ab. ~: the warm-up did not settle. "
-    "Peak memory on a CPU: the whole process, Python and PyTorch included; on a GPU: what was allocated there. "
-    "Min cosine: the smallest similarity of any protein's embedding to its FP32 embedding; with random weights it "
-    "says how the arithmetic rounds, not what pretrained weights would show."
+    "Peak memory on a CPU: the process's own, Python and PyTorch included, their library files not; on a GPU: "
+    "what was allocated there. Energy: of the whole GPU board. Max error over distance: the largest distance that "
+    "a protein's embedding moves from its FP32 embedding, over the median distance between different proteins' "
+    "embeddings. Min cosine: the smallest similarity of a protein's, or a residue's, embedding to its FP32 "
+    "embedding. Same nearest neighbour: the share of proteins that keep theirs. With random weights these say how "
+    "the arithmetic rounds, not what pretrained weights would show."
 )
 
 
@@ -33,20 +37,24 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One model and workload."""
+    """One model and workload. `best`: the precision that the advice names, recommended or provisionally."""
 
     model: str
     workload: str
     size: str
     metrics: list[str]
     columns: list[Column]
-    recommended: str | None
+    best: str | None
+    is_recommendation: bool
     advice: str
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One commit on one machine, in words and numbers for people to read."""
+    """One commit on one machine, in words and numbers for people to read.
+
+    `failed`, `skipped`, `doubtful`: cells without a value, n/a, and measured while the GPU was busy, and why.
+    """
 
     machine: str
     commit: str
@@ -55,6 +63,7 @@ class Summary:
     tables: list[Table]
     failed: list[str]
     skipped: list[str]
+    doubtful: list[str]
 
 
 def summarize(record: Record) -> Summary:
@@ -66,10 +75,11 @@ def summarize(record: Record) -> Summary:
         machine=record.machine,
         commit=record.commit,
         device=", ".join(sorted({note["device"] for note in about})) or record.machine,
-        how="; ".join(part for part in (weights(record, cells), ", ".join(versions)) if part),
+        how="; ".join(part for part in (weights(record, cells), ", ".join(versions), threads(about)) if part),
         tables=[table(record, *pair) for pair in dict.fromkeys((model, workload) for model, _, workload in cells)],
         failed=list(reasons(record, "failed")),
         skipped=list(reasons(record, "skipped")),
+        doubtful=list(busy(record)),
     )
 
 
@@ -86,20 +96,32 @@ def weights(record: Record, cells: list[tuple[str, ...]]) -> str:
     return f"{speed or fidelity} weights" if speed or fidelity else ""
 
 
+def threads(about: list[dict[str, Any]]) -> str:
+    """How many threads computed on which CPUs, where a CPU was measured; `taskset` changes both."""
+    found = {(note["threads"], note.get("cpus")) for note in about if "threads" in note and "gpu" not in note}
+    return " and ".join(
+        f"{count} threads{f' on CPUs {cpus}' if cpus else ''}" for count, cpus in sorted(found, key=str)
+    )
+
+
 def table(record: Record, model: str, workload: str) -> Table:
     """The precisions of one model and workload side by side, in the suite's order, those it does not have last."""
     found = {p for values in record.values.values() for m, p, w in values if (m, w) == (model, workload)}
     shown = [*(p for p in record.precisions if p in found), *sorted(found - set(record.precisions))]
-    metrics = [*THROUGHPUT, *(m for m in AGAINST_FP32 if any(record.value(m, model, p, workload) for p in shown))]
+    optional = [ENERGY, *AGAINST_FP32, *NOTED]
+    metrics = [m for m in THROUGHPUT if m != ENERGY]
+    metrics += [m for m in optional if any(record.value(m, model, p, workload) for p in shown)]
     largest = {
         m: max((v.median for p in shown if (v := record.value(m, model, p, workload))), default=0) for m in metrics
     }
-    recommended, advice = recommend(record, model, workload, shown)
+    advice = advise(record, model, workload, shown)
     note = next((known for p in shown if (known := record.note(model, p, workload))), {})
     blocks = max((v.samples for p in shown if (v := record.value("tokens/s", model, p, workload))), default=0)
     size = f"proteins: {note['proteins']}, residues: {note['residues']:,}, blocks timed: {blocks}" if note else ""
     columns = [column(record, largest, (model, p, workload)) for p in shown]
-    return Table(model, workload, size, metrics, columns, recommended, advice)
+    return Table(
+        model, workload, size, metrics, columns, advice.precision, advice.is_recommendation, advice.sentence
+    )
 
 
 def column(record: Record, largest: dict[str, float], cell: tuple[str, ...]) -> Column:
@@ -108,7 +130,7 @@ def column(record: Record, largest: dict[str, float], cell: tuple[str, ...]) -> 
     cells, improvements, shares = [], [], []
     for metric in largest:
         value, fp32 = record.value(metric, *cell), record.value(metric, model, "fp32", workload)
-        is_ratio = metric in AGAINST_FP32 and "cosine" not in metric
+        is_ratio = metric in RATIOS
         steady = metric != "tokens/s" or record.note(*cell, about=THROUGHPUT.values()).get("settled") is not False
         written = format_value(metric, value, steady) if value or metric in THROUGHPUT else ""
         cells.append("" if is_ratio else written)
@@ -117,11 +139,25 @@ def column(record: Record, largest: dict[str, float], cell: tuple[str, ...]) -> 
     return Column(precision, cells, [] if precision == "fp32" else improvements, shares, speedup(record, *cell))
 
 
+def busy(record: Record) -> Iterator[str]:
+    """What used the GPU before cells were measured: each once, with the cells."""
+    found: dict[str, set[str]] = {}
+    for name, note in sorted(record.notes.items()):
+        if reason := (note.get("gpu") or {}).get("busy"):
+            found.setdefault(reason, set()).add(name.partition("(")[2].rstrip(")") or name)
+    return with_cells(found)
+
+
 def reasons(record: Record, kind: str) -> Iterator[str]:
     """Why cells failed or were skipped: each reason once, with the cells it explains."""
     found: dict[str, set[str]] = {}
     for name, note in sorted(record.notes.items()):
         if kind in note and not str(note[kind]).startswith(REPEATS):
             found.setdefault(str(note[kind]), set()).add(name.partition("(")[2].rstrip(")") or name)
+    return with_cells(found)
+
+
+def with_cells(found: dict[str, set[str]]) -> Iterator[str]:
+    """Reasons with the cells that each explains, by name where they are few."""
     for reason, cells in found.items():
         yield f"{reason} ({'; '.join(sorted(cells)) if len(cells) <= 3 else f'{len(cells)} cells'})"

@@ -14,7 +14,11 @@ def render(summary: Summary, markdown: bool = False) -> str:
     parts += [render_table(table, markdown) for table in summary.tables]
     if summary.tables:
         parts.append(LEGEND if markdown else textwrap.fill(LEGEND, 115))
-    for heading, lines in (("FAILED", summary.failed), ("Not run (n/a)", summary.skipped)):
+    for heading, lines in (
+        ("FAILED", summary.failed),
+        ("Measured while the GPU was busy", summary.doubtful),
+        ("Not run (n/a)", summary.skipped),
+    ):
         if lines:
             parts.append("\n".join([f"{heading}:", *("", "") * markdown, *(f"- {line}" for line in lines)]))
     return "\n\n".join(parts)

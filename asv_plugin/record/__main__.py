@@ -4,8 +4,7 @@
 
 Each commit's virnucpro is taken from git into a folder of its own and measured by the newest benchmarks through
 asv's ``-E existing``; a cell that finds another virnucpro imported fails. asv saves a commit at a time, and a file
-of benchmarks whose cells (those that --bench selects) are all saved is skipped when this is started again. Which
-cells there are is read from results/benchmarks.json; `asv run --bench just-discover` writes it anew.
+of benchmarks whose cells (those that --bench selects) are all saved is skipped when this is started again.
 """
 
 import argparse
@@ -22,7 +21,14 @@ from asv.config import Config
 
 import benchmarks
 from asv_plugin.machine import register
-from asv_plugin.record.cells import benchmark_files, recorded, require_the_same_pytorch, selected, selector
+from asv_plugin.record.cells import (
+    benchmark_files,
+    discover,
+    recorded,
+    require_the_same_pytorch,
+    selected,
+    selector,
+)
 from asv_plugin.record.plan import plan, print_plan
 from asv_plugin.repository import commit_hash, git
 
@@ -83,16 +89,14 @@ def main() -> None:
         config = Config.load()
         results = Path(config.results_dir)
         require_the_same_pytorch(results, name)
-        wanted = selected(config, arguments.only, arguments.bench)
-        known = recorded(results, name, wanted)
+        suite = discover(config)
+        wanted = selected(config, suite, arguments.only, arguments.bench)
+        known = recorded(results, name, wanted, suite)
     except util.UserError as error:
         sys.exit(f"error: {error}")
-    asked = [file for file, cells in wanted.items() if cells != set()]  # asv fails where it finds no cell
+    asked = [file for file, cells in wanted.items() if cells]  # asv fails where it finds no cell
     if not asked:
-        sys.exit(
-            f"error: no cell of {', '.join(arguments.only)} matches {arguments.bench!r}; that is by "
-            f"{results / 'benchmarks.json'}, which asv run --bench just-discover makes anew"
-        )
+        sys.exit(f"error: no cell of {', '.join(arguments.only)} matches {arguments.bench!r}")
     todo = plan(commits, asked, known)
     each = [file for some in todo.values() for file in some]
     print_plan(each, len(commits) * len(asked) - len(each), name, known)

@@ -8,16 +8,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from asv import util
 from asv.benchmarks import Benchmarks
 from asv.config import Config
-from asv.environment import get_env_name
+from asv.environment import get_env_name, get_environments
+from asv.repo import get_repo
 from asv.results import Results, iter_results_for_machine
 
 from asv_plugin import notes
 from asv_plugin.hooks.selection import selected_cells
-from benchmarks import VERSION
 
 FIRST = ("throughput", "precision")
 """The files of benchmarks that most want to know first."""
@@ -57,21 +58,27 @@ def selector(file: str, bench: str) -> str:
     return rf"^(?={file}\.).*(?:{bench})"
 
 
-def selected(config: Config, files: list[str], bench: str) -> dict[str, Cells | None]:
-    """File of benchmarks to the cells that asv will measure; None where asv has no list of its benchmarks yet."""
-    try:
-        everything = Benchmarks.load(config)
-    except util.UserError:
-        return dict.fromkeys(files)
-    listed = {name.partition(".")[0] for name in everything}
-    cells: dict[str, Cells] = {file: set() for file in files if file in listed}
-    found = Benchmarks.load(config, regex=[selector(file, bench) for file in files])
-    for name, cell in selected_cells(found):
+def discover(config: Config) -> Benchmarks:
+    """The benchmarks as they are now; results/benchmarks.json, which may be older, is written anew.
+
+    asv imports them in a process of its own, which takes as long as PyTorch does. Raises its UserError.
+    """
+    (environment,) = get_environments(config, [f"existing:{sys.executable}"], verbose=False)
+    found = Benchmarks.discover(config, get_repo(config), [environment], ["HEAD"])
+    found.save()
+    return found
+
+
+def selected(config: Config, suite: Benchmarks, files: list[str], bench: str) -> dict[str, Cells]:
+    """File of benchmarks to the cells that asv will measure."""
+    cells: dict[str, Cells] = {file: set() for file in files}
+    regexes = [selector(file, bench) for file in files]
+    for name, cell in selected_cells(Benchmarks(config, list(suite.values()), regexes)):
         cells[name.partition(".")[0]].add((name, cell))
-    return {file: cells.get(file) for file in files}
+    return cells
 
 
-def recorded(results: Path, name: str, wanted: dict[str, Cells | None]) -> RecordedFiles:
+def recorded(results: Path, name: str, wanted: dict[str, Cells], suite: Benchmarks) -> RecordedFiles:
     """What this Python recorded on this machine of the files of benchmarks that are asked for."""
     found: RecordedFiles = {}
     if not (results / name).is_dir():
@@ -82,28 +89,31 @@ def recorded(results: Path, name: str, wanted: dict[str, Cells | None]) -> Recor
         cell_notes = notes.read(notes.notes_path(results / result._filename))
         of_commit = found.setdefault(result.commit_hash, {})
         for file, cells in wanted.items():
-            outcomes = outcomes_of(result, file, cell_notes)
+            outcomes = outcomes_of(result, file, cell_notes, suite)
             if outcomes:
                 of_commit[file] = completeness(outcomes, cells, result.duration)
     return found
 
 
-def completeness(outcomes: dict[Key, float], wanted: Cells | None, duration: dict[str, float]) -> Recorded:
+def completeness(outcomes: dict[Key, float], wanted: Cells, duration: dict[str, float]) -> Recorded:
     """What `outcomes_of` a file, and asv's seconds of each benchmark, say of the cells that are asked for."""
     seconds = sum(duration.get(benchmark) or 0.0 for benchmark in {benchmark for benchmark, _ in outcomes})
     measured = cell_count(key for key, value in outcomes.items() if not math.isnan(value))
-    to_measure = cell_count(key for key in wanted or () if not math.isnan(outcomes.get(key, 0.0)))
-    return Recorded(wanted is not None and wanted <= outcomes.keys(), seconds * to_measure / max(measured, 1))
+    to_measure = cell_count(key for key in wanted if not math.isnan(outcomes.get(key, 0.0)))
+    return Recorded(wanted <= outcomes.keys(), seconds * to_measure / max(measured, 1))
 
 
-def outcomes_of(result: Results, file: str, cell_notes: notes.Notes) -> dict[Key, float]:
-    """The cells of a file that were measured at the present protocol, and with NaN those that were skipped.
+def outcomes_of(
+    result: Results, file: str, cell_notes: notes.Notes, suite: dict[str, dict[str, Any]]
+) -> dict[Key, float]:
+    """The cells of a file that were measured at the benchmarks' present versions, and with NaN those skipped.
 
     asv has NaN, too, for cells that it was not asked for; only those that were skipped have a reason.
     """
     found = {}
     for benchmark in result.get_all_result_keys():
-        if benchmark.startswith(f"{file}.") and result.benchmark_version.get(benchmark) == VERSION:
+        version = suite.get(benchmark, {}).get("version")
+        if benchmark.startswith(f"{file}.") and result.benchmark_version.get(benchmark) == version:
             params = result.get_result_params(benchmark)
             values = result.get_result_value(benchmark, params) or []
             for cell, value in zip(notes.product(params), values, strict=False):

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import pytest
 
-from benchmarks import _protocol
+from benchmarks import _conditions, _protocol
 from benchmarks._cells import REQUESTED, OncePerCell, Store
 from benchmarks._hardware import Hardware
-from benchmarks._outcomes import CellFailed
+from benchmarks._outcomes import CellFailed, Measurement
 from tests.conftest import MODEL as M8
 
 MACHINE = Hardware("cpu", "a CPU", 2**34, (0, 0), {})
@@ -57,7 +57,7 @@ class Lengths(OncePerCell):
         self.measured.append(self.parameters[1:])
         if self.number in self.broken:
             raise ValueError("broken")
-        return {"number": [float(self.number)]}, {}
+        return Measurement({"number": [float(self.number)]})
 
 
 @pytest.fixture
@@ -66,6 +66,8 @@ def number(store, monkeypatch):
     monkeypatch.setattr(Lengths, "broken", set())
     monkeypatch.setattr(Lengths, "measured", [])
     monkeypatch.setattr(Store, "require", lambda *arguments: None)
+    monkeypatch.setattr(_conditions, "gpu_states", dict)
+    monkeypatch.setattr(_conditions, "busy_before_this_process", lambda uuid: None)
 
     def call(device: str, last: int, asked: Sequence[int], precision: str = "fp32"):
         cells = [("Lengths", M8, "fp32", str(each)) for each in asked] + [("Others", M8, "fp32", "2")]

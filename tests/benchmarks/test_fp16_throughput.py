@@ -17,7 +17,8 @@ from tabulate import tabulate
 
 from benchmarks._esm2 import WEIGHTS, weights_of
 from benchmarks._hardware import probe, skip_reason
-from benchmarks._protocol import TIMERS, measure, peak_memory, reset_peak_memory
+from benchmarks._memory import PeakMemory
+from benchmarks._protocol import TIMERS, measure
 from benchmarks._workloads import AMINO_ACIDS, BATCH_TOKENS, chunks, tokens_in
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.pipeline.async_inference import AsyncInferenceRunner
@@ -54,13 +55,14 @@ def embed_200_proteins(enable_fp16: bool) -> dict[str, float]:
             embedded = sum(len(result.sequence_ids) for result in runner.run(batches))
             assert embedded == len(proteins)
 
-    timing = measure(run, TIMERS["cuda"], after_warm_up=lambda: reset_peak_memory("cuda"))
+    memory = PeakMemory("cuda")
+    timing = measure(run, TIMERS["cuda"], after_warm_up=memory.reset)
     seconds = statistics.median(timing.samples)
     return {
         "tokens/s": tokens_in(proteins) / seconds,
         "sequences/s": len(proteins) / seconds,
         "total runtime (s)": seconds,
-        "peak memory (GiB)": peak_memory("cuda") / 2**30,
+        "peak memory (GiB)": memory.read().amount / 2**30,
     }
 
 

@@ -1,6 +1,7 @@
 """The outcome of a cell: shared, paid for once, never a half-written one, and never another cell's."""
 
 import json
+import math
 import tempfile
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from benchmarks._outcomes import NOTES, CellFailed, Outcome, shared_number
+from benchmarks._outcomes import NOTES, CellFailed, Measurement, Outcome, shared_value
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def outcome(tmp_path):
 def test_the_first_process_measures_and_the_others_read(outcome):
     first, second = outcome(), outcome()
     assert first.acquire()
-    first.record({"runtime": [1.0, 2.0]}, {})
+    first.record(Measurement({"runtime": [1.0, 2.0]}))
     assert not second.acquire()
     assert second.result("runtime") == {"samples": [1.0, 2.0], "number": 1}
 
@@ -48,7 +49,7 @@ def test_cells_never_share_an_outcome(one, other):
 )
 def test_what_a_parameter_contains_does_not_confuse_cells(outcome, tmp_path, one, other):
     assert outcome(*one).acquire()
-    outcome(*one).record({"runtime": [1.0]}, {})
+    outcome(*one).record(Measurement({"runtime": [1.0]}))
     assert outcome(*other).acquire()
     assert len({path.name.lower() for path in tmp_path.iterdir()}) == 2
 
@@ -87,7 +88,7 @@ def test_a_kernel_that_pytorch_lacks_is_a_failure_not_a_skip(outcome):
 def test_rounds_that_would_repeat_samples_are_refused(outcome):
     cell = outcome()
     cell.acquire()
-    cell.record({"runtime": [1.0], "runtime.2": [2.0]}, {})
+    cell.record(Measurement({"runtime": [1.0], "runtime.2": [2.0]}))
     cell.result("runtime")
     cell.result("runtime.2")
     with pytest.raises(CellFailed, match="rounds"):
@@ -97,7 +98,7 @@ def test_rounds_that_would_repeat_samples_are_refused(outcome):
 def test_notes_are_printed_once_for_the_plugin(outcome, capsys):
     cell = outcome()
     cell.acquire()
-    cell.record({"runtime": [1.0], "memory": [2.0]}, {"weights": "random"})
+    cell.record(Measurement({"runtime": [1.0], "memory": [2.0]}, {"weights": "random"}))
     cell.result("runtime")
     line = capsys.readouterr().out.strip()
     assert json.loads(line.removeprefix(NOTES)) == {"weights": "random"}
@@ -109,9 +110,24 @@ def test_a_number_that_several_cells_need_is_computed_once(tmp_path):
     numbers = iter([{"mixed": 3.0, "short": 1.0}, {"mixed": 4.0}])
 
     def number(precision: str, workload: str) -> float:
-        return shared_number(tmp_path, ("peak", "m.1", precision), workload, lambda: next(numbers))
+        return shared_value(tmp_path, ("peak", "m.1", precision), workload, lambda: next(numbers))
 
     assert number("fp32", "mixed") == 3.0
     assert number("fp32", "mixed") == 3.0
     assert number("fp32", "short") == 1.0
     assert number("fp16", "mixed") == 4.0
+
+
+def test_a_figure_that_is_not_available_is_nan_with_the_reason_as_asv_prints_it(outcome, capsys):
+    cell = outcome()
+    cell.acquire()
+    cell.record(Measurement({"runtime": [1.0]}, {"weights": "random"}, {"memory": "this system doesn't tell"}))
+    assert math.isnan(cell.result("memory"))
+    assert capsys.readouterr().out.strip() == ("""asv: skipped: NotImplementedError("this system doesn't tell")""")
+    assert cell.result("runtime")["samples"] == [1.0]
+    assert NOTES in capsys.readouterr().out  # which the plugin would not find beside a reason
+
+
+def test_measurements_are_joined():
+    one, other = Measurement({"a": [1.0]}, {"x": 1}, {"b": "why"}), Measurement({"c": [2.0]}, {"y": 2})
+    assert one | other == Measurement({"a": [1.0], "c": [2.0]}, {"x": 1, "y": 2}, {"b": "why"})

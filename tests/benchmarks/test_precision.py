@@ -8,9 +8,10 @@ import pytest
 from benchmarks import _esm2, precision
 from benchmarks._cells import REQUESTED, Store
 from benchmarks._hardware import Hardware
+from benchmarks._memory import Peak
 from tests.conftest import MODEL
 
-PEAKS = {"fp32": 300.0, "tf32": 300.0, "fp16": 100.0}
+PEAKS = {"fp32": Peak(300), "tf32": Peak(300), "fp16": Peak(100, libraries_grew=0.05)}
 
 
 @pytest.fixture
@@ -42,7 +43,8 @@ def load(tmp_path, monkeypatch):
         benchmark = precision.Precision()
         benchmark.entries, benchmark.parameters = [], (MODEL, which, workload)
         benchmark.load(Store(Hardware(device, "a device", 2**36, (9, 0), {})), *benchmark.parameters)
-        assert benchmark.memory_saving == PEAKS["fp32"] / PEAKS[which]
+        assert benchmark.memory.samples == {"memory saving": [300 / PEAKS[which].amount]}
+        assert benchmark.memory.notes == PEAKS[which].notes()
         return done
 
     return call
@@ -91,3 +93,12 @@ def test_only_the_first_workload_fails_with_its_peak(monkeypatch, fails, left):
             _esm2.peak_memories(MODEL, "fp16", ["mixed", "short"], hardware)
     else:
         assert _esm2.peak_memories(MODEL, "fp16", ["mixed", "short"], hardware) == left
+
+
+def test_memory_saving_is_not_available_where_the_system_does_not_tell_memory(load, monkeypatch):
+    monkeypatch.setattr("sys.platform", "darwin")
+    benchmark = precision.Precision()
+    benchmark.entries, benchmark.parameters = [], (MODEL, "fp16", "mixed")
+    benchmark.load(Store(Hardware("cpu", "a Mac", 2**36, (0, 0), {})), *benchmark.parameters)
+    assert benchmark.memory.samples == {}
+    assert "only Linux tells" in benchmark.memory.unavailable["memory saving"]

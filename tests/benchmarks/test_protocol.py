@@ -1,18 +1,13 @@
 """The measurement protocol with a fake clock."""
 
 import itertools
-import multiprocessing
-import os
 import sys
-import tempfile
-import textwrap
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import VERSION, _protocol
+from benchmarks import _protocol
 from benchmarks._protocol import (
     IN_TURN,
     ON_GPU,
@@ -24,6 +19,7 @@ from benchmarks._protocol import (
     measure,
     warm_up,
 )
+from tests.benchmarks.clean_process import in_clean_process
 
 WITH_TRITON = pytest.mark.skipif(
     find_spec("triton") is None,
@@ -251,33 +247,6 @@ def test_each_of_a_pair_goes_first_in_turn():
     assert order[before : before + 2] == ["warm", "reference"]
 
 
-CLEAN = multiprocessing.get_context("forkserver")
-CLEAN.set_forkserver_preload(["torch"])  # once for all: it takes seconds
-
-
-def in_clean_process(code: str) -> str:
-    """What is printed by a process that has imported PyTorch and computed nothing with it, as asv's cells are.
-
-    Its environment is that of the first call.
-    """
-    with tempfile.NamedTemporaryFile("r") as printed:
-        process = CLEAN.Process(target=execute, args=(code, printed.name))
-        process.start()
-        process.join(60)
-        hangs = process.is_alive()
-        process.kill()
-        assert not hangs, printed.read()
-        return printed.read()
-
-
-def execute(code: str, printed: str) -> None:
-    """Run code, and let a file have what it prints; in a process of its own."""
-    with Path(printed).open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        exec("import os, torch\nfrom benchmarks._protocol import *\n" + textwrap.dedent(code), {})
-
-
 def test_a_fresh_process_sends_its_number_back_and_is_another_process():
     said = in_clean_process("print(in_fresh_process(lambda: float(os.getpid())) != os.getpid())")
     assert said.strip() == "True"
@@ -296,34 +265,6 @@ def test_what_fails_in_a_fresh_process_is_raised_with_its_own_words():
 def test_a_fresh_process_that_is_killed_is_said():
     said = in_clean_process("in_fresh_process(lambda: os.kill(os.getpid(), 9))")
     assert "(exit code -9): it exited without output (killed, or out of memory?)" in said
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset the resident set's peak")
-def test_peak_memory_on_the_cpu_counts_from_its_reset():
-    said = in_clean_process("""
-        torch.ones(64, 1024, 1024, dtype=torch.uint8)  # 64 MiB, freed again
-        before = peak_memory("cpu")
-        reset_peak_memory("cpu")
-        torch.ones(16, 1024, 1024, dtype=torch.uint8)
-        print((before - peak_memory("cpu")) / 2**20)
-        """)
-    assert 40 < float(said) < 56  # MiB
-
-
-def test_the_peak_of_one_process_does_not_see_anothers():
-    said = in_clean_process("""
-        def peak_with(mebibytes):
-            def call():
-                reset_peak_memory("cpu")
-                torch.ones(mebibytes, 1024, 1024, dtype=torch.uint8)
-                return float(peak_memory("cpu"))
-            return in_fresh_process(call)
-        alone, large, after = peak_with(8), peak_with(256), peak_with(8)
-        print((large - alone) / 2**20, abs(after - alone) / 2**20)
-        """)
-    larger, changed = map(float, said.split())
-    assert larger == pytest.approx(248, abs=8)
-    assert changed < 4
 
 
 @pytest.mark.parametrize("gpu_is_there", [False, pytest.param(True, marks=WITH_TRITON)])
@@ -376,13 +317,6 @@ def test_a_measuring_process_dies_with_the_process_that_asv_kills():
         print(state in ("gone", "Z"))
         """)
     assert said.strip() == "True"
-
-
-def test_the_protocols_version_is_set_by_hand():
-    from benchmarks.precision import Precision
-    from benchmarks.throughput import Throughput
-
-    assert Throughput.version == Precision.version == VERSION
 
 
 def test_the_smallest_cosine_is_that_of_the_worst_protein():

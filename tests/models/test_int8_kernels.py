@@ -4,6 +4,7 @@ The interpreter rounds to BF16 and FP8 in its own ways, so results in those are 
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -75,8 +76,10 @@ def nothing(tokens, n, dtype=torch.float32):
     return torch.full((tokens, n), math.nan, dtype=dtype, device=DEVICE)
 
 
-def each_tile(hopper, sizes):
-    return [(tile, *size) for tile in TILES[hopper] for size in sizes]
+def each_tile(hopper, sizes, out=torch.float32):
+    """Each tile with each size; for FP32 results with fewer stages, for lack of shared memory."""
+    tiles = [replace(tile, stages=2) if out == torch.float32 else tile for tile in TILES[hopper]]
+    return [(tile, *size) for tile in tiles for size in sizes]
 
 
 @pytest.mark.parametrize("source", [torch.float32, torch.float16, torch.bfloat16])
@@ -182,33 +185,16 @@ def test_the_largest_sums_of_15b_are_exact(hopper, sign):
 
 @pytest.mark.parametrize("hopper", KERNELS)
 def test_the_epilogue_multiplies_and_adds_in_fp32(hopper):
-    """In the stated order; a GPU may round once where that rounds twice."""
+    """In the stated order, bit for bit; but a GPU may round the last product and the sum once."""
     for tile, tokens, n, k in each_tile(hopper, SIZES):
         a, a_scales, w, w_scales, bias = operands(tokens, n, k)
         found = multiply(hopper, tile, nothing(tokens, n), a, a_scales, w, w_scales, bias)
-        product = exact(a, w) * a_scales.cpu()[:, None] * w_scales.cpu()
-        error = (found - (product + bias.cpu())).abs()
-        allowed = torch.maximum(product.abs(), bias.cpu().abs()) * 2**-23 if DEVICE.type == "cuda" else 0
-        assert (error <= allowed).all(), (tile, tokens, n, k)
-
-
-@pytest.mark.parametrize("hopper", KERNELS)
-@pytest.mark.parametrize("dtype", [torch.float16, pytest.param(torch.bfloat16, marks=[pytest.mark.gpu, ON_GPU])])
-def test_the_result_is_rounded_once(hopper, dtype):
-    for tile, tokens, n, k in each_tile(hopper, SIZES[1:2]):
-        given_ = operands(tokens, n, k)
-        unrounded = multiply(hopper, tile, nothing(tokens, n), *given_)
-        found = multiply(hopper, tile, nothing(tokens, n, dtype), *given_)
-        assert torch.equal(found, unrounded.to(dtype))
-
-
-@pytest.mark.parametrize("hopper", KERNELS)
-def test_gelu_is_applied_before_rounding(hopper):
-    for tile, tokens, n, k in each_tile(hopper, SIZES):
-        given_ = operands(tokens, n, k)
-        y = multiply(hopper, tile, nothing(tokens, n), *given_)
-        found = multiply(hopper, tile, nothing(tokens, n), *given_, gelu=True)
-        torch.testing.assert_close(found, F.gelu(y, approximate="tanh"), rtol=2**-10, atol=2**-10)
+        scaled = exact(a, w) * a_scales.cpu()[:, None]
+        expected = scaled * w_scales.cpu() + bias.cpu()
+        fused = (scaled.double() * w_scales.cpu().double() + bias.cpu().double()).float()
+        if DEVICE.type == "cpu":
+            fused = expected
+        assert ((found == expected) | (found == fused)).all(), (tile, tokens, n, k)
 
 
 @pytest.mark.parametrize("hopper", KERNELS)
@@ -216,14 +202,15 @@ def test_gelu_is_applied_before_rounding(hopper):
     "dtype", [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=[pytest.mark.gpu, ON_GPU])]
 )
 def test_the_product_is_added_to_the_residual(hopper, dtype):
-    """Within one unit in the last place of the larger of the two."""
-    for tile, tokens, n, k in each_tile(hopper, SIZES):
+    """Within half a unit in the last place of the product and of the sum, and FP32's own roundings."""
+    for tile, tokens, n, k in each_tile(hopper, SIZES, dtype):
         a, a_scales, w, w_scales, _ = operands(tokens, n, k)
         x = (3 * torch.randn(tokens, n)).to(dtype)
         found = multiply(hopper, tile, x.to(DEVICE, copy=True), a, a_scales, w, w_scales)
-        product = exact(a, w) * a_scales.cpu()[:, None] * w_scales.cpu()
-        unit = torch.maximum(x.float().abs(), product.abs()) * torch.finfo(dtype).eps
-        assert ((found.float() - (x.float() + product)).abs() <= unit).all(), (tile, tokens, n, k)
+        product = exact(a, w).double() * a_scales.cpu().double()[:, None] * w_scales.cpu().double()
+        total = x.double() + product
+        allowed = (product.abs() + total.abs()) * torch.finfo(dtype).eps / 2 + product.abs() * 2**-23
+        assert ((found.double() - total).abs() <= allowed).all(), (tile, tokens, n, k)
 
 
 @pytest.mark.parametrize("hopper", KERNELS)

@@ -122,6 +122,12 @@ def test_the_summary_and_the_attributes_tell_what_was_done(tmp_path, model):
         assert file.settings["torch"] == torch.__version__ and file.settings["precision"] == "fp32"
 
 
+def test_the_build_of_pytorch_is_told_though_its_package_does_not(model, monkeypatch):
+    monkeypatch.setattr(provenance, "version", lambda distribution: "2.13.0")
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cu130")
+    assert provenance.settings_of(model, Options(), {})["torch"] == "2.13.0+cu130"
+
+
 def test_the_example_without_virnucpro_reads_the_file(tmp_path, fasta, model, monkeypatch, capsys):
     page = (Path(__file__).parents[2] / "docs" / "embed.md").read_text()
     (example,) = (

@@ -77,6 +77,9 @@ def test_the_reader_finds_by_number_and_name(output):
             file["b"]
         with pytest.raises(IndexError):
             file[5]
+        assert file[-1].tolist() == file[4].tolist()
+        assert [len(rows) for rows in file[1:4]] == [len(rows) for rows in file[-4:-1]] == [1, 2, 4]
+        assert "c d" in file and "b" in file and "none" not in file and 2 not in file
 
 
 def test_the_reader_refuses_what_is_not_its_own(tmp_path):

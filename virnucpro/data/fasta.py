@@ -14,8 +14,12 @@ from virnucpro.data.compression import LONGEST_MAGIC, CompressionError, Decompre
 from virnucpro.errors import UserError
 
 BYTE_ORDER_MARK = "\ufeff"
+DOS_END = "\x1a"  # as some programs end a file
 COMMENTS = (";", "#")
 """How lines begin that are not part of any record."""
+
+MARKS = frozenset((">", *COMMENTS, BYTE_ORDER_MARK, DOS_END))
+"""How lines begin that are not simply part of a sequence."""
 
 OTHERS = {
     codecs.BOM_UTF16_LE: "UTF-16 text: save it as UTF-8",
@@ -122,12 +126,16 @@ class FastaFile:
         name: str | None = None
         header, lines = 0, list[str]()
         for number, line in enumerate(self._lines, start=1):
-            text = stripped(line)
+            text = line.strip()
+            if text[:1] not in MARKS and ">" not in text and name is not None:
+                lines.append(text)  # nearly every line, so first of all
+                continue
+            text = stripped(text)
             if text.startswith(">"):
                 if name is not None:
                     yield self._record(name, header, lines)
                 name, header, lines = name_in(text) or f"line{number}", number, []
-            elif text.startswith(COMMENTS) or text == "\x1a":  # the latter ends a file of DOS
+            elif text.startswith(COMMENTS) or text == DOS_END:
                 lines.append("")
             elif name is None:
                 if text:

@@ -3,16 +3,24 @@
 Shapes: T tokens of N proteins, H heads, d dimensions of a head.
 """
 
+import functools
 import itertools
+import math
+import threading
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from virnucpro.models.products import float32_mode, float32_products
 from virnucpro.models.rotary import rotate_
 
 Rotary = tuple[Tensor, Tensor, Tensor]
 """Each token's place in its protein, int32 ``[T]``, and the tables of cosines and sines by place."""
+
+
+SCORES_AT_A_TIME = 2**20
+"""Scores that `attend_in_bf16` holds, twice: 4 MiB each. A quarter as many made it 10 to 15 % slower."""
 
 
 def attend(qkv: Tensor, rotary: Rotary, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
@@ -22,8 +30,10 @@ def attend(qkv: Tensor, rotary: Rotary, cu_seqlens: Tensor, max_seqlen: int) -> 
     ``[N + 1]`` on the same device, 0 and where each protein ends. `max_seqlen`: at least the tokens of the
     longest. Returns ``[T, H, d]``.
 
-    The kernel follows from the device and the type alone: virnucpro's own for FP16 and BF16 on a GPU, PyTorch's
-    memory-efficient attention for FP32 there, and `scaled_dot_product_attention` protein by protein on the CPU.
+    The kernel follows from the device, the type and the mode of FP32 products alone: virnucpro's own for FP16 and
+    BF16 on a GPU, PyTorch's memory-efficient attention for FP32 there. On the CPU, protein by protein,
+    `attend_in_bf16` where BF16 is native and allowed (in BF16, and in FP32 where `float32_products` says so), else
+    `scaled_dot_product_attention`.
     """
     if qkv.is_cuda and qkv.dtype != torch.float32:
         from virnucpro.models import kernels  # Triton comes with PyTorch's CUDA builds only
@@ -32,7 +42,58 @@ def attend(qkv: Tensor, rotary: Rotary, cu_seqlens: Tensor, max_seqlen: int) -> 
     rotate_(qkv, *rotary)
     if qkv.is_cuda:
         return attend_memory_efficient(qkv, cu_seqlens, max_seqlen)
+    if has_bf16() and (qkv.dtype == torch.bfloat16 or float32_mode() == "bf16"):
+        return attend_in_bf16(qkv, cu_seqlens)
     return attend_one_by_one(qkv, cu_seqlens)
+
+
+@functools.cache
+def has_bf16() -> bool:
+    """Whether this CPU multiplies BF16 natively, and PyTorch was built with the library that does."""
+    return torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
+
+
+_kept = threading.local()
+
+
+def room_for(scores: int) -> Tensor:
+    """FP32 ``[2, at least scores]``, kept for this thread: the system would clear new memory for every layer."""
+    room: Tensor | None = getattr(_kept, "room", None)
+    if room is None or room.shape[1] < scores:
+        with torch.inference_mode(False):
+            room = _kept.room = torch.empty(2, scores)
+    return room
+
+
+def attend_in_bf16(qkv: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """For CPUs with BF16: operands are rounded to it, scores and sums are FP32.
+
+    The GEMMs of short heads are too small for PyTorch's fused kernel, which asks for many of a few rows; here one
+    call takes all heads of a protein, as far as their scores stay in the cache.
+    """
+    q, k, v = qkv.float().permute(1, 2, 0, 3)  # [H, T, d]; a view of FP32 queries
+    q.mul_(q.shape[-1] ** -0.5)
+    heads = len(q)
+    out = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
+    out_by_head = out.transpose(0, 1)
+    room = room_for(max(SCORES_AT_A_TIME, int(cu_seqlens.diff().max())))
+    with float32_products("bf16"):
+        for start, end in itertools.pairwise(cu_seqlens.tolist()):
+            length = end - start
+            keys, values = k[:, start:end].transpose(1, 2), v[:, start:end]
+            rows = min(length, max(1, SCORES_AT_A_TIME // max(1, length)))
+            together = max(1, SCORES_AT_A_TIME // max(1, rows * length))
+            for first, row in itertools.product(range(0, heads, together), range(start, end, max(1, rows))):
+                some, queries = (
+                    slice(first, first + together),
+                    q[first : first + together, row : min(row + rows, end)],
+                )
+                shape = (*queries.shape[:2], length)
+                scores, weights = room[:, : math.prod(shape)].view(2, *shape)
+                torch.bmm(queries, keys[some], out=scores)
+                torch._softmax(scores, -1, False, out=weights)
+                out_by_head[some, row : row + shape[1]] = torch.bmm(weights, values[some])
+    return out
 
 
 def attend_one_by_one(qkv: Tensor, cu_seqlens: Tensor) -> Tensor:

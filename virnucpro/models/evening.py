@@ -2,9 +2,9 @@
 
 A scale for each token makes one large channel cost all others their precision. Channel j is therefore divided by
 s_j where it comes from, and the next weight's column j multiplied by s_j, which changes nothing but rounding. The
-rule is SmoothQuant's with exponent 0.5 (Xiao et al. 2023, arXiv:2211.10438): s_j = sqrt(largest activation / largest
-weight of the column). A norm's output is at most about three times its gain plus its bias, which needs no data; that
-of the values which attention averages is estimated by the norms of their weights' rows.
+rule is SmoothQuant's with exponent 0.5 (Xiao et al. 2023, arXiv:2211.10438): s_j is the square root of the largest
+activation over the column's largest weight. A norm's output is at most about three times its gain plus its bias,
+which needs no data; that of the values which attention averages is estimated by the norms of their weights' rows.
 
 A layer's FP32 values go by this project's names: ``self_attn.qkv_proj.weight`` and so on.
 """

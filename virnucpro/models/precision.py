@@ -19,9 +19,10 @@ class Precision:
 
     `storage`: PyTorch's type of the GEMMs' weights; `compute`: of the activations and of all other parameters, on
     a CPU `compute_on_cpu` where that is given. `matmul`: the number format of the GEMMs, a key of
-    `formats.FORMATS`. `float32_mode`: for FP32 operands ``ieee`` or ``tf32``, else None. `capability`: the least NVIDIA compute capability (CUDA C++ programming guide,
-    "Arithmetic Instructions"). `on_cpu`: whether CPUs run it. `auto_from`: the compute capability from which on
-    ``--precision auto`` takes it; None for never. `about`: for a help text.
+    `formats.FORMATS`. `float32_mode`: for FP32 operands, see `products.float32_products`, else None.
+    `capability`: the least NVIDIA compute capability (CUDA C++ programming guide, "Arithmetic Instructions").
+    `on_cpu`: whether CPUs run it. `auto_from`: the compute capability from which on ``--precision auto`` takes it;
+    None for never. `about`: for a help text.
     """
 
     name: str
@@ -70,7 +71,7 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
             Precision("fp16", "float16", "float16", "native", None, (5, 3), True, "FP16", auto_from=(7, 0)),
             # FP16 around the GEMMs, because BF16 would add a rounding error as large as INT8's
             Precision(
-                "int8", "int8", "float16", "int8", None, (8, 0), True, "INT8 GEMMs", compute_on_cpu="float32"
+                "int8", "int8", "float16", "int8", "bf16", (8, 0), True, "INT8 GEMMs", compute_on_cpu="float32"
             ),
             Precision("fp8", "float8_e4m3fn", "float16", "fp8", None, (8, 9), False, "FP8 (e4m3) GEMMs"),
         )

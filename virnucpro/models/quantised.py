@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from virnucpro.errors import DeviceError
 from virnucpro.models.evening import even_out_
 from virnucpro.models.linear import Linear, layer_norm, parameter
 
@@ -24,7 +26,7 @@ SMALLEST_MAXIMUM = 2.0**-100
 
 
 class Quantised(NamedTuple):
-    """`values` ``[T, K]`` of an 8-bit type with FP32 `scales` ``[T]``: they stand for ``values * scales[:, None]``."""
+    """`values` ``[T, K]`` of an 8-bit type with FP32 `scales` ``[T]``; they mean ``values * scales[:, None]``."""
 
     values: Tensor
     scales: Tensor
@@ -107,7 +109,8 @@ class Int8Linear(EightBitLinear):
             from virnucpro.models.kernels.gemm import int8_linear
 
             return int8_linear(*x, self.weight, self.weight_scales, self.bias, self.bias.dtype)
-        return torch.addcmul(self.bias, self.row_scaled(x), self.weight_scales)
+        product = self.row_scaled(x)
+        return torch.addcmul(self.bias, product, self.weight_scales, out=product)
 
     def gelu(self, x: Quantised) -> Quantised:  # type: ignore[override]
         """GELU of `forward`, quantised: the tanh form in the GEMM's epilogue on a GPU, the erf form on the CPU."""
@@ -129,12 +132,14 @@ class Int8Linear(EightBitLinear):
 
     def row_scaled(self, x: Quantised) -> Tensor:
         """The exact sums times each token's scale: FP32 ``[T, outputs]``."""
-        return torch.mul(torch._int_mm(x.values, self.weight.t()), x.scales[:, None])
+        sums = torch._int_mm(x.values, self.weight.t())
+        product = sums.view(torch.float32).copy_(sums)  # in the same memory, number for number
+        return product.mul_(x.scales[:, None])
 
 
 @functools.cache
 def check_int8_products() -> None:
-    """Raise RuntimeError unless `torch._int_mm` is exact here for the largest values.
+    """Raise DeviceError unless `torch._int_mm` is exact here for the largest values.
 
     On CPUs without VNNI pairs of products were added in 16 bits, which saturate (PyTorch issue 136746).
     """
@@ -143,12 +148,40 @@ def check_int8_products() -> None:
     right[:, ::2] = left[:24].t()
     sums = torch._int_mm(left.to(torch.int8), right.to(torch.int8).t().contiguous().t())
     if not torch.equal(sums.long(), left.long() @ right.long()):
-        raise RuntimeError(
+        raise DeviceError(
             "PyTorch's INT8 products are wrong on this CPU (see PyTorch issue 136746): use another precision"
         )
 
 
 class Fp8Linear(EightBitLinear):
-    """e4m3 with FP32 sums: `torch._scaled_mm` on a GPU of compute capability 8.9 or newer."""
+    """e4m3, summed by the tensor cores, on a GPU of compute capability 8.9 or newer: PyTorch's `scaled_mm`."""
 
     format = torch.float8_e4m3fn
+
+    def forward(self, x: Quantised) -> Tensor:  # type: ignore[override]
+        """``[T, inputs]`` to BF16 ``[T, outputs]``, with the bias."""
+        return self.product(x, self.bias.to(torch.bfloat16))
+
+    def gelu(self, x: Quantised) -> Quantised:  # type: ignore[override]
+        """GELU, the tanh form, of `forward`, quantised; the bias is added in FP32."""
+        from virnucpro.models.kernels.quantise import gelu_quantised
+
+        return Quantised(*gelu_quantised(self.product(x), self.bias, self.format))
+
+    def add_to_(self, residual: Tensor, x: Quantised) -> None:  # type: ignore[override]
+        """Add the product, without the bias, to `residual` ``[T, outputs]``, in a Triton kernel's epilogue."""
+        from virnucpro.models.kernels.gemm import fp8_add_
+
+        fp8_add_(residual, *x, self.weight, self.weight_scales)
+
+    def product(self, x: Quantised, bias: Tensor | None = None) -> Tensor:
+        """The library's GEMM: BF16 ``[T, outputs]``, which is all that it offers with a scale for each row."""
+        a, b = x.values, self.weight.t()
+        scales = x.scales[:, None], self.weight_scales[None]
+        if hasattr(F, "scaled_mm"):
+            row_wise = F.ScalingType.RowWise
+            return F.scaled_mm(
+                a, b, scales[0], row_wise, scales[1], row_wise,
+                bias=bias, output_dtype=torch.bfloat16, use_fast_accum=True,
+            )  # fmt: skip
+        return torch._scaled_mm(a, b, *scales, bias=bias, out_dtype=torch.bfloat16, use_fast_accum=True)

@@ -3,6 +3,7 @@
 import torch
 
 from virnucpro.models.esm2 import ESM2
+from virnucpro.models.precision import PRECISIONS
 
 DEFAULT_TOKEN_BUDGET = {"cpu": 2_048, "cuda": 49_152}
 """Tokens from which on more made the model faster by less than 2 %: 8M and 35M measured on two CPU cores, 650M and
@@ -30,8 +31,10 @@ def bytes_per_token(model: ESM2) -> int:
     """The most bytes of activations that a token needs at a time.
 
     In a layer: the residual, its norm, and 4 D hidden values, or queries, keys, values and what attention makes
-    of them: 6 D values of the model's type. While the last layer is pooled: two copies of D in FP32 beside the
-    residual and the last norm.
+    of them: 6 D values of the activations' type. With 8-bit GEMMs: the residual and the hidden values, 5 D, and in
+    a byte each the larger of two: the norm, while the hidden values are made of it, or these once more. While the
+    last layer is pooled: two copies of D in FP32 beside the residual and the last norm.
     """
-    size = next(model.parameters()).element_size()
-    return model.embed_dim * max(6 * size, 2 * size + 2 * 4)
+    size = model.embed_tokens.weight.element_size()
+    in_a_layer = 6 * size if PRECISIONS[model.precision].bytes_per_weight > 1 else 5 * size + 4
+    return model.embed_dim * max(in_a_layer, 2 * size + 2 * 4)

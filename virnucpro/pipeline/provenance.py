@@ -67,7 +67,8 @@ def settings_of(model: ESM2, options: Options, begun: Mapping[str, Any]) -> dict
         "device": device_name(device),
         "threads": (number_in(begun, "threads") or torch.get_num_threads()) if on_cpu else 0,
         "engine": engine_digest(model.precision),
-        **{name: version_of(name) for name in ("virnucpro", "torch", "fair-esm")},
+        **{name: version_of(name) for name in ("virnucpro", "fair-esm")},
+        "torch": str(torch.__version__),  # with the build, as +cu130, which a package's metadata may lack
     }
 
 

@@ -58,15 +58,18 @@ class AppendFile:
 
 
 class FileOfHDF5(io.RawIOBase):
-    """A new file for h5py. After the first write that fails it drops all others; closing it raises that failure.
+    """A new file for h5py. After the first write that fails it keeps all others in memory; closing it raises that.
 
-    By itself HDF5 cannot close a file that it cannot write, and crashes at the end of the process.
+    By itself HDF5 cannot close a file that it cannot write, and crashes at the end of the process. It also reads
+    what it wrote.
     """
 
     def __init__(self, path: Path):
         super().__init__()
         self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
         self._at = 0
+        self._size = 0
+        self._kept: list[tuple[int, bytes]] = []  # what could not be written, and where
         self.failure: OSError | None = None
 
     def _open(self) -> int:
@@ -76,7 +79,7 @@ class FileOfHDF5(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """As that of any file."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: os.fstat(self._open()).st_size}
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}
         self._at = base[whence] + offset
         return self._at
 
@@ -86,12 +89,19 @@ class FileOfHDF5(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """As that of any file."""
-        count = os.preadv(self._open(), [buffer], self._at)
+        into = memoryview(buffer).cast("B")
+        count = max(0, min(len(into), self._size - self._at))
+        found = os.pread(self._open(), count, self._at)
+        into[:count] = found + bytes(count - len(found))
+        for at, data in self._kept:
+            start, end = max(at, self._at), min(at + len(data), self._at + count)
+            if start < end:
+                into[start - self._at : end - self._at] = data[start - at : end - at]
         self._at += count
         return count
 
     def write(self, data: Any) -> int:
-        """All of it, or nothing after a failure."""
+        """All of it."""
         rest = memoryview(data).cast("B")
         size, at = len(rest), self._at
         try:
@@ -99,19 +109,22 @@ class FileOfHDF5(io.RawIOBase):
                 written = os.pwrite(self._open(), rest, at)
                 rest, at = rest[written:], at + written
         except OSError as failure:
-            self.failure = failure
+            self.failure = failure.with_traceback(None)  # which would hold HDF5's buffer
+        if len(rest):
+            self._kept.append((at, bytes(rest)))
         self._at += size
+        self._size = max(self._size, self._at)
         return size
 
     def truncate(self, size: int | None = None) -> int:
-        """As that of any file, or nothing after a failure."""
-        size = self._at if size is None else size
+        """As that of any file."""
+        self._size = self._at if size is None else size
         try:
             if self.failure is None:
-                os.ftruncate(self._open(), size)
+                os.ftruncate(self._open(), self._size)
         except OSError as failure:
             self.failure = failure
-        return size
+        return self._size
 
     def close(self) -> None:
         """Close it once, and raise what failed."""

@@ -2,17 +2,20 @@
 
 import pytest
 
+from asv_plugin import notes
 from asv_plugin.answer.numbers import format_quantity, improvement
-from asv_plugin.answer.records import Record, Value
+from asv_plugin.answer.records import BENCHMARKS, FIDELITY, Record, Value
 from asv_plugin.answer.summary import summarize
 from asv_plugin.answer.terminal import render
 
 MODEL = "esm2_t33_650M_UR50D"
 
 
-def record(speeds: dict[str, float], cosines: dict[str, float] | None = None, **more: object) -> Record:
+def record(speeds: dict[str, float], errors: dict[str, float] | None = None, **more: object) -> Record:
+    """A record with these tokens/s and, with pretrained weights, these largest errors over distance."""
     cells = {precision: (MODEL, precision, "mixed") for precision in speeds}
     size = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
+    about = {"device": "a chip", "versions": {}, "proteins": 5, "residues": 1050, "weights": "pretrained"}
     return Record(
         "NVIDIA-H100",
         "0123456789abcdef",
@@ -21,57 +24,125 @@ def record(speeds: dict[str, float], cosines: dict[str, float] | None = None, **
             "sequences/s": {cells[p]: Value(speed / 212) for p, speed in speeds.items()},
             "total runtime": {cells[p]: Value(50_000 / speed) for p, speed in speeds.items()},
             "peak memory": {cells[p]: Value(size.get(p, 1) * 2.0**30) for p in speeds},
-            "min cosine to FP32": {cells[p]: Value(cosine) for p, cosine in (cosines or {}).items()},
+            FIDELITY: {cells[p]: Value(error) for p, error in (errors or {}).items()},
         },
-        **{"precisions": tuple(size)} | more,
+        **{
+            "precisions": tuple(size),
+            "notes": {notes.key(BENCHMARKS[FIDELITY], cells[p]): about for p in errors or {}},
+        }
+        | more,
     )
 
 
-def advice(*arguments: dict[str, float]) -> tuple[str | None, str]:
-    (table,) = summarize(record(*arguments)).tables
-    return table.recommended, table.advice
+def advice(*arguments: dict[str, float], **more: object) -> tuple[str | None, str]:
+    (table,) = summarize(record(*arguments, **more)).tables
+    return table.best, table.advice
+
+
+def random_weights(*precisions: str) -> dict[str, object]:
+    """Notes that say so of the fidelity of these precisions."""
+    about = {"device": "a chip", "versions": {}, "proteins": 5, "residues": 1050, "weights": "random"}
+    return {"notes": {notes.key(BENCHMARKS[FIDELITY], (MODEL, p, "mixed")): about for p in precisions}}
 
 
 def test_the_fastest_faithful_precision_is_recommended():
-    recommended, said = advice(
-        {"fp32": 25_000, "tf32": 60_000, "bf16": 99_000, "fp16": 100_000},
-        {"tf32": 0.99999, "bf16": 0.9995, "fp16": 0.99995},
+    best, said = advice(
+        {"fp32": 25_000, "tf32": 60_000, "bf16": 90_000, "fp16": 100_000},
+        {"tf32": 0.001, "bf16": 0.0133, "fp16": 0.002},
     )
-    assert recommended == "fp16"
-    assert said == "Use FP16: 4.00 times FP32's speed, 50% of its peak memory, smallest cosine 0.99995."
+    assert best == "fp16"
+    assert said == (
+        "Use FP16, 4.00 times FP32, with 50% of its peak memory; it moves embeddings by at most 0.2 % of the "
+        "distance between proteins."
+    )
 
 
-def test_the_fastest_precision_is_not_recommended_when_it_is_unfaithful():
-    recommended, said = advice({"fp32": 25_000, "bf16": 90_000, "fp16": 100_000}, {"bf16": 0.9995, "fp16": 0.97})
-    assert recommended == "bf16"
-    assert "Not faithful enough: FP16 (smallest cosine 0.97000); 0.999 is needed." in said
+def test_the_fastest_precision_is_not_named_when_it_is_unfaithful():
+    speeds, errors = {"fp32": 25_000, "bf16": 90_000, "fp16": 100_000}, {"bf16": 0.0133, "fp16": 0.0801}
+    unfaithful = "Not faithful enough: FP16 (8.1 %) of the distance between proteins, at most 5.0 %."
+    for more in ({}, random_weights("bf16", "fp16")):
+        best, said = advice(speeds, errors, **more)
+        assert best == "bf16"
+        assert unfaithful in said
+
+
+def test_the_gate_is_five_per_cent():
+    speeds = {"fp32": 25_000, "fp8": 90_000}
+    assert advice(speeds, {"fp8": 0.05})[0] == "fp8"
+    assert advice(speeds, {"fp8": 0.0501})[0] == "fp32"
+
+
+def test_an_error_that_is_no_number_is_unfaithful():
+    assert advice({"fp32": 25_000, "fp8": 90_000}, {"fp8": float("inf")})[0] == "fp32"
+
+
+def test_of_precisions_as_fast_within_three_per_cent_the_most_faithful_is_used():
+    best, said = advice({"fp32": 25_000, "bf16": 102_000, "fp16": 100_000}, {"bf16": 0.013, "fp16": 0.002})
+    assert best == "fp16"
+    assert "As fast within 3 %, and less faithful: BF16 (1.02 times)." in said
 
 
 def test_fp16_is_not_recommended_on_a_cpu_where_it_is_slow():
-    recommended, said = advice({"fp32": 5_000, "bf16": 2_500, "fp16": 900}, {"bf16": 0.9999, "fp16": 1.0})
-    assert recommended == "fp32"
-    assert said == "Use FP32: BF16 runs at 0.50 times its speed and FP16 runs at 0.18 times its speed here."
+    best, said = advice({"fp32": 5_000, "bf16": 2_500, "fp16": 900}, {"bf16": 0.01, "fp16": 0.001})
+    assert best == "fp32"
+    assert said == "Use FP32: BF16 runs at 0.50 times its speed and FP16 runs at 0.18 times its speed."
 
 
 def test_a_precision_as_fast_as_fp32_within_noise_is_not_recommended():
-    recommended, said = advice({"fp32": 5_000, "bf16": 5_100}, {"bf16": 0.9999})
-    assert recommended == "fp32"
-    assert (
-        "BF16 runs at 1.02 times its speed here, and less than 3 % more is what measuring again can show." in said
-    )
+    best, said = advice({"fp32": 5_000, "bf16": 5_100}, {"bf16": 0.01})
+    assert best == "fp32"
+    assert "As fast within 3 %, and less faithful: BF16 (1.02 times)." in said
 
 
-def test_a_cosine_just_too_small_does_not_look_large_enough():
-    assert "smallest cosine 0.99899" in advice({"fp32": 5_000, "bf16": 9_000}, {"bf16": 0.998999})[1]
+def test_an_error_just_too_large_does_not_look_small_enough():
+    assert "BF16 (5.1 %)" in advice({"fp32": 5_000, "bf16": 9_000}, {"bf16": 0.05001})[1]
+
+
+def test_with_random_weights_the_fastest_is_named_and_nothing_is_recommended():
+    one = record({"fp32": 25_000, "bf16": 90_000}, {"bf16": 0.013}, **random_weights("bf16"))
+    (table,) = summarize(one).tables
+    assert table.best == "bf16" and not table.is_recommendation
+    assert table.advice.startswith("Fastest: BF16, 3.60 times FP32, with 50% of its peak memory; ")
+    assert "Fidelity was measured with random weights; to measure it with ESM-2's own: " in table.advice
+    assert "Use BF16" not in table.advice
+
+
+def test_with_pretrained_weights_it_is_a_recommendation():
+    (table,) = summarize(record({"fp32": 25_000, "bf16": 90_000}, {"bf16": 0.013})).tables
+    assert table.is_recommendation
+    assert "random weights" not in table.advice
+
+
+def test_what_was_measured_beside_the_fidelity_is_shown():
+    one = record({"fp32": 25_000, "bf16": 90_000}, {"bf16": 0.013})
+    one.values |= {"same nearest neighbour": {(MODEL, "bf16", "mixed"): Value(0.984)}}
+    one.values |= {"min cosine, any residue": {(MODEL, "bf16", "mixed"): Value(0.999876)}}
+    text = render(summarize(one))
+    assert row(text, "max error over distance") == ["1.3", "%"]
+    assert row(text, "same nearest neighbour") == ["98", "%"]
+    assert row(text, "min cosine, any residue") == ["0.99987"]
+
+
+def test_a_cell_measured_on_a_busy_gpu_is_named():
+    name = f"throughput.Throughput.track_runtime({MODEL}, fp32, mixed)"
+    text = render(summarize(record({"fp32": 1_000}, notes={name: {"gpu": {"busy": "the GPU was 37 % utilised"}}})))
+    assert f"Measured while the GPU was busy:\n- the GPU was 37 % utilised ({MODEL}, fp32, mixed)" in text
+
+
+def test_the_threads_and_cpus_of_a_cpus_numbers_are_told():
+    about = {"device": "a CPU", "versions": {}, "proteins": 5, "residues": 1050, "weights": "random"}
+    name = f"throughput.Throughput.track_runtime({MODEL}, fp32, mixed)"
+    one = record({"fp32": 1_000}, notes={name: about | {"threads": 2, "cpus": "0-1"}})
+    assert summarize(one).how == "random weights; 2 threads on CPUs 0-1"
 
 
 def test_a_precision_that_comes_later_is_shown_and_can_be_recommended():
-    one = record({"fp32": 25_000, "fp16": 90_000}, {"fp16": 0.9999})
-    for metric, value in (("tokens/s", 200_000.0), ("peak memory", 2.0**30), ("min cosine to FP32", 0.9995)):
+    one = record({"fp32": 25_000, "fp16": 90_000}, {"fp16": 0.002})
+    for metric, value in (("tokens/s", 200_000.0), ("peak memory", 2.0**30), (FIDELITY, 0.02)):
         one.values[metric][MODEL, "fp8", "mixed"] = Value(value)
     (table,) = summarize(one).tables
     assert [column.precision for column in table.columns] == ["fp32", "fp16", "fp8"]
-    assert table.recommended == "fp8"
+    assert table.best == "fp8"
 
 
 def test_precisions_stand_in_the_suites_order():
@@ -88,65 +159,68 @@ def test_cells_measured_in_part_are_shown():
 
 def test_a_comparison_with_fp32_alone_can_recommend():
     cell = (MODEL, "fp16", "mixed")
-    values = {"speed-up, same process": {cell: Value(3.9)}, "min cosine to FP32": {cell: Value(0.99999)}}
+    values = {"speed-up, same process": {cell: Value(3.9)}, FIDELITY: {cell: Value(0.001)}}
     (table,) = summarize(Record("m", "0" * 40, values=values)).tables
-    assert table.recommended == "fp16"
+    assert table.best == "fp16"
 
 
 def test_different_weights_of_speed_and_fidelity_are_told_apart():
     note = {"device": "a chip", "versions": {}, "proteins": 5, "residues": 1050}
-    notes = {
+    about_cells = {
         f"throughput.Throughput.track_runtime({MODEL}, fp16, mixed)": note | {"weights": "random"},
         f"precision.Precision.track_memory_saving({MODEL}, fp16, mixed)": note | {"weights": "pretrained"},
     }
-    said = summarize(record({"fp32": 1_000, "fp16": 2_000}, {"fp16": 1.0}, notes=notes)).how
+    said = summarize(record({"fp32": 1_000, "fp16": 2_000}, {"fp16": 0.0}, notes=about_cells)).how
     assert said == "random weights, pretrained weights for the comparison with FP32"
 
 
 def test_a_failure_that_only_points_to_anothers_is_left_out_and_any_other_is_kept():
     name = "throughput.Throughput.{}(" + MODEL + ", fp16, mixed)"
-    notes = {
+    about_cells = {
         name.format("track_a"): {"failed": "CellFailed: NotImplementedError: no kernel for 'Half'"},
         name.format("track_b"): {"failed": "CellFailed: measured once, and it failed: NotImplementedError: no"},
     }
-    (said,) = summarize(record({}, notes=notes)).failed
+    (said,) = summarize(record({}, notes=about_cells)).failed
     assert said.startswith("CellFailed: NotImplementedError: no kernel for 'Half'")
 
 
 def test_bars_compare_a_row_with_its_largest_value():
-    (table,) = summarize(record({"fp32": 25_000, "fp16": 100_000}, {"fp16": 1.0})).tables
+    (table,) = summarize(record({"fp32": 25_000, "fp16": 100_000}, {"fp16": 0.0})).tables
     assert [column.shares[0] for column in table.columns] == [0.25, 1.0]
     assert [column.shares[3] for column in table.columns] == [1.0, 0.5]
     assert table.columns[1].shares[4] is None
 
 
 def test_fp32_alone_is_recommended():
-    assert advice({"fp32": 5_000}) == ("fp32", "Use FP32: nothing else has a usable result here.")
+    assert advice({"fp32": 5_000}) == ("fp32", "Use FP32: nothing else has a usable result.")
 
 
 def test_a_precision_without_a_fidelity_is_not_recommended():
-    recommended, said = advice({"fp32": 5_000, "fp16": 9_000})
-    assert recommended == "fp32"
+    best, said = advice({"fp32": 5_000, "fp16": 9_000})
+    assert best is None
+    assert said.startswith("No advice: no fidelity was measured beside FP32.")
     assert "Not judged, for want of a fidelity or of FP32's speed: FP16." in said
 
 
 def test_without_fp32_nothing_is_recommended():
-    recommended, said = advice({"fp16": 9_000})
-    assert recommended is None
-    assert said.startswith("No recommendation: FP32")
+    best, said = advice({"fp16": 9_000})
+    assert best is None
+    assert said.startswith("No advice: FP32")
 
 
 def test_when_everything_failed_there_is_no_table_and_the_reason_is_listed():
-    notes = {f"throughput.Throughput.track_runtime({MODEL}, fp16, mixed)": {"failed": "OutOfMemoryError: boo"}}
-    found = summarize(record({}, notes=notes))
+    about_cells = {
+        f"throughput.Throughput.track_runtime({MODEL}, fp16, mixed)": {"failed": "OutOfMemoryError: boo"}
+    }
+    found = summarize(record({}, notes=about_cells))
     assert found.tables == []
     assert found.failed == [f"OutOfMemoryError: boo ({MODEL}, fp16, mixed)"]
 
 
 def test_speed_is_judged_by_the_same_process_where_it_was_measured():
-    one = record({"fp32": 5_000, "fp16": 9_000}, {"fp16": 1.0})
+    one = record({"fp32": 5_000, "fp16": 9_000}, {"fp16": 0.0})
     one.values["speed-up, same process"] = {(MODEL, "fp16", "mixed"): Value(0.9)}
-    assert summarize(one).tables[0].recommended == "fp32"
+    assert summarize(one).tables[0].best == "fp32"
 
 
 def row(text: str, metric: str) -> list[str]:
@@ -155,7 +229,9 @@ def row(text: str, metric: str) -> list[str]:
 
 
 def test_each_metric_is_a_row_with_fp32_the_others_and_the_improvement():
-    text = render(summarize(record({"fp32": 25_000, "fp16": 100_000}, {"fp16": 0.99991})))
+    one = record({"fp32": 25_000, "fp16": 100_000}, {"fp16": 0.002})
+    one.values["min cosine to FP32"] = {(MODEL, "fp16", "mixed"): Value(0.99991)}
+    text = render(summarize(one))
     assert row(text, "tokens/s") == ["25.0k", "±1%", "100k", "±1%", "4.00x"]
     assert row(text, "total runtime") == ["2", "s", "500", "ms", "4.00x"]
     assert row(text, "peak memory") == ["4.00", "GiB", "2.00", "GiB", "2.00x"]
@@ -163,18 +239,18 @@ def test_each_metric_is_a_row_with_fp32_the_others_and_the_improvement():
 
 
 def test_markdown_has_the_same_numbers_in_a_table():
-    text = render(summarize(record({"fp32": 25_000, "fp16": 100_000}, {"fp16": 0.99991})), markdown=True)
+    text = render(summarize(record({"fp32": 25_000, "fp16": 100_000}, {"fp16": 0.002})), markdown=True)
     (line,) = [line for line in text.splitlines() if line.startswith("| tokens/s")]
     assert [part.strip() for part in line.strip("|").split("|")] == ["tokens/s", "25.0k ±1%", "100k ±1%", "4.00x"]
-    assert "Use FP16: 4.00 times FP32" in text
+    assert "Use FP16, 4.00 times FP32" in text
 
 
 def test_skips_are_listed_with_their_reason_once():
-    notes = {
+    about_cells = {
         f"throughput.Throughput.{metric}({MODEL}, tf32, mixed)": {"skipped": "no TF32 here"}
         for metric in ("track_runtime", "track_peak_memory")
     }
-    text = render(summarize(record({"fp32": 1_000}, notes=notes)))
+    text = render(summarize(record({"fp32": 1_000}, notes=about_cells)))
     assert f"Not run (n/a):\n- no TF32 here ({MODEL}, tf32, mixed)" in text
 
 
@@ -207,6 +283,10 @@ def test_an_improvement_over_nothing_is_not_available():
         ("peak memory", 300 * 2**20, "300 MiB"),
         ("peak memory", 5.3 * 2**30, "5.30 GiB"),
         ("min cosine to FP32", 0.9999972, "0.99999"),
+        ("max error over distance", 0.013, "1.3 %"),
+        ("max error over distance", 0.0501, "5.1 %"),
+        ("same nearest neighbour", 0.9999, "99 %"),
+        ("energy per 1,000 tokens", 6.4412, "6.44 J"),
         ("sequences/s", 999.7, "1.00k"),
         ("tokens/s", 999_600.0, "1.00M"),
         ("total runtime", 0.9996, "1 s"),

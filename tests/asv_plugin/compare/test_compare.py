@@ -185,7 +185,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """Commits `base`, `same`, `slower` (and smaller), `broken`, `no-build`; `ab` compares two of them."""
+    """Commits `base`, `same`, `slower` (and smaller), `broken`, `no-import`, `no-build`, to compare by `ab`."""
     project = tmp_path_factory.mktemp("ab")
     (project / "benchmarks").mkdir()
     (project / "benchmarks/__init__.py").write_text(BENCHMARKS.replace("/PROJECT", str(project)))
@@ -219,6 +219,8 @@ def toy(tmp_path_factory):
     ):
         numbers(name, speed, memory)
         commit(name)
+    (project / "numbers_of_this_commit.py").write_text("raise ImportError('gone')\n")
+    commit("no-import")
     (project / "numbers_of_this_commit.py").rename(project / "elsewhere.py")
     commit("no-build")
     git("checkout", "-q", "broken")
@@ -298,6 +300,14 @@ def test_a_difference_from_zero_has_an_estimate(broken):
     found = broken.cells["track_from_zero"]
     assert (found["scale"], found["estimate"], found["low"], found["high"]) == ("difference", 1, 1, 1)
     assert "+1" in lines_of(broken.out, "track_from_zero")[0]
+
+
+def test_head_that_cannot_be_imported_has_failed_in_every_cell(toy):
+    done = toy.ab("base", "no-import", "--rounds", "2", "--bench", "track_speed")
+    assert done.code == 11
+    assert {each["verdict"] for each in done.cells.values()} == {"failed"}
+    assert {each["reason"] for each in done.cells.values()} == {"HEAD: ImportError: gone, in 2 of 2 pairs"}
+    assert {each["base"] for each in done.cells.values()} == {1000}
 
 
 def test_head_that_raises_in_half_of_its_pairs_has_failed(toy):

@@ -62,6 +62,12 @@ def test_a_benchmark_without_parameters_gets_its_note_too():
     assert found == {key("t.track", ()): {"skipped": "no GPU"}}
 
 
+def test_a_measured_cell_that_lacks_one_figure_keeps_its_notes_and_the_reason():
+    skipped = "asv: skipped: NotImplementedError('no peak memory on this system')"
+    said = f'{skipped}\n{MEASURED}{{"device": "a CPU"}}'
+    assert read_output(said) == {"device": "a CPU", "skipped": "no peak memory on this system"}
+
+
 def test_a_timeout_is_a_failure():
     assert read_output("asv: benchmark timed out (timeout 900s)") == {
         "failed": "it took longer than asv's timeout"

@@ -21,12 +21,10 @@ from benchmarks import SOURCE
 ROOT = Path(__file__).parents[3]
 
 SUITE = """
-from benchmarks import VERSION
-
 def track_answer():
     import virnucpro.answer
     return virnucpro.answer.ANSWER
-track_answer.version = VERSION
+track_answer.version = "1"
 """
 FAILS_ONCE = """
 from pathlib import Path
@@ -144,6 +142,18 @@ def test_what_is_recorded_is_skipped_and_its_time_known(project):
     assert "as long as scaling may take" in said
     again = project.record("HEAD", "--only", "scaling")
     assert "0 files of benchmarks to measure; 1 recorded before" in again
+
+
+def test_what_was_recorded_at_another_version_of_its_benchmark_is_measured_again(project):
+    suite = project.folder / "benchmarks/scaling.py"
+    before = suite.read_text()
+    project.record("HEAD", "--only", "scaling")
+    suite.write_text(before.replace("version = '1'", "version = '2'"))
+    try:
+        assert "1 files of benchmarks to measure; " in project.record("HEAD", "--only", "scaling")
+        assert "0 files of benchmarks to measure; 1 recorded before" in project.record("HEAD", "--only", "scaling")
+    finally:
+        suite.write_text(before)
 
 
 def test_a_virnucpro_from_elsewhere_fails_its_cells(project):

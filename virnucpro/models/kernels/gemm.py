@@ -41,17 +41,27 @@ PORTABLE = Tile(rows=128, columns=128, depth=128, stages=3, warps=4)
 """64 KiB of shared memory on Ampere and Ada, which all of them have."""
 
 
-def hopper_tile(tokens: int, n: int, k: int, add: bool, gelu: bool, dtype: torch.dtype) -> Tile:
+LAUNCH_BOUND = 1e10
+"""T D² below which a layer's launches take longer than its work on an H100, so that the cheaper launch wins.
+
+Hopper's kernel takes the host 60 µs, the portable one 20 to 40. D, the model's width, is the smaller of N and K.
+"""
+
+
+def hopper_tile(
+    tokens: int, n: int, k: int, gelu: bool, add: bool, out: torch.dtype, operands: torch.dtype
+) -> Tile:
     """The fastest of 16 on an H100 for the shapes and epilogues of 650M and 3B, or within 3 % of it.
 
     Two small tiles on a multiprocessor hide each other's epilogue. A wide one reads less, and wins where the
-    epilogue is a small part of the work: an addition after a long sum over k, for many tokens.
+    epilogue is a small part of the work: an addition after a long sum over k, for many tokens. FP32 results need
+    the smallest parts for lack of shared memory.
     """
-    if add and dtype != torch.int8:
+    if gelu or out.itemsize > 2:
+        return PAIR_GELU
+    if add and operands != torch.int8:
         return WIDE if n < 2560 else WIDE_WHOLE
-    if add and k >= 2560 and tokens > 8192:
-        return WIDE
-    return PAIR_GELU if gelu else PAIR
+    return WIDE if add and k >= 2560 and tokens > 8192 else PAIR
 
 
 @triton.jit
@@ -181,7 +191,7 @@ def int8_add_(x: Tensor, a: Tensor, a_scales: Tensor, w: Tensor, w_scales: Tenso
     """Add (sums * a_scale) * w_scale to `x` ``[T, N]``, contiguous, in place; the others as for `int8_linear`.
 
     On Hopper the product is rounded to `x`'s type and added in the L2 cache, so the SMs never read `x`. The error
-    is at most one unit in the last place of the larger of the two.
+    is at most half a unit in the last place of the product and half a one of the sum, but for FP32's own.
     """
     check(torch.int8, x, a, a_scales, w, w_scales)
     launch(x, a, a_scales, w, w_scales)
@@ -213,8 +223,8 @@ def launch(
     add = bias is None
     vectors = (a_scales, w_scales, w_scales if bias is None else bias, tokens, n, k, not add, gelu, add)
     if hopper is None:
-        hopper = a.is_cuda and torch.cuda.get_device_capability(a.device)[0] == 9
-    tile = tile or (hopper_tile(tokens, n, k, add, gelu, a.dtype) if hopper else PORTABLE)
+        hopper = is_hopper(a.device) and tokens * min(n, k) ** 2 >= LAUNCH_BOUND
+    tile = tile or (hopper_tile(tokens, n, k, gelu, add, out.dtype, a.dtype) if hopper else PORTABLE)
     tiles = triton.cdiv(tokens, tile.rows) * triton.cdiv(n, tile.columns)
     shape, options = (tile.rows, tile.columns, tile.depth), {"num_warps": tile.warps, "num_stages": tile.stages}
     with torch.cuda.device_of(a):  # Triton launches on the current device, wherever the tensors are
@@ -232,16 +242,25 @@ def launch(
 
 def check(dtype: torch.dtype, out: Tensor, a: Tensor, a_scales: Tensor, w: Tensor, w_scales: Tensor) -> None:
     """Raise ValueError unless these are operands of a product that the kernels can compute."""
-    tensors = (out, a, a_scales, w, w_scales)
     (tokens, k), n = a.shape, len(w)
-    shapes = [tuple(tensor.shape) for tensor in tensors]
-    if shapes != [(tokens, n), (tokens, k), (tokens,), (n, k), (n,)] or k % 16 or n % 16:
+    if (
+        (out.shape, w.shape, a_scales.shape, w_scales.shape) != ((tokens, n), (n, k), (tokens,), (n,))
+        or k % 16
+        or n % 16
+    ):
+        shapes = [tuple(tensor.shape) for tensor in (out, a, a_scales, w, w_scales)]
         raise ValueError(f"[T, N] = [T, K] [T] x [N, K] [N], K and N multiples of 16, are needed, not {shapes}")
-    types = [a.dtype, w.dtype, a_scales.dtype, w_scales.dtype]
-    if types != [dtype, dtype, torch.float32, torch.float32]:
+    types = (a.dtype, w.dtype, a_scales.dtype, w_scales.dtype)
+    if types != (dtype, dtype, torch.float32, torch.float32):
         raise ValueError(f"operands {dtype} with FP32 scales are needed, not {types}")
-    if not all(tensor.is_contiguous() for tensor in tensors):
+    if not all(tensor.is_contiguous() for tensor in (out, a, a_scales, w, w_scales)):
         raise ValueError("contiguous tensors are needed, not strided ones")
+
+
+@cache
+def is_hopper(device: torch.device) -> bool:
+    """Whether this is a GPU of compute capability 9.x."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
 
 
 @cache

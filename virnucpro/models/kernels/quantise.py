@@ -6,7 +6,7 @@ The definition, in FP32, every operation rounded to nearest even and none fused:
     a = max(max |row|, 2**-100);  scale = a / limit;  value = round(x * (limit / a))
 
 with limit 127 (INT8) or 448 (FP8). The quotient limit / a is a true one: ``torch.div`` of two tensors, where
-``127 / tensor`` would be 127 times the reciprocal, whose last bit differs. A row of zeros has scale 0. A row with a
+``127 / tensor`` would be 127 times the reciprocal, whose last bit differs. A row of zeros has scale 0. One with a
 NaN or an infinity has a scale that is NaN or infinite, so whatever is computed from it is not finite either.
 """
 
