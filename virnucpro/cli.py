@@ -556,7 +556,7 @@ def add_embed(commands: Any) -> None:
     name = model.add_argument(
         "--model", default="esm2_t33_650M_UR50D", help="fair-esm's name (default: %(default)s)"
     )
-    name.completer = model_names  # type: ignore[attr-defined]
+    name.completer = model_names
     model.add_argument(
         "--weights",
         type=file_name,
