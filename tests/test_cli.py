@@ -24,12 +24,15 @@ import torch
 from tests.command import start
 from virnucpro import cli
 from virnucpro.cli import main
+from virnucpro.cli.arguments import installed_version
+from virnucpro.cli.progress import Progress
 from virnucpro.data.fasta import FastaError
 from virnucpro.data.tokens import ALPHABET
 from virnucpro.models.precision import PRECISIONS
 from virnucpro.pipeline.async_inference import POOLS
 from virnucpro.store.embeddings import Embeddings
-from virnucpro.store.journal import begun_settings, folder_of
+from virnucpro.store.place import folder_of
+from virnucpro.store.unfinished import begun_settings
 
 MODEL = ["--model", "esm2_t6_8M_UR50D", "--weights", "random", "--device", "cpu"]
 PATIENCE = 60  # seconds
@@ -341,7 +344,7 @@ class FullWhenFlushed(io.StringIO):
 def test_a_summary_that_cannot_be_written_is_an_error_and_the_output_is_complete(
     small, tmp_path, capsys, monkeypatch, stream
 ):
-    monkeypatch.setattr(cli.sys, "stdout", stream())
+    monkeypatch.setattr(sys, "stdout", stream())
     assert embed(small, tmp_path / "out.h5", "--json") == 1
     said = capsys.readouterr().err
     assert "out.h5 is complete, but its summary cannot be written to standard output: No space left" in said
@@ -354,7 +357,7 @@ def test_a_summary_that_cannot_be_written_is_an_error_and_the_output_is_complete
 def test_messages_that_cannot_be_written_change_nothing(tmp_path, monkeypatch, stream):
     path = tmp_path / "in.fasta"
     path.write_text(">a\nMKT\n>odd\nM1\n")
-    monkeypatch.setattr(cli.sys, "stderr", stream())
+    monkeypatch.setattr(sys, "stderr", stream())
     assert embed(path, tmp_path / "out.h5") == 0
     assert embed(path, tmp_path / "out.h5") == 1  # it exists
 
@@ -460,11 +463,11 @@ class Terminal(io.StringIO):
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch):
-    monkeypatch.setattr(cli.sys, "stderr", Terminal())
-    with cli.Progress() as progress:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress() as progress:
         for number in range(1, 11):
             progress(done(number * 1_000, number / 10))
-    shown = cli.sys.stderr.getvalue()
+    shown = sys.stderr.getvalue()
     assert "%|" in shown and "1,000 sequences, 10 tokens/s" in shown and "\n" not in shown
 
 
@@ -472,8 +475,8 @@ def test_progress_is_shown_on_a_terminal_that_tells_no_width(monkeypatch):
     reading, writing = os.openpty()
     with os.fdopen(writing, "w") as terminal, monkeypatch.context() as patch:
         assert os.get_terminal_size(writing).columns == 0
-        patch.setattr(cli.sys, "stderr", terminal)
-        with cli.Progress() as progress:
+        patch.setattr(sys, "stderr", terminal)
+        with Progress() as progress:
             progress(done(1_000, 0.5))
         assert select.select([reading], [], [], PATIENCE)[0]
         shown = os.read(reading, 10_000).decode()
@@ -482,17 +485,17 @@ def test_progress_is_shown_on_a_terminal_that_tells_no_width(monkeypatch):
 
 
 def test_progress_of_an_input_of_unknown_size_has_no_percentage(monkeypatch):
-    monkeypatch.setattr(cli.sys, "stderr", Terminal())
-    with cli.Progress() as progress:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Progress() as progress:
         progress(done(1_000, None))
-    shown = cli.sys.stderr.getvalue()
+    shown = sys.stderr.getvalue()
     assert "%" not in shown and "1,000 sequences" in shown
 
 
 def test_progress_is_a_line_a_minute_in_a_log(monkeypatch, capsys):
     now = 0.0
-    monkeypatch.setattr(cli.time, "monotonic", lambda: now)
-    with cli.Progress() as progress:
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with Progress() as progress:
         for number in range(1, 151):
             now = float(number)
             progress(done(number, number / 300))
@@ -560,4 +563,4 @@ def test_the_module_is_the_command():
     done = subprocess.run(
         [sys.executable, "-m", "virnucpro", "--version"], capture_output=True, text=True, check=True
     )
-    assert done.stdout == f"virnucpro {cli.installed_version()}\n"
+    assert done.stdout == f"virnucpro {installed_version()}\n"

@@ -1,6 +1,8 @@
 """Which part of the project imports which."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,10 @@ def test_imports_go_one_way(folder, forbidden):
     modules = imported_by(folder)
     assert modules
     assert not {name for name in modules if any(name == each or name.startswith(f"{each}.") for each in forbidden)}
+
+
+def test_the_command_begins_without_pytorch():
+    """So that help, and a mistake in the words, are told at once."""
+    ask = "import sys, virnucpro.cli; print(sorted({'torch', 'esm', 'ray'} & set(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout == "[]\n"

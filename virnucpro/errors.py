@@ -11,3 +11,7 @@ class DeviceError(UserError, RuntimeError):
 
 class ArgumentError(UserError, ValueError):
     """An argument or option has a value that makes no sense, or that this machine or model does not have."""
+
+
+class FastaError(UserError, ValueError):
+    """The input cannot be read, is not FASTA, or has a record that cannot be embedded and must not be skipped."""

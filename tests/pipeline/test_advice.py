@@ -6,7 +6,7 @@ import pytest
 
 from virnucpro.cli import main
 from virnucpro.store.embeddings import Embeddings
-from virnucpro.store.journal import folder_of
+from virnucpro.store.place import folder_of
 
 MODEL = ["--model", "esm2_t6_8M_UR50D", "--weights", "random", "--device", "cpu", "--token-budget", "12"]
 RECORDS = ">a\nMKTAYIAK\n>b\nMKV\n>c\nMLTAYI\n"

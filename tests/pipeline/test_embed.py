@@ -22,9 +22,11 @@ from virnucpro.pipeline.embed import Stopped, embed_file
 from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.prefetch import ReadAhead
 from virnucpro.pipeline.provenance import remaining
+from virnucpro.store.committed import Committed
 from virnucpro.store.embeddings import Embeddings
+from virnucpro.store.errors import StoreError
 from virnucpro.store.formats import FORMATS, PER_PROTEIN, format_of
-from virnucpro.store.journal import Committed, StoreError, folder_of
+from virnucpro.store.place import folder_of
 
 PROTEINS = [(name, protein[:60]) for name, protein in RAGGED if "<" not in protein]  # <mask> is not FASTA
 DEFAULT = Options()

@@ -25,9 +25,10 @@ from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.prefetch import BackgroundWriter
 from virnucpro.pipeline.provenance import Place, checksum, engine_digest, meaning_of
 from virnucpro.store import journal
+from virnucpro.store.committed import read_journal
 from virnucpro.store.embeddings import Embeddings
-from virnucpro.store.errors import WriteError
-from virnucpro.store.journal import StoreError, folder_of, read_journal
+from virnucpro.store.errors import StoreError, WriteError
+from virnucpro.store.place import folder_of
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 PROTEINS = [(f"p{number}", LETTERS[: 3 + 5 * number % 17]) for number in range(12)]

@@ -14,19 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.store.rows import SEQUENCES, SETTINGS, append, datasets, finish, partial, whole_run
+from virnucpro.store.committed import Committed, read_journal
 from virnucpro.store.embeddings import Embeddings
+from virnucpro.store.errors import StoreError
 from virnucpro.store.hdf5 import Complete
-from virnucpro.store.journal import (
-    JOURNAL,
-    Committed,
-    StoreError,
-    begun_settings,
-    check_output,
-    checked,
-    folder_of,
-    read_journal,
-)
-from virnucpro.store.journal import SETTINGS as SETTINGS_FILE
+from virnucpro.store.place import folder_of
+from virnucpro.store.sealed import checked
+from virnucpro.store.unfinished import JOURNAL, begun_settings, check_output
+from virnucpro.store.unfinished import SETTINGS as SETTINGS_FILE
 
 MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

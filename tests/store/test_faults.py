@@ -11,8 +11,10 @@ import pytest
 from tests.store.faulty_disk import FaultyDisk, fault_points
 from tests.store.rows import SEQUENCES, append, datasets, finish, partial, whole_run
 from virnucpro.store import journal
+from virnucpro.store.committed import read_journal
 from virnucpro.store.errors import StoreError, WriteError
-from virnucpro.store.journal import JOURNAL, folder_of, read_journal
+from virnucpro.store.place import folder_of
+from virnucpro.store.unfinished import JOURNAL
 
 
 @pytest.fixture

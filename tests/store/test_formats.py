@@ -12,10 +12,11 @@ import pytest
 
 from virnucpro.data.fasta import FastaError
 from virnucpro.store import parquet
+from virnucpro.store.committed import Committed
 from virnucpro.store.embeddings import Embeddings
+from virnucpro.store.errors import StoreError
 from virnucpro.store.formats import FORMATS, PER_PROTEIN, format_of
 from virnucpro.store.hdf5 import write_hdf5
-from virnucpro.store.journal import Committed, StoreError
 from virnucpro.store.per_protein import checked
 from virnucpro.store.rows import batches
 

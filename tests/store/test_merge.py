@@ -22,9 +22,10 @@ from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.shards import Shard
 from virnucpro.store import merge as module
 from virnucpro.store.embeddings import Embeddings
+from virnucpro.store.errors import StoreError
 from virnucpro.store.formats import PER_PROTEIN, TABLE, format_of
-from virnucpro.store.journal import StoreError, folder_of
 from virnucpro.store.merge import merge
+from virnucpro.store.place import folder_of
 
 TOKENS = 40  # a pack holds one to three of the proteins
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.store.rows import append, datasets, finish, partial, whole_run
-from virnucpro.store.journal import JOURNAL, OURS, StoreError, check_output, folder_of
-from virnucpro.store.place import PARTIAL, check_apart, place_of
+from virnucpro.store.errors import StoreError
+from virnucpro.store.place import PARTIAL, check_apart, folder_of, place_of
+from virnucpro.store.unfinished import JOURNAL, OURS, check_output
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from virnucpro.store.journal import StoreError, folder_of
+from virnucpro.store.errors import StoreError
+from virnucpro.store.place import folder_of
 from virnucpro.store.segments import SegmentedRun, SegmentRows, SegmentWriter, missing_blocks, read_index
 
 SIZE = 3

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from tests.store.rows import SEQUENCES, SETTINGS, append, finish, never, partial
+from virnucpro.store.committed import Committed
 from virnucpro.store.embeddings import Embeddings
-from virnucpro.store.journal import JOURNAL, Committed, StoreError, check_output, folder_of
+from virnucpro.store.errors import StoreError
+from virnucpro.store.place import folder_of
+from virnucpro.store.unfinished import JOURNAL, check_output
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.data.compression import LONGEST_MAGIC, CompressionError, Decompressed, format_of
-from virnucpro.errors import UserError
+from virnucpro.errors import FastaError
 
 BYTE_ORDER_MARK = "\ufeff"
 DOS_END = "\x1a"  # as some programs end a file
@@ -27,10 +27,6 @@ OTHERS = {
     b"@": "not FASTA but maybe FASTQ: it starts with '@', and a record of FASTA with '>name'",
 }
 """How files begin that are often given instead of FASTA, and what they are."""
-
-
-class FastaError(UserError, ValueError):
-    """The input cannot be read, is not FASTA, or has a record that cannot be embedded and must not be skipped."""
 
 
 class InterruptibleFile(io.FileIO):

@@ -22,10 +22,11 @@ from virnucpro.pipeline.prefetch import BackgroundWriter, InterruptiblePacks, Re
 from virnucpro.pipeline.provenance import settings_of
 from virnucpro.pipeline.resuming import Stopped, begin, earlier_settings
 from virnucpro.pipeline.shards import Shard, ShardOfPacks, begin_shard
+from virnucpro.store.committed import Committed
 from virnucpro.store.formats import TABLE, Format
-from virnucpro.store.journal import Committed, check_output
 from virnucpro.store.merge import write_part
 from virnucpro.store.per_protein import checked
+from virnucpro.store.unfinished import check_output
 
 PACKS_AHEAD = 4  # read, tokenised and packed while the device computes
 DEFAULTS = Options()

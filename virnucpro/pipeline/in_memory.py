@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from virnucpro.data.fasta import Fasta, FastaError
+from virnucpro.data.fasta import Fasta
 from virnucpro.data.packing import pack
 from virnucpro.data.proteins import ProteinReader
+from virnucpro.errors import FastaError
 from virnucpro.models.esm2 import ESM2
 from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
 from virnucpro.models.token_budget import token_budget as budget_of

@@ -17,15 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from virnucpro.data.fasta import FastaError
 from virnucpro.data.packing import Pack
+from virnucpro.errors import FastaError
 from virnucpro.models.esm2 import ESM2
 from virnucpro.models.precision import PRECISIONS
 from virnucpro.models.token_budget import token_budget
 from virnucpro.pipeline.async_inference import layer_index
 from virnucpro.pipeline.options import Options
+from virnucpro.store.committed import Committed
 from virnucpro.store.hdf5 import attribute
-from virnucpro.store.journal import Committed, check_same
+from virnucpro.store.unfinished import check_same
 
 RECORDED = ("weights", "virnucpro")
 """What an output tells and need not be the same when it is continued: `weights_checksum` and `engine` must."""

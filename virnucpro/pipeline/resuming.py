@@ -10,11 +10,14 @@ from typing import Any
 
 from virnucpro.data.packing import Pack
 from virnucpro.pipeline.provenance import Place, added, check_complete, compared, remaining
+from virnucpro.store.committed import Committed
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import StoreError
 from virnucpro.store.formats import TABLE, Format
 from virnucpro.store.hdf5 import Complete
-from virnucpro.store.journal import Committed, Partial, begun_settings, folder_of, remove
+from virnucpro.store.journal import Partial
+from virnucpro.store.place import folder_of
+from virnucpro.store.unfinished import begun_settings, remove
 
 
 class Stopped(Exception):

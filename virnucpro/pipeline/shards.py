@@ -10,8 +10,11 @@ from virnucpro.data.packing import Pack
 from virnucpro.errors import ArgumentError
 from virnucpro.pipeline.provenance import InputDigest, Place, changed, check_complete, compared
 from virnucpro.pipeline.resuming import Work, until
+from virnucpro.store.committed import Committed
 from virnucpro.store.hdf5 import Complete
-from virnucpro.store.journal import Committed, Partial, begun_settings, folder_of, remove
+from virnucpro.store.journal import Partial
+from virnucpro.store.place import folder_of
+from virnucpro.store.unfinished import begun_settings, remove
 
 PACKS_IN_BLOCK = 4
 """Packs that are handed out together. On an H100 a block takes 0.5 s (650M) to 2 s (3B): long beside what handing

@@ -22,8 +22,8 @@ from virnucpro.pipeline.options import Options, runner_for, shape_of_row
 from virnucpro.pipeline.prefetch import RESULTS_BEHIND, in_type
 from virnucpro.pipeline.provenance import Place, settings_of
 from virnucpro.store.errors import StoreError
-from virnucpro.store.journal import PROOF
 from virnucpro.store.segments import SegmentWriter
+from virnucpro.store.unfinished import PROOF
 
 PATIENCE = 0.05  # seconds; a GPU has longer to do with the packs in flight
 

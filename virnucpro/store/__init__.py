@@ -1,1 +1,1 @@
-"""Embeddings on disk: rows that survive a crash (``journal``), and the HDF5 file made of them (``hdf5``)."""
+"""Embeddings on disk: rows that survive a crash (``journal``), and the files made of them (``formats``)."""

@@ -10,9 +10,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from virnucpro.store.committed import BLOCK, BLOCK_BYTES, Committed
 from virnucpro.store.disk import FileOfHDF5
-from virnucpro.store.errors import StoreError
-from virnucpro.store.journal import BLOCK, BLOCK_BYTES, Committed, Partial, damaged
+from virnucpro.store.errors import StoreError, damaged
+from virnucpro.store.journal import Partial
 from virnucpro.store.rows import RowSource
 
 FORMAT = "virnucpro embeddings 1"

@@ -9,136 +9,45 @@ once, and then takes them for written.
 
 import contextlib
 import fcntl
-import itertools
 import json
 import logging
 import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from virnucpro.store.disk import (
-    NEW,
-    AppendFile,
-    amount,
-    free_bytes,
-    is_full,
-    reason_of,
-    sync,
-    write_safely,
-)
+from virnucpro.store.committed import Committed, Rows, read_journal
+from virnucpro.store.disk import AppendFile, amount, free_bytes, is_full, reason_of, sync, write_safely
 from virnucpro.store.errors import StoreError, WriteError
-from virnucpro.store.files import REPLACED, delete, move_into_place, sync_tree
-from virnucpro.store.place import check_apart, check_folder, folder_of, place_of
+from virnucpro.store.files import delete, move_into_place, sync_tree
+from virnucpro.store.place import check_folder, folder_of, place_of
+from virnucpro.store.sealed import checked, sealed
+from virnucpro.store.unfinished import (
+    FINISHED,
+    FINISHED_FOLDER,
+    JOURNAL,
+    LOCK,
+    OURS,
+    ROWS,
+    SETTINGS,
+    begun_settings,
+    check_same,
+    has_work,
+    remove,
+    remove_rows,
+)
+from virnucpro.store.unfinished import check_output as check_output
 
 logger = logging.getLogger(__name__)
 
-BLOCK = 4_096  # names or lengths copied at a time
-BLOCK_BYTES = 2**20  # of embeddings copied at a time
 LEAST_BYTES = 2**14  # for the folder, the settings, and what HDF5 has beside the datasets
 BYTES_OF_A_NAME = 40  # beside its letters, in HDF5: a reference, and a header and padding in the heap
 
-SETTINGS, JOURNAL, LOCK, FINISHED = "settings.json", "journal", "lock", "finished.h5"
-FINISHED_FOLDER, SEGMENTS, PROOF = "finished.parquet", "segments", "shared"
-ROWS = ("names", "lengths", "embeddings", "skipped")
-"""The files of rows: names in UTF-8, one a line; residues of each sequence, int64; embeddings, row after row; the
-places in the input, int64, of the sequences that were left out because their embeddings are not finite."""
-OURS = (SETTINGS, SETTINGS + NEW, JOURNAL, *ROWS, FINISHED, LOCK, PROOF)
-"""All files that a run leaves in its folder."""
-OUR_FOLDERS = (FINISHED_FOLDER, SEGMENTS, REPLACED)
-"""And all folders; see ``segments.py`` for what several workers leave."""
-
 _failed: dict[Path, StoreError] = {}
 """Folders in which a write of this process failed: the kernel may take what is lost for written."""
-
-
-@dataclass(frozen=True)
-class Committed:
-    """What is on disk: how many sequences, residues, rows, bytes of names; a digest of the input up to there.
-
-    `skipped`: how many sequences of the input were left out because their embeddings are not finite.
-    """
-
-    sequences: int = 0
-    residues: int = 0
-    rows: int = 0
-    name_bytes: int = 0
-    digest: str = ""
-    skipped: int = 0
-
-    @property
-    def taken(self) -> int:
-        """Sequences of the input that are done with."""
-        return self.sequences + self.skipped
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The committed rows in `folder`, in the order of the input, a block at a time."""
-
-    folder: Path
-    committed: Committed
-    row_size: int
-    dtype: np.dtype
-
-    def names(self) -> Iterator[list[str]]:
-        """All names, `BLOCK` at a time. Raises StoreError where the file is damaged."""
-        try:
-            with (self.folder / "names").open(encoding="utf-8", newline="\n") as lines:
-                for start in range(0, self.committed.sequences, BLOCK):
-                    count = min(BLOCK, self.committed.sequences - start)
-                    block = [line[:-1] for line in itertools.islice(lines, count)]
-                    if len(block) < count:
-                        raise damaged(self.folder / "names")
-                    yield block
-        except UnicodeDecodeError as error:
-            raise damaged(self.folder / "names") from error
-
-    def lengths(self) -> Iterator[np.ndarray]:
-        """Residues of each sequence, int64, `BLOCK` at a time."""
-        return blocks(self.folder / "lengths", np.dtype("<i8"), BLOCK)
-
-    def embeddings(self) -> Iterator[np.ndarray]:
-        """Rows of embeddings ``[n, row_size]``, about `BLOCK_BYTES` at a time."""
-        at_a_time = max(1, BLOCK_BYTES // (self.row_size * self.dtype.itemsize))
-        return blocks(self.folder / "embeddings", np.dtype((self.dtype, (self.row_size,))), at_a_time)
-
-    def skipped(self) -> np.ndarray:
-        """Places in the input of the sequences that have no row, int64, ascending."""
-        return np.fromfile(self.folder / "skipped", "<i8")
-
-
-def check_output(
-    output: str | os.PathLike[str],
-    resume: bool,
-    force: bool,
-    inputs: Iterable[str | os.PathLike[str] | int] = (),
-    is_folder: bool = False,
-) -> Path:
-    """Where a run may write; raises StoreError where it may not, before anything is spent on it.
-
-    `inputs`: what the run reads, paths or open descriptors; the output is none of them, by no link. `is_folder`:
-    the output will be a folder of Parquet files.
-    """
-    place = place_of(output, is_folder)
-    check_folder(place, OURS)
-    check_apart(place, inputs)
-    if resume or force:
-        return place
-    folder = folder_of(place)
-    if has_work(folder):
-        raise StoreError(
-            f"{folder} holds an unfinished run: continue it with --resume, or begin anew with --force"
-        )
-    if place.exists():
-        raise StoreError(
-            f"{place} exists: give another name, or --force to replace it when the new one is complete"
-        )
-    return place
 
 
 class Partial:
@@ -365,129 +274,3 @@ class Partial:
         except BaseException:  # it may have come in the middle: what is written after half a row is misplaced
             self._failure = WriteError(f"writing {self.output} was interrupted: run again with --resume")
             raise
-
-
-def remove(folder: Path) -> None:
-    """Delete the folder of an unfinished run, or at least what this program put there."""
-    remove_rows(folder)
-    (folder / LOCK).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # it holds something of the user's, or was not there
-        folder.rmdir()
-
-
-def remove_rows(folder: Path) -> None:
-    """Delete all but the lock; the settings first, because without them the rest counts for nothing."""
-    for name in OURS:
-        if name != LOCK:
-            (folder / name).unlink(missing_ok=True)
-    for name in OUR_FOLDERS:
-        delete(folder / name)
-
-
-def begun_settings(output: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The settings of the unfinished run of `output`; None where there is none that could be continued.
-
-    Raises StoreError where there are rows and what they are is not known any more.
-    """
-    folder = folder_of(output)
-    try:
-        committed, _ = read_journal(folder / JOURNAL)
-        if not (committed.taken or has_segments(folder)) or not (folder / SETTINGS).exists():
-            return None
-        settings = unsealed((folder / SETTINGS).read_bytes())
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read {folder}: {reason_of(error)}") from error
-    if settings is None:
-        raise damaged(folder / SETTINGS)
-    return settings
-
-
-def has_work(folder: Path) -> bool:
-    """Whether a run left something there that could be continued, or could have been before it was damaged."""
-    try:
-        committed, torn = read_journal(folder / JOURNAL)
-        return (folder / SETTINGS).exists() and (bool(committed.taken or torn) or has_segments(folder))
-    except OSError as error:
-        raise StoreError(f"cannot read {folder}: {reason_of(error)}") from error
-
-
-def has_segments(folder: Path) -> bool:
-    """Whether one of several workers of a run committed something there."""
-    return any(path.stat().st_size for path in (folder / SEGMENTS).glob(f"*/*/{JOURNAL}"))
-
-
-def check_same(then: dict[str, Any], now: dict[str, Any], what: str) -> None:
-    """Raise StoreError naming the settings that differ."""
-    differing = [name for name in {**then, **now} if then.get(name) != now.get(name)]
-    if differing:
-        pairs = ", ".join(f"{name} {then.get(name)!r} and not {now.get(name)!r}" for name in differing)
-        raise StoreError(f"{what} with {pairs}: give the same settings, or begin anew with --force")
-
-
-def read_journal(journal: Path) -> tuple[Committed, int]:
-    """What the last whole line of the journal says, and how many lines are not whole."""
-    committed, torn = Committed(), 0
-    with contextlib.suppress(FileNotFoundError):
-        for line in journal.read_bytes().split(b"\n"):
-            found = committed_in(line) if line else None
-            committed = found or committed
-            torn += bool(line) and found is None
-    return committed, torn
-
-
-def committed_in(line: bytes) -> Committed | None:
-    """A line of the journal; None for one that is not whole."""
-    found = unchecked(line)
-    kinds = {field.name: field.type for field in fields(Committed)}
-    if not isinstance(found, dict) or not set(found) <= set(kinds):
-        return None
-    for name, value in found.items():
-        if type(value) is not kinds[name] or (isinstance(value, int) and value < 0):
-            return None
-    return Committed(**found)
-
-
-def checked(text: str) -> str:
-    """A text behind its checksum."""
-    return f"{zlib.crc32(text.encode()):08x} {text}"
-
-
-def unchecked(line: bytes) -> Any:
-    """The JSON behind its checksum; None where they do not agree."""
-    checksum, _, text = line.partition(b" ")
-    if checksum != f"{zlib.crc32(text):08x}".encode():
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def sealed(settings: dict[str, Any]) -> str:
-    """Settings as JSON with a checksum."""
-    text = json.dumps(settings)
-    return json.dumps({"settings": text, "crc32": f"{zlib.crc32(text.encode()):08x}"})
-
-
-def unsealed(text: bytes) -> dict[str, Any] | None:
-    """The settings in what `sealed` made; None where it is damaged."""
-    try:
-        outer = json.loads(text)
-        inner = outer["settings"]
-        if outer["crc32"] == f"{zlib.crc32(inner.encode()):08x}" and isinstance(found := json.loads(inner), dict):
-            return found
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        pass
-    return None
-
-
-def damaged(path: Path) -> StoreError:
-    """What to say of a file that does not hold what was written to it."""
-    return StoreError(f"{path} is damaged: begin anew with --force")
-
-
-def blocks(path: Path, dtype: np.dtype, count: int) -> Iterator[np.ndarray]:
-    """A file of values in blocks of `count`."""
-    with path.open("rb") as file:
-        while len(block := np.fromfile(file, dtype, count)):
-            yield block

@@ -11,14 +11,15 @@ from typing import Any
 import h5py
 import numpy as np
 
+from virnucpro.store.committed import BLOCK_BYTES, Committed
 from virnucpro.store.disk import FileOfHDF5
 from virnucpro.store.errors import StoreError
 from virnucpro.store.formats import Format
 from virnucpro.store.hdf5 import FORMAT, reading, write_datasets
-from virnucpro.store.journal import BLOCK_BYTES, Committed, begun_settings, check_output, remove
 from virnucpro.store.per_protein import checked
 from virnucpro.store.rows import RowSource
 from virnucpro.store.staging import Staging, size_of
+from virnucpro.store.unfinished import begun_settings, check_output, remove
 
 BLOCKS = "blocks"
 """The dataset of a part that says of each of its blocks how many sequences of the input come before it, and how

@@ -8,8 +8,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from virnucpro.data.fasta import FastaError
-from virnucpro.data.proteins import Names, shown
+from virnucpro.errors import FastaError
+from virnucpro.names import Names, shown
 from virnucpro.store.disk import FileOfHDF5
 from virnucpro.store.hdf5 import attribute
 from virnucpro.store.rows import RowSource, batches, with_skipped

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from virnucpro.store.journal import Committed
+from virnucpro.store.committed import Committed
 
 BATCH_BYTES = 2**24  # of embeddings taken together with their names
 

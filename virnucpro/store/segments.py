@@ -18,24 +18,21 @@ from typing import Any
 
 import numpy as np
 
+from virnucpro.store.committed import BLOCK_BYTES, Committed
 from virnucpro.store.disk import AppendFile, reason_of, sync, write_safely
 from virnucpro.store.errors import StoreError, WriteError
-from virnucpro.store.journal import (
-    BLOCK_BYTES,
+from virnucpro.store.sealed import checked, sealed, unchecked
+from virnucpro.store.staging import Staging, size_of
+from virnucpro.store.unfinished import (
     JOURNAL,
     PROOF,
     SEGMENTS,
     SETTINGS,
-    Committed,
     begun_settings,
-    checked,
     has_segments,
     remove,
     remove_rows,
-    sealed,
-    unchecked,
 )
-from virnucpro.store.staging import Staging, size_of
 
 ROWS = "rows"
 RUN = "run"

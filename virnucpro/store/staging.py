@@ -9,16 +9,10 @@ from pathlib import Path
 from virnucpro.store.disk import amount, free_bytes, is_full, reason_of
 from virnucpro.store.errors import StoreError, WriteError
 from virnucpro.store.files import delete, move_into_place, sync_tree
-from virnucpro.store.journal import (
-    BYTES_OF_A_NAME,
-    FINISHED,
-    FINISHED_FOLDER,
-    LEAST_BYTES,
-    LOCK,
-    folder_of,
-    place_of,
-)
+from virnucpro.store.journal import BYTES_OF_A_NAME, LEAST_BYTES
+from virnucpro.store.place import folder_of, place_of
 from virnucpro.store.rows import RowSource
+from virnucpro.store.unfinished import FINISHED, FINISHED_FOLDER, LOCK
 
 
 def size_of(rows: RowSource) -> int:
