@@ -41,7 +41,8 @@ class Precision:
         """PyTorch's type of the GEMMs' weights."""
         import torch
 
-        return getattr(torch, self.storage)
+        dtype: torch.dtype = getattr(torch, self.storage)
+        return dtype
 
     @property
     def compute_dtype(self) -> "torch.dtype":
@@ -52,7 +53,9 @@ class Precision:
         """PyTorch's type of the activations on a type of device, ``cpu`` or ``cuda``."""
         import torch
 
-        return getattr(torch, self.compute_on_cpu if device == "cpu" and self.compute_on_cpu else self.compute)
+        name = self.compute_on_cpu if device == "cpu" and self.compute_on_cpu else self.compute
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
 
     @property
     def bytes_per_weight(self) -> int:

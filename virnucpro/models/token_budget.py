@@ -35,6 +35,6 @@ def bytes_per_token(model: ESM2) -> int:
     a byte each the larger of two: the norm, while the hidden values are made of it, or these once more. While the
     last layer is pooled: two copies of D in FP32 beside the residual and the last norm.
     """
-    size = model.embed_tokens.weight.element_size()
+    size: int = model.embed_tokens.weight.element_size()
     in_a_layer = 6 * size if PRECISIONS[model.precision].bytes_per_weight > 1 else 5 * size + 4
     return model.embed_dim * max(in_a_layer, 2 * size + 2 * 4)

@@ -136,7 +136,8 @@ class PartFiles:
 
     def _read(self, number: int, name: str) -> np.ndarray:
         with reading(self.paths[number]):
-            return self[number][name][()]
+            values: np.ndarray = self[number][name][()]
+            return values
 
     def __getitem__(self, number: int) -> h5py.File:
         """The part of shard ``number + 1``, open."""

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,7 +48,7 @@ class Reader(Protocol):
 class Table:
     """Arrays of all sequences: virnucpro's own HDF5 layout, and ``.npz``."""
 
-    def __init__(self, arrays: Any, settings: dict[str, Any], names: Any):
+    def __init__(self, arrays: Any, settings: dict[str, Any], names: Callable[[], list[str]]):
         self.settings, self._arrays, self._read_names = settings, arrays, names
         self.lengths: np.ndarray = arrays["lengths"][()]
         self.embeddings = arrays["embeddings"]
