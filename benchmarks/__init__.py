@@ -15,14 +15,17 @@ What they share (asv imports these, too, and finds no benchmark in them):
 - ``_outcomes``: how the processes of a cell share it
 - ``_protocol``: how a time is measured: warm-up, blocks, turns
 - ``_memory``: how peak memory is measured
+- ``_energy``: joules of a GPU
 - ``_fidelity``: how a precision's embeddings are judged
 - ``_conditions``: threads, CPUs and the GPU's state, which are recorded beside each number
 - ``_workloads``: which proteins are embedded
 - ``_hardware``: what this machine is and which cells it can run; the table of precisions
 - ``_virnucpro``: the names imported from the benchmarked commit, wherever it has them
 - ``_esm2``: a loaded model with a workload
-- ``_peers``, ``_esm_efficient``: other implementations of ESM-2
+- ``_peers``, ``_esm_efficient``, ``_esm_cpp``: GEMMs alone, and other implementations of ESM-2
 - ``_engine_table``: a program, `make engine`: all implementations side by side
+- ``_formats``: its other table: a model's precisions side by side
+- ``_in_turn``: what its tables share: rounds, and memory in processes of their own
 """
 
 SOURCE = "VIRNUCPRO_BENCH_SOURCE"

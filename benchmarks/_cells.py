@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from ._hardware import Hardware, probe, skip_reason
 from ._outcomes import Measurement, Outcome, Samples
-from ._virnucpro import inference_api
+from ._virnucpro import inference_api, require_precision
 from ._workloads import Protein, proteins
 
 REQUESTED = "VIRNUCPRO_BENCH_ASKED"
@@ -53,19 +53,30 @@ class Store:
             raise NotImplementedError(reason)
 
     def require_chosen(
-        self, model: str, precision: str, *, models_on_gpus: Sequence[str], precisions_on_gpus: Sequence[str]
+        self,
+        model: str,
+        precision: str,
+        *,
+        models_on_gpus: Sequence[str],
+        precisions_on_gpus: Sequence[str],
+        precisions_on_cpus: Sequence[str] = ("fp32",),
     ) -> None:
-        """Raise NotImplementedError for a precision other than FP32 on a CPU, or for what is not listed on a GPU.
+        """Raise NotImplementedError for a precision or, on a GPU, a model that is not listed.
 
         For benchmarks where the others take minutes, or tell little for their time.
         """
         on_cpu = self.hardware.device == "cpu"
-        precisions = ["fp32"] if on_cpu else precisions_on_gpus
+        precisions = precisions_on_cpus if on_cpu else precisions_on_gpus
         if precision not in precisions:
-            names = " and ".join(each.upper() for each in precisions)
+            names = listed([each.upper() for each in precisions])
             raise NotImplementedError(f"on {'CPUs' if on_cpu else 'GPUs'} this is measured in {names} only")
         if not on_cpu and model not in models_on_gpus:
-            raise NotImplementedError(f"on GPUs this is measured with {' and '.join(models_on_gpus)} only")
+            raise NotImplementedError(f"on GPUs this is measured with {listed(models_on_gpus)} only")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -120,6 +131,7 @@ class OncePerCell:
         """Load what is measured, unless another metric's process has measured this cell."""
         store.require(model, self.loaded_together(precision), workload)
         inference_api()
+        require_precision(precision)
         self.parameters = (model, precision, workload)
         self.outcome = Outcome(store.folder, type(self).__name__, *self.parameters)
         self.must_measure = self.outcome.acquire()

@@ -1,6 +1,7 @@
 """Print the engine beside its own GEMMs and beside what users run today, all in one process.
 
     python -m benchmarks._engine_table [--models NAME ...] [--precisions NAME ...] [--profile] (--help for all)
+    python -m benchmarks._engine_table --formats     a model's precisions side by side instead; see _formats
 
 All implementations have the same random weights and proteins (20 to 400 residues), and are timed in turn, round by
 round. A peer whose embeddings are not the engine's ends the run; one that cannot run is named. Peak memory,
@@ -8,22 +9,22 @@ weights included, is measured in a process for each; on a CPU it is what the pro
 """
 
 import argparse
-import functools
 import multiprocessing
 import random
 import statistics
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from . import _esm_efficient, _peers
+from . import _esm_cpp, _esm_efficient, _formats, _peers
+from ._cells import listed
 from ._esm2 import Embedder, load
-from ._hardware import PRECISIONS, Hardware, probe
-from ._memory import PeakMemory, unavailable
-from ._protocol import TIMERS
+from ._hardware import PRECISIONS, Hardware, precision_skip_reason, probe
+from ._in_turn import Fresh, Row, in_turn, peak_memory, show
+from ._peers import COMPARABLE
+from ._protocol import Run
 from ._virnucpro import find
 from ._workloads import AMINO_ACIDS, Protein, tokens_in
 
@@ -32,22 +33,17 @@ MODELS = {
     "cpu": ["esm2_t6_8M_UR50D", "esm2_t12_35M_UR50D"],
     "cuda": ["esm2_t33_650M_UR50D", "esm2_t36_3B_UR50D"],
 }
-COMPARABLE = [name for name, precision in PRECISIONS.items() if precision.dtype]
-"""Those in which peers compute, too."""
+USUAL = {"cpu": [name for name in COMPARABLE if PRECISIONS[name].on_cpu], "cuda": COMPARABLE}
+"""In what peers compute, by type of device."""
 
-DEFAULT_PRECISIONS = {"cpu": ["fp32"], "cuda": COMPARABLE}
-MIB = 1024**2
+DEFAULT_PRECISIONS = {"cpu": ["fp32", "int8"], "cuda": list(PRECISIONS)}
 
 
-def proteins_for(device: str, precision: str) -> int:
-    """As many as take seconds a pass."""
+def proteins_for(device: str, *precisions: str) -> int:
+    """As many as take seconds a pass in the slowest of these."""
     if device == "cpu":
         return 32
-    return 96 if precision == "fp32" else 512
-
-
-Fresh = Callable[[Callable[..., str], tuple[Any, ...]], str]
-"""Calls a function in a process that has done nothing else."""
+    return 96 if "fp32" in precisions else 512
 
 
 def mixed(count: int) -> list[Protein]:
@@ -55,15 +51,6 @@ def mixed(count: int) -> list[Protein]:
     rng = random.Random("virnucpro engine")
     lengths = [rng.randint(20, 400) for _ in range(count)]
     return [(f"p{index}", "".join(rng.choices(AMINO_ACIDS, k=n))) for index, n in enumerate(lengths)]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One implementation: passes over the proteins, and how many tokens one pass counts as."""
-
-    name: str
-    run: Callable[[int], None]
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -88,25 +75,34 @@ class Case:
         """A peer with its batches; `sizes` are those to try."""
         how, device = PEERS[name], self.hardware.device
         if how.packed:
-            return _esm_efficient.PackedPeer(encode, self.entries, self.precision, device, sizes)
+            return how.packed(encode, self.entries, self.precision, device, sizes)
         proteins = sorted(self.entries, key=lambda entry: len(entry[1])) if how.by_length else self.entries
         return _peers.PaddedPeer(encode, proteins, find("BatchConverter")(), self.precision, device, sizes)
 
 
 @dataclass(frozen=True)
 class PeerSetup:
-    """How users run a peer: proteins sorted by length in the best batch size, as they come, or packed."""
+    """How users run a peer: proteins sorted by length in the best batch size, as they come, or packed by `packed`.
+
+    `precisions`: those in which it computes, by type of device.
+    """
 
     build: Callable[..., Callable[..., torch.Tensor]]
     by_length: bool = False
-    packed: bool = False
+    packed: Callable[..., _peers.Peer] | None = None
     sizes: Sequence[int] | None = None
     missing: Callable[[], str | None] = lambda: None
+    precisions: Mapping[str, Sequence[str]] = field(default_factory=lambda: USUAL)
 
     def skip_reason(self, case: Case) -> str | None:
         """Why it cannot run here; None where it can."""
-        if self.packed and case.hardware.device == "cuda" and case.precision not in ("fp16", "bf16"):
-            return "its attention on a GPU takes FP16 and BF16 only"
+        device = case.hardware.device
+        precisions = self.precisions[device]
+        if not precisions:
+            return f"it does not run on {'CPUs' if device == 'cpu' else 'GPUs'}"
+        if case.precision not in precisions:
+            computes = listed([each.upper() for each in precisions])
+            return f"on {'CPUs' if device == 'cpu' else 'GPUs'} it computes in {computes} only"
         return self.missing()
 
 
@@ -117,7 +113,16 @@ PEERS = {
         _peers.transformers, by_length=True, missing=_peers.transformers_is_missing
     ),
     "esm-efficient on PyTorch's attention, packed": PeerSetup(
-        _esm_efficient.esm_efficient, packed=True, missing=_esm_efficient.missing
+        _esm_efficient.esm_efficient,
+        packed=_esm_efficient.PackedPeer,
+        missing=_esm_efficient.missing,
+        precisions=USUAL | {"cuda": ["bf16", "fp16"]},
+    ),
+    "esm-cpp, tokens to logits": PeerSetup(
+        _esm_cpp.esm_cpp,
+        packed=_esm_cpp.EsmCppPeer,
+        missing=_esm_cpp.missing,
+        precisions={"cpu": _esm_cpp.PRECISIONS, "cuda": []},
     ),
 }
 
@@ -143,42 +148,11 @@ def memory(case: Case, peer: str | None = None, size: int = 0) -> str:
 
     Nothing where this system does not tell. To be called in a process that has done nothing else.
     """
-    device = case.hardware.device
-    if unavailable(device):
-        return ""
-    torch.ones(1, device=device)
-    before = memory_in_use(device)
-    run = case.peer(peer, case.encoder(peer, None), [size]).run if peer else case.engine().run
-    peak = PeakMemory(device)
-    run(1)
-    return f"{(peak.read().amount - before) / MIB:,.0f} MiB"
 
+    def load_it() -> Run:
+        return case.peer(peer, case.encoder(peer, None), [size]).run if peer else case.engine().run
 
-def memory_in_use(device: str) -> int:
-    """Bytes in use now, of the kind whose peak is measured."""
-    if device == "cuda":
-        return torch.cuda.memory_allocated()
-    return PeakMemory(device).read().amount
-
-
-def in_turn(rows: list[Row], device: str, rounds: int) -> dict[str, list[float]]:
-    """Tokens/s of each implementation in each round."""
-    timer = TIMERS[device]
-    speeds: dict[str, list[float]] = {row.name: [] for row in rows}
-    for row in rows:
-        row.run(1)
-    for number in range(rounds):
-        for row in rows[number % len(rows) :] + rows[: number % len(rows)]:
-            show(f"  round {number + 1} of {rounds}: {row.name}")
-            speeds[row.name].append(row.tokens / timer(functools.partial(row.run, 1)))
-    show("")
-    return speeds
-
-
-def show(progress: str) -> None:
-    """On a terminal, what is going on, instead of what was."""
-    if sys.stderr.isatty():
-        print(f"\r{progress:90}\r", end="", file=sys.stderr, flush=True)
+    return peak_memory(load_it, case.hardware.device)
 
 
 def profile(run: Callable[[int], None], device: str) -> str:
@@ -206,12 +180,12 @@ def table(case: Case, rounds: int, fresh: Fresh, profiled: bool = False) -> str:
     load.cache_clear()  # an earlier case's model takes memory
 
     engine = case.engine()
-    filling = max(len(batch.input_ids) for batch in engine.batches)
-    products = _peers.LayerGEMMs(engine.esm2.shape, case.precision, engine.device, filling)
+    tokens = max(len(batch.input_ids) for batch in engine.batches)
+    products = _peers.LayerGEMMs(engine.esm2.shape, case.precision, engine.device, tokens)
     rows = [
         Row(ENGINE, engine.run, engine.tokens),
         Row("virnucpro, forward pass alone", forward_alone(engine), engine.tokens),
-        Row("its GEMMs alone", products.run, filling),
+        Row("its GEMMs alone", products.run, tokens),
     ]
     peaks = {ENGINE: fresh(memory, (case,))}
     left_out = []
@@ -227,8 +201,7 @@ def table(case: Case, rounds: int, fresh: Fresh, profiled: bool = False) -> str:
         peer = case.peer(name, encoders[how.build], how.sizes)
         peer.choose_fastest(engine.timer)
         peer.check(engine.embeddings())
-        kind = "packs" if how.packed else "batches"
-        rows.append(Row(f"{name}, {kind} of {peer.size:,}", peer.run, engine.tokens))
+        rows.append(Row(f"{name}, {peer.unit} of {peer.size:,}", peer.run, engine.tokens))
         peaks[rows[-1].name] = fresh(memory, (case, name, peer.size))
     speeds = in_turn(rows, engine.device, rounds)
     lines = []
@@ -246,22 +219,43 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", help="default: 8M and 35M on a CPU, 650M and 3B on a GPU")
-    parser.add_argument("--precisions", nargs="+", choices=COMPARABLE, help="default: fp32 on a CPU, all on a GPU")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=PRECISIONS, help="default: FP32 and INT8 on a CPU, all on a GPU"
+    )
     parser.add_argument("--proteins", type=int, help="default: 32 on a CPU, 512 on a GPU, there 96 for FP32")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--profile", action="store_true", help="print what the engine's forward pass consists of")
+    parser.add_argument("--formats", action="store_true", help="one table a model: its precisions side by side")
     arguments = parser.parse_args()
     # A process for each call: what one left behind must not count as the next one's memory
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         hardware = pool.apply(probe)
-        versions = ", ".join(f"{name} {version}" for name, version in hardware.versions.items())
-        for model in arguments.models or MODELS[hardware.device]:
+        models = arguments.models or MODELS[hardware.device]
+        if arguments.formats:
+            precisions = arguments.precisions or _formats.DEFAULT[hardware.device]
+            entries = mixed(arguments.proteins or proteins_for(hardware.device, *precisions))
+            for model in models:
+                print(heading(hardware, entries), flush=True)
+                found = _formats.table(model, precisions, entries, hardware, arguments.rounds, pool.apply)
+                print(found, end="\n\n", flush=True)
+            return
+        for model in models:
             for precision in arguments.precisions or DEFAULT_PRECISIONS[hardware.device]:
                 entries = mixed(arguments.proteins or proteins_for(hardware.device, precision))
-                size = f"{len(entries)} proteins, {tokens_in(entries):,} tokens"
-                print(f"{hardware.name}; {versions}; random weights; {size}", flush=True)
+                print(heading(hardware, entries), flush=True)
+                reason = precision_skip_reason(hardware, precision)
+                if reason:
+                    print(f"{model} is not measured: {reason}", end="\n\n", flush=True)
+                    continue
                 case = Case(model, precision, entries, hardware)
                 print(table(case, arguments.rounds, pool.apply, arguments.profile), end="\n\n", flush=True)
+
+
+def heading(hardware: Hardware, entries: Sequence[Protein]) -> str:
+    """On what a table was measured."""
+    versions = ", ".join(f"{name} {version}" for name, version in hardware.versions.items())
+    size = f"{len(entries)} proteins, {tokens_in(entries):,} tokens"
+    return f"{hardware.name}; {versions}; random weights; {size}"
 
 
 if __name__ == "__main__":

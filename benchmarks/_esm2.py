@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ._hardware import Hardware, pass_tokens
-from ._memory import Peak, PeakMemory
+from ._memory import Peak, PeakMemory, keep_large_blocks_off_the_heap
 from ._protocol import TIMERS, free_cached_memory
 from ._virnucpro import has_packs, inference_api, packs
 from ._workloads import Protein, copies_in_a_pass, from_project, joined, proteins, token_batches, tokens_in
@@ -108,6 +108,8 @@ def peak_memories(model: str, precision: str, workloads: Sequence[str], hardware
 
     What goes wrong with the first is raised; another workload that fails is left out.
     """
+    if hardware.device == "cpu":
+        keep_large_blocks_off_the_heap()
     found: dict[str, Peak] = {}
     for workload in workloads:
         try:

@@ -143,6 +143,8 @@ def its_names(state: _peers.State) -> dict[str, Tensor]:
 class PackedPeer(_peers.Peer):
     """A peer that takes packs; its sizes are token budgets."""
 
+    unit = "packs"
+
     def __init__(
         self,
         encode: EncodePack,

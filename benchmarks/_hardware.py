@@ -14,10 +14,16 @@ from ._workloads import BATCH_TOKENS, FASTA_VARIABLE
 
 GIB = 1024**3
 
-PARAMETERS = {"esm2_t6_8M_UR50D": 7.4e6, "esm2_t33_650M_UR50D": 650e6, "esm2_t36_3B_UR50D": 2.84e9}
+MODELS = ["esm2_t6_8M_UR50D", "esm2_t33_650M_UR50D", "esm2_t36_3B_UR50D"]
+"""What all benchmarks measure."""
+
+LARGEST = "esm2_t48_15B_UR50D"
+"""`throughput` measures this, too; elsewhere it would take minutes, or not fit beside a second model."""
+
+PARAMETERS = dict(zip([*MODELS, LARGEST], [7.4e6, 650e6, 2.84e9, 15.1e9], strict=True))
 """The benchmarked models and how many parameters their encoders have."""
 
-DIMENSIONS = {"esm2_t6_8M_UR50D": 320, "esm2_t33_650M_UR50D": 1280, "esm2_t36_3B_UR50D": 2560}
+DIMENSIONS = dict(zip([*MODELS, LARGEST], [320, 1280, 2560, 5120], strict=True))
 """Their embedding dimensions."""
 
 
@@ -28,6 +34,7 @@ class Precision:
     `capability`: NVIDIA's least compute capability, None where GPUs do not run it; `on_cpu`: whether CPUs do.
     `dtype`: PyTorch's type in which other implementations compute the same, None where none does. `rounding`: the
     largest relative difference between two implementations of one model in it; that of two models is about 1.
+    `activation`: bytes of an activation on CPUs and on GPUs, where it is not `bytes_per_weight`.
     """
 
     bytes_per_weight: int
@@ -35,6 +42,12 @@ class Precision:
     on_cpu: bool
     dtype: str | None = None
     rounding: float = 0.0
+    activation: tuple[int, int] | None = None
+
+    def bytes_per_activation(self, device: str) -> int:
+        """Of a type of device, ``cpu`` or ``cuda``."""
+        on_cpu, on_gpu = self.activation or (self.bytes_per_weight, self.bytes_per_weight)
+        return on_cpu if device == "cpu" else on_gpu
 
 
 PRECISIONS: Mapping[str, Precision] = MappingProxyType(
@@ -43,13 +56,21 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
         "tf32": Precision(4, (8, 0), False, "float32", 2e-2),
         "bf16": Precision(2, (8, 0), True, "bfloat16", 1e-1),
         "fp16": Precision(2, (5, 3), True, "float16", 2e-2),
+        # Quantised with a rule of its own each, two implementations differ about as either does from FP32
+        "int8": Precision(1, (8, 0), True, None, 2e-1, (4, 2)),
+        "fp8": Precision(1, (8, 9), False, None, 2e-1, (4, 2)),
     }
 )
 """The benchmarked precisions: a copy of virnucpro's table, because benchmarks run beside commits without one."""
 
 CPU_MODEL = "esm2_t6_8M_UR50D"
 
-PASS_TOKENS = {"esm2_t6_8M_UR50D": 49_152, "esm2_t33_650M_UR50D": 16_384, "esm2_t36_3B_UR50D": 8_192}
+PASS_TOKENS = {
+    "esm2_t6_8M_UR50D": 49_152,
+    "esm2_t33_650M_UR50D": 16_384,
+    "esm2_t36_3B_UR50D": 8_192,
+    LARGEST: 4_096,
+}
 """On a GPU copies of a workload are joined until a pass has about so many tokens. On an H100 in FP16 8M is twice
 as fast as with 16,384, 650M 3 % slower than with 32,768, and 3B 4 % slower than with 16,384, with which a pass in
 FP32 would take two seconds."""
@@ -131,7 +152,7 @@ def skip_reason(hardware: Hardware, model: str, precisions: tuple[str, ...], wor
     if hardware.device == "cpu" and model != CPU_MODEL:
         return f"{model} is benchmarked on GPUs only, and this machine has none that PyTorch can use"
     tokens = max(BATCH_TOKENS[hardware.device], pass_tokens(model, hardware.device))
-    needed = memory_needed(model, precisions, tokens)
+    needed = memory_needed(model, precisions, tokens, hardware.device)
     if needed > hardware.memory:
         return (
             f"{model} in {' and '.join(precisions)} needs about {needed / GIB:.1f} GiB; "
@@ -162,12 +183,14 @@ def pass_tokens(model: str, device: str) -> int:
     return PASS_TOKENS.get(model, 16_384) if device == "cuda" else 1
 
 
-def memory_needed(model: str, precisions: tuple[str, ...], tokens: int) -> float:
+def memory_needed(model: str, precisions: tuple[str, ...], tokens: int, device: str) -> float:
     """About how many bytes embedding batches of `tokens` takes with the model loaded in each of `precisions`.
 
     Beside the weights, a layer holds some 24 values for each token and dimension at its widest (the feed-forward's
-    4 + 4, queries, keys and values, FP32 copies for the rotation, residuals), of two bytes at least; 1 GiB is for
-    the libraries.
+    4 + 4, queries, keys and values, FP32 copies for the rotation, residuals), of the activations' size; 1 GiB is
+    for the libraries.
     """
-    sizes = [PRECISIONS[precision].bytes_per_weight for precision in precisions]
-    return PARAMETERS[model] * sum(sizes) + 24 * tokens * DIMENSIONS[model] * max(2, *sizes) + GIB
+    known = [PRECISIONS[precision] for precision in precisions]
+    weights = PARAMETERS[model] * sum(each.bytes_per_weight for each in known)
+    activation = max(each.bytes_per_activation(device) for each in known)
+    return weights + 24 * tokens * DIMENSIONS[model] * activation + GIB

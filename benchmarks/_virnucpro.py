@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from . import SOURCE
+from ._hardware import PRECISIONS
 from ._workloads import Protein
 
 PLACES: dict[str, tuple[str, ...]] = {
     "load_esm2_model": ("virnucpro.models.esm2_flash",),
     "SHAPES": ("virnucpro.models.esm2",),
+    "PRECISIONS": ("virnucpro.models.precision",),
+    "int8_linear": ("virnucpro.models.kernels.gemm",),
     "AsyncInferenceRunner": ("virnucpro.pipeline.async_inference",),
     "mean_over_residues": ("virnucpro.pipeline.async_inference",),
     "BatchConverter": ("virnucpro.data.tokens",),
@@ -32,6 +35,8 @@ PLACES: dict[str, tuple[str, ...]] = {
 
 PACKS = "virnucpro.data.packing"
 EMBED = "virnucpro.pipeline.embed"
+FORMATS = "virnucpro.models.formats"
+"""Came with the 8-bit precisions."""
 DISTRIBUTED = "virnucpro.pipeline.distributed"
 
 
@@ -97,6 +102,12 @@ def has_packs() -> bool:
 def packs(proteins: Sequence[Protein], esm2: Any) -> list[Any]:
     """Proteins as the installed commit packs them for a model of its own."""
     return list(find("pack")(proteins, find("token_budget")(esm2)))
+
+
+def require_precision(name: str) -> None:
+    """Raise NotImplementedError, which asv takes as n/a, for a precision that came after the installed commit."""
+    if PRECISIONS[name].dtype is None and not (exists(FORMATS) and name in find("PRECISIONS")):
+        raise NotImplementedError(f"this commit has no {name.upper()}")
 
 
 def require_embed_command() -> None:

@@ -10,12 +10,12 @@ import torch
 from . import _peers
 from ._cells import OncePerCell, Store, six_digits, tracked
 from ._esm2 import Embedder, load, notes
-from ._hardware import PARAMETERS, PRECISIONS
+from ._hardware import MODELS, PRECISIONS
 from ._outcomes import Measurement
 from ._protocol import alternate, in_fresh_process
 from ._virnucpro import inference_api
 
-LARGE = list(PARAMETERS)[1:]
+LARGE = MODELS[1:]
 """8M is left out to save time: it is what CPUs run."""
 
 TOKENS = {"cpu": None, "cuda": 49_152}
@@ -26,9 +26,10 @@ TOKENS = {"cpu": None, "cuda": 49_152}
 class EngineCell(OncePerCell):
     """A cell that holds two models of one precision."""
 
-    params = (list(PARAMETERS), list(PRECISIONS), ["mixed"])
+    params = (MODELS, _peers.COMPARABLE, ["mixed"])
     param_names = ("model", "precision", "workload")
-    on_gpus: tuple[str, ...] = ("fp32", "fp16")
+    on_gpus: tuple[str, ...]
+    on_cpus: tuple[str, ...] = ("fp32",)
 
     def loaded_together(self, precision: str) -> tuple[str, ...]:
         """Twice the model: the engine's, and what it is measured beside."""
@@ -36,7 +37,13 @@ class EngineCell(OncePerCell):
 
     def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Skip what takes minutes and tells little."""
-        store.require_chosen(model, precision, models_on_gpus=LARGE, precisions_on_gpus=self.on_gpus)
+        store.require_chosen(
+            model,
+            precision,
+            models_on_gpus=LARGE,
+            precisions_on_gpus=self.on_gpus,
+            precisions_on_cpus=self.on_cpus,
+        )
         super().setup(store, model, precision, workload)
 
 
@@ -45,6 +52,10 @@ class Engine(EngineCell):
 
     The engine's time is that of whole passes, from token batches on the CPU to pooled embeddings on the CPU.
     """
+
+    params = (MODELS, list(PRECISIONS), ["mixed"])
+    on_gpus = ("fp32", "fp16", "int8", "fp8")
+    on_cpus = ("fp32", "int8")
 
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Loading and the first pass in a fresh process; then the engine and the GEMMs."""
@@ -58,7 +69,7 @@ class Engine(EngineCell):
         self.engine = Embedder(model, precision, self.entries, store.hardware)
         self.ceiling = _peers.LayerGEMMs(self.engine.esm2.shape, precision, device, self.engine.tokens)
 
-    @tracked("of the matrix products' speed", higher_is_better=True, compare_factor=1.05)
+    @tracked("of the GEMMs' speed", higher_is_better=True, compare_factor=1.05)
     def track_fraction_of_gemm_ceiling(self, store: Store, *parameters: str) -> dict[str, Any] | float:
         """The layers' GEMMs alone would take this share of the time; 1 cannot be passed."""
         return self.metric("fraction of ceiling", store)

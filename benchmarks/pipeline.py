@@ -9,7 +9,7 @@ from typing import Any
 
 from ._cells import Store, _SpeedAndMemory, six_digits, speeds, tracked
 from ._esm2 import load, notes
-from ._hardware import PARAMETERS, pass_tokens
+from ._hardware import MODELS, pass_tokens
 from ._memory import PeakMemory
 from ._outcomes import Measurement
 from ._protocol import TIMERS, Protocol, alternate
@@ -19,8 +19,9 @@ from ._workloads import Protein, copies_in_a_pass, tokens_in
 PROTOCOL = Protocol(blocks=3)  # a block is a whole file
 ENGINE_SECONDS = {"cpu": 0.5, "cuda": 3.0}
 """The file has as many copies of the workload as the engine embeds in that time."""
-MODEL_ON_GPUS = "esm2_t33_650M_UR50D"
-"""The model there: a larger one leaves reading and writing more time."""
+PRECISIONS = ["fp32", "fp16", "int8", "fp8"]
+MODEL_ON_GPUS, ON_GPUS = "esm2_t33_650M_UR50D", ["fp16", "int8"]
+"""The model there, as a larger one leaves reading and writing more time, and its precisions: each takes 20 s."""
 
 
 class File:
@@ -55,12 +56,12 @@ class Pipeline(_SpeedAndMemory):
     The model is loaded before. The samples are whole files, long enough for some seconds on a GPU.
     """
 
-    params = (list(PARAMETERS), ["fp32", "fp16"], ["mixed"])
+    params = (MODELS, PRECISIONS, ["mixed"])
     param_names = ("model", "precision", "workload")
 
     def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Skip a commit without the program, and what takes minutes."""
-        store.require_chosen(model, precision, models_on_gpus=[MODEL_ON_GPUS], precisions_on_gpus=["fp16"])
+        store.require_chosen(model, precision, models_on_gpus=[MODEL_ON_GPUS], precisions_on_gpus=ON_GPUS)
         require_embed_command()
         super().setup(store, model, precision, workload)
 

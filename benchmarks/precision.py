@@ -7,7 +7,7 @@ from typing import Any
 from ._cells import OncePerCell, Store, six_digits, tracked
 from ._esm2 import Embedder, min_cosine, notes, peak_memories
 from ._fidelity import FIGURE, compare
-from ._hardware import PARAMETERS, PRECISIONS
+from ._hardware import MODELS, PRECISIONS
 from ._memory import Peak, unavailable
 from ._outcomes import Measurement, Outcome, shared_value
 from ._protocol import alternate, in_fresh_process, in_this_process
@@ -25,7 +25,7 @@ class Precision(OncePerCell):
     set of its own, once for all workloads but the user's own proteins.
     """
 
-    params = (list(PARAMETERS), [precision for precision in PRECISIONS if precision != "fp32"], list(WORKLOADS))
+    params = (MODELS, [precision for precision in PRECISIONS if precision != "fp32"], list(WORKLOADS))
     param_names = ("model", "precision", "workload")
 
     def loaded_together(self, precision: str) -> tuple[str, ...]:

@@ -8,12 +8,12 @@ from typing import Any
 
 from ._cells import OncePerCell, Store, six_digits, tracked
 from ._esm2 import Embedder, load, notes
-from ._hardware import PARAMETERS
+from ._hardware import MODELS
 from ._outcomes import Measurement
 from ._protocol import TIMERS, Protocol, measure
 from ._virnucpro import require_embed_command
 from ._workloads import AMINO_ACIDS, LENGTHS, Protein, tokens_in
-from .pipeline import MODEL_ON_GPUS, File
+from .pipeline import MODEL_ON_GPUS, ON_GPUS, PRECISIONS, File
 
 PROTOCOL = Protocol(window=1, warm_up_seconds=0.0, blocks=3, block_seconds=0.1, least_blocks=1, enough_seconds=3.0)
 """Short: a curve has many points."""
@@ -31,7 +31,7 @@ class Scaling(OncePerCell):
 
     def setup(self, store: Store, model: str, precision: str, number: int) -> None:  # type: ignore[override]
         """Make the proteins and load what embeds them, unless it was measured."""
-        store.require_chosen(model, precision, models_on_gpus=[MODEL_ON_GPUS], precisions_on_gpus=["fp16"])
+        store.require_chosen(model, precision, models_on_gpus=[MODEL_ON_GPUS], precisions_on_gpus=ON_GPUS)
         if store.hardware.device == "cpu" and number > self.limit_on_cpu:
             most = f"{self.limit_on_cpu:,} {self.param_names[-1]}"
             raise NotImplementedError(f"more than {most} take too long on a CPU")
@@ -49,7 +49,7 @@ class Scaling(OncePerCell):
 class SequenceLength(Scaling):
     """The engine on proteins of one length, from token batches on the CPU to pooled embeddings on the CPU."""
 
-    params = (list(PARAMETERS), ["fp32", "fp16"], [64, 128, 256, 512, 1024, 2048, 4096])
+    params = (MODELS, PRECISIONS, [64, 128, 256, 512, 1024, 2048, 4096])
     param_names = ("model", "precision", "residues")
     limit_on_cpu = LONGEST_ON_CPU
 
@@ -76,7 +76,7 @@ class SequenceLength(Scaling):
 class SequenceCount(Scaling):
     """``virnucpro embed`` on a FASTA file of so many proteins of 58 to 362 residues, the model loaded before."""
 
-    params = (list(PARAMETERS), ["fp32", "fp16"], [1, 10, 100, 1_000, 10_000])
+    params = (MODELS, PRECISIONS, [1, 10, 100, 1_000, 10_000])
     param_names = ("model", "precision", "sequences")
     limit_on_cpu = MOST_ON_CPU
 

@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import random
+import select
 import shlex
 import signal
 import subprocess
@@ -465,6 +466,19 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch):
             progress(done(number * 1_000, number / 10))
     shown = cli.sys.stderr.getvalue()
     assert "%|" in shown and "1,000 sequences, 10 tokens/s" in shown and "\n" not in shown
+
+
+def test_progress_is_shown_on_a_terminal_that_tells_no_width(monkeypatch):
+    reading, writing = os.openpty()
+    with os.fdopen(writing, "w") as terminal, monkeypatch.context() as patch:
+        assert os.get_terminal_size(writing).columns == 0
+        patch.setattr(cli.sys, "stderr", terminal)
+        with cli.Progress() as progress:
+            progress(done(1_000, 0.5))
+        assert select.select([reading], [], [], PATIENCE)[0]
+        shown = os.read(reading, 10_000).decode()
+    os.close(reading)
+    assert "50%|" in shown and "1,000 sequences" in shown
 
 
 def test_progress_of_an_input_of_unknown_size_has_no_percentage(monkeypatch):

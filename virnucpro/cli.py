@@ -494,6 +494,12 @@ def bar(fraction: float | None, about: str) -> Any:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     tqdm.monitor_interval = 0  # no thread of its own: each batch updates it
+    width = None
+    with contextlib.suppress(OSError, ValueError):
+        if not os.get_terminal_size(
+            sys.stderr.fileno()
+        ).columns:  # as of some containers': tqdm would show nothing
+            width = 80
     known = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
     return tqdm(
         total=None if fraction is None else 1.0,
@@ -504,7 +510,9 @@ def bar(fraction: float | None, about: str) -> Any:
         mininterval=0.5,
         miniters=0,
         leave=False,
-        dynamic_ncols=True,
+        ncols=width,
+        nrows=None if width is None else 24,
+        dynamic_ncols=width is None,
     )
 
 

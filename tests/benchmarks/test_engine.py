@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import _engine_table, _esm_efficient, _peers, engine
+from benchmarks import _engine_table, _esm_cpp, _esm_efficient, _formats, _peers, engine, throughput
 from benchmarks._cells import REQUESTED, Store
 from benchmarks._esm2 import Embedder
 from benchmarks._hardware import GIB, Hardware
@@ -27,6 +27,7 @@ CPU = Hardware("cpu", "a CPU", 24 * GIB, (0, 0), {})
 GPU = Hardware("cuda", "a GPU", 80 * GIB, (9, 0), {})
 PROTEINS = [entry for entry in RAGGED if entry[0] != "masked"]  # Peer counts letters
 BUILD = {"fair-esm": _peers.fair_esm, "transformers": _peers.transformers}
+needs_esm_cpp = pytest.mark.skipif(_esm_cpp.missing() is not None, reason=f"needs esm-cpp: {_esm_cpp.missing()}")
 needs_esm_efficient = pytest.mark.skipif(
     _esm_efficient.missing() is not None, reason=f"needs esm-efficient: {_esm_efficient.missing()}"
 )
@@ -97,9 +98,38 @@ def test_an_option_that_the_stand_in_does_not_have_is_refused():
         _esm_efficient.flash_attn_varlen_func(*[torch.zeros(1)] * 5, 1, 1, causal=True)
 
 
-def test_a_peer_that_cannot_run_is_named_with_the_reason():
-    how = _engine_table.PEERS["esm-efficient on PyTorch's attention, packed"]
-    assert "FP16 and BF16 only" in how.skip_reason(_engine_table.Case(MODEL, "fp32", [], GPU))
+@pytest.mark.parametrize(
+    "peer, precision, hardware, said",
+    [
+        ("esm-efficient on PyTorch's attention, packed", "fp32", GPU, "on GPUs it computes in BF16 and FP16 only"),
+        ("fair-esm, sorted", "int8", GPU, "on GPUs it computes in FP32, TF32, BF16 and FP16 only"),
+        ("fair-esm, sorted", "int8", CPU, "on CPUs it computes in FP32, BF16 and FP16 only"),
+        ("esm-cpp, tokens to logits", "int8", GPU, "it does not run on GPUs"),
+        ("esm-cpp, tokens to logits", "bf16", CPU, "on CPUs it computes in FP32 and INT8 only"),
+    ],
+)
+def test_a_peer_that_cannot_run_is_named_with_the_reason(peer, precision, hardware, said):
+    assert _engine_table.PEERS[peer].skip_reason(_engine_table.Case(MODEL, precision, [], hardware)) == said
+
+
+def test_without_esm_cpp_it_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(_esm_cpp, "find_spec", lambda name: None)
+    how = _engine_table.PEERS["esm-cpp, tokens to logits"]
+    assert "pip install esm-cpp==0.2.1" in how.skip_reason(_engine_table.Case(MODEL, "int8", [], CPU))
+
+
+@needs_esm_cpp
+@pytest.mark.parametrize("precision", _esm_cpp.PRECISIONS)
+def test_esm_cpp_with_the_engines_weights_gives_its_embeddings(model, embeddings, precision):
+    encode = _esm_cpp.esm_cpp(model.shape, precision, "cpu", model.fair_esm_state())
+    assert _esm_cpp.EsmCppPeer(encode, PROTEINS, precision, "cpu").check(embeddings) <= 2e-2
+
+
+@needs_esm_cpp
+def test_esm_cpp_runs_with_random_weights_of_its_own(model):
+    peer = _esm_cpp.EsmCppPeer(_esm_cpp.esm_cpp(model.shape, "int8", "cpu", None), PROTEINS, "int8", "cpu")
+    peer.run(1)
+    assert all(row.isfinite().all() for row in peer.embeddings().values())
 
 
 def test_a_peer_with_other_weights_is_found_out(model, embeddings):
@@ -149,17 +179,65 @@ def test_the_ceiling_has_the_models_matrix_products_and_nothing_else(model):
     assert flops == 2 * 7 * layers
 
 
+@pytest.mark.parametrize("dtype, limit, error", [(torch.int8, 127, 1 / 254), (torch.float8_e4m3fn, 448, 1 / 16)])
+def test_operands_of_eight_bits_stand_for_the_values(dtype, limit, error):
+    matrix = torch.randn(5, 64)
+    values, scales = _peers.eight_bits(matrix.clone(), limit, dtype)
+    largest = matrix.abs().amax(1, keepdim=True)
+    assert values.dtype == dtype
+    assert (values.float().abs().amax(1) == limit).all()
+    assert ((values.float() * scales[:, None] - matrix).abs() <= 1.01 * error * largest).all()
+
+
+def test_the_fp8_ceilings_product_is_that_of_its_operands():
+    product, operand, bias_type = _peers.gemm_of("fp8", "cuda")
+    x, weight = (torch.randn(rows, 64) for rows in (32, 48))
+    found = product(operand(x.clone()), operand(weight.clone()), torch.zeros(48, dtype=bias_type))
+    assert (found.float() - x @ weight.t()).abs().max() < 0.05 * (x @ weight.t()).abs().max()
+
+
+def test_the_int8_ceiling_has_the_models_matrix_products_and_nothing_else(model):
+    products = _peers.LayerGEMMs(model.shape, "int8", "cpu", tokens=7)
+    sizes = []
+    exact = products.gemm
+    products.gemm = lambda x, weight, bias: sizes.append(exact(x, weight, bias).shape + x[0].shape[1:])
+    products.run(1)
+    dim = model.shape.dim
+    layer = [(7, 3 * dim, dim), (7, dim, dim), (7, 4 * dim, dim), (7, dim, 4 * dim)]
+    assert sizes == layer * model.shape.layers
+
+
+@pytest.mark.parametrize("precision, workload", [("fp32", "mixed"), ("fp8", "mixed"), ("int8", "short")])
+def test_15b_is_measured_in_few_cells_and_the_others_say_so(precision, workload):
+    with pytest.raises(NotImplementedError, match="is measured in BF16 and INT8 for the workload mixed only"):
+        throughput.Throughput().setup(Store(GPU), "esm2_t48_15B_UR50D", precision, workload)
+
+
+def test_a_table_of_formats_has_a_row_for_each_precision_with_its_ratio_and_fidelity():
+    def call(function, arguments):
+        return function(*arguments)
+
+    names = ["fp32", "int8", "fp8"]
+    rows = _formats.table(MODEL, names, PROTEINS, CPU, 1, call).splitlines()
+    assert [row.split()[0] for row in rows[2:4]] == ["fp32", "int8"]
+    assert rows[2].split()[2] == "1.00"
+    assert 0.99 < float(rows[3].split()[-3]) < 1
+    assert rows[3].endswith("%")
+    assert rows[4] == "not measured: FP8 is a mode of NVIDIA GPUs, and this machine has none that PyTorch can use"
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_on_a_cpu_is_skipped_with_the_reason(precision):
-    with pytest.raises(NotImplementedError, match=r"on CPUs .* FP32 only"):
+    with pytest.raises(NotImplementedError, match=r"on CPUs .* FP32 and INT8 only"):
         engine.Engine().setup(Store(CPU), MODEL, precision, "mixed")
 
 
 @pytest.mark.parametrize(
     "benchmark, precision, said",
     [
-        (engine.Engine, "tf32", "on GPUs this is measured in FP32 and FP16 only"),
-        (engine.Engine, "bf16", "on GPUs this is measured in FP32 and FP16 only"),
+        (engine.Engine, "tf32", "on GPUs this is measured in FP32, FP16, INT8 and FP8 only"),
+        (engine.Engine, "bf16", "on GPUs this is measured in FP32, FP16, INT8 and FP8 only"),
+        (engine.OverFairEsm, "int8", "on GPUs this is measured in FP16 only"),
         (engine.OverFairEsm, "fp32", "on GPUs this is measured in FP16 only"),
         (engine.OverTransformers, "fp32", "on GPUs this is measured in FP16 only"),
     ],

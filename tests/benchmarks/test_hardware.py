@@ -8,17 +8,19 @@ import torch
 from benchmarks._hardware import (
     DIMENSIONS,
     GIB,
+    MODELS,
     PARAMETERS,
     PRECISIONS,
     Hardware,
     Precision,
     cpu_name,
+    memory_needed,
     probe,
     skip_reason,
 )
 from benchmarks._workloads import FASTA_VARIABLE
 
-M8, M650, M3B = PARAMETERS
+M8, M650, M3B, M15B = PARAMETERS
 CPU = Hardware("cpu", "a CPU", 24 * GIB, (0, 0), {})
 H100 = Hardware("cuda", "NVIDIA H100", 79 * GIB, (9, 0), {})
 SMALL = Hardware("cuda", "a small GPU", 8 * GIB, (8, 6), {})
@@ -35,21 +37,41 @@ OLD = Hardware("cuda", "a V100", 32 * GIB, (7, 0), {})
         (SMALL, M3B, ("fp32", "fp16"), "in fp32 and fp16 needs about 20.6 GiB"),
         (OLD, M650, ("bf16",), "BF16 needs compute capability 8.0; a V100 has 7.0"),
         (OLD, M650, ("fp32", "tf32"), "TF32 needs compute capability 8.0"),
+        (OLD, M650, ("int8",), "INT8 needs compute capability 8.0; a V100 has 7.0"),
+        (SMALL, M650, ("fp8",), "FP8 needs compute capability 8.9; a small GPU has 8.6"),
+        (CPU, M8, ("fp8",), "FP8 is a mode of NVIDIA GPUs"),
+        (CPU, M15B, ("int8",), "esm2_t48_15B_UR50D is benchmarked on GPUs only"),
+        (H100, M15B, ("fp32", "bf16"), "in fp32 and bf16 needs about"),
     ],
 )
 def test_what_a_machine_cannot_run_has_a_reason(hardware, model, precisions, said):
     assert said in skip_reason(hardware, model, precisions, "mixed")
 
 
-def test_the_h100_runs_everything():
-    for model in PARAMETERS:
+def test_the_h100_runs_everything_beside_fp32_but_15b():
+    for model in MODELS:
         for precision in PRECISIONS:
             assert skip_reason(H100, model, ("fp32", precision), "mixed") is None
 
 
-def test_a_cpu_runs_8m_in_fp32_bf16_and_fp16():
-    for precision in ("fp32", "bf16", "fp16"):
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_the_h100_holds_15b_alone(precision):
+    assert skip_reason(H100, M15B, (precision,), "mixed") is None
+
+
+def test_a_cpu_runs_8m_in_fp32_bf16_fp16_and_int8():
+    for precision in ("fp32", "bf16", "fp16", "int8"):
         assert skip_reason(CPU, M8, (precision,), "mixed") is None
+
+
+def test_weights_of_one_byte_have_activations_of_the_compute_type():
+    def needed(precision, tokens, device):
+        return memory_needed(M650, (precision,), tokens, device)
+
+    assert needed("int8", 0, "cuda") - GIB == PARAMETERS[M650]
+    for precision, other, device in (("int8", "fp16", "cuda"), ("fp8", "fp16", "cuda"), ("int8", "fp32", "cpu")):
+        activations = needed(precision, 1_000, device) - needed(precision, 0, device)
+        assert activations == needed(other, 1_000, device) - needed(other, 0, device)
 
 
 def test_too_little_memory_on_a_cpu_is_said():
@@ -91,6 +113,8 @@ def test_the_table_of_precisions_is_a_copy_of_virnucpros(name):
     ours, theirs_of_it = PRECISIONS[name], known[name]
     for fact in ("bytes_per_weight", "capability", "on_cpu"):
         assert getattr(ours, fact) == getattr(theirs_of_it, fact)
+    for device in ("cpu", "cuda") if ours.on_cpu else ("cuda",):
+        assert ours.bytes_per_activation(device) == theirs_of_it.activations_on(device).itemsize
     if ours.dtype is not None:
         assert getattr(torch, ours.dtype) == theirs_of_it.compute_dtype
 

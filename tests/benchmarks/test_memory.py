@@ -1,5 +1,6 @@
 """Peak memory on a CPU: what counts, what does not, and from when on."""
 
+import platform
 import sys
 
 import pytest
@@ -151,3 +152,29 @@ def test_where_the_system_does_not_tell_peak_memory_is_not_available(monkeypatch
     with pytest.raises(NotImplementedError, match="only Linux tells"):
         memory.read()
     assert unavailable("cuda") is None
+
+
+@on_linux
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc has no such heap")
+def test_large_tensors_are_kept_off_the_heap():
+    said = in_clean_process("""
+        from benchmarks._memory import *
+        def mebibytes_on_heap():
+            "That a tensor takes there, after one that made malloc keep tensors of its size."
+            def heap():
+                return sum(int(end, 16) - int(start, 16) for start, end in
+                           re.findall(r"^(\\w+)-(\\w+) .*\\[heap]$", (PROC / "maps").read_text(), re.MULTILINE))
+            torch.ones(16, 1024, 1024, dtype=torch.uint8)
+            before = heap()
+            kept = torch.ones(12, 1024, 1024, dtype=torch.uint8)
+            return 1 + (heap() - before) / 2**20
+        def without():
+            return mebibytes_on_heap()
+        def with_it():
+            keep_large_blocks_off_the_heap()
+            return mebibytes_on_heap()
+        print(in_fresh_process(without) - 1, in_fresh_process(with_it) - 1)
+        """)
+    without, with_it = map(float, said.split())
+    assert without > 8
+    assert with_it < 1

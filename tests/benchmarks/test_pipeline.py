@@ -51,7 +51,7 @@ def test_what_takes_too_long_on_a_cpu_is_skipped_with_the_reason(store, benchmar
 @pytest.mark.parametrize(
     "precision, reason",
     [
-        ("fp32", "on GPUs this is measured in FP16 only"),
+        ("fp32", "on GPUs this is measured in FP16 and INT8 only"),
         ("fp16", "on GPUs this is measured with esm2_t33_650M_UR50D only"),
     ],
 )

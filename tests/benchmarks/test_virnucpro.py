@@ -43,7 +43,8 @@ def test_all_names_are_found_in_this_commit():
     from benchmarks._virnucpro import PLACES, find
 
     for name in PLACES:
-        assert find(name).__name__ == name if name != "SHAPES" else find(name)
+        assert name in ("SHAPES", "PRECISIONS") or find(name).__name__ == name
+        assert find(name)
 
 
 def test_nothing_else_of_the_suite_imports_from_virnucpro():
@@ -109,6 +110,19 @@ def test_a_commit_from_before_the_api_is_not_available(ask, modules, missing):
     said = ask("inference_api()", modules)
     assert said.startswith("NotImplementedError: this commit")
     assert missing in said
+
+
+@pytest.mark.parametrize(
+    "modules, name, said",
+    [
+        ({"models.precision": "PRECISIONS = {}"}, "bf16", "None"),
+        ({"models.precision": "PRECISIONS = {}"}, "int8", "NotImplementedError: this commit has no INT8"),
+        ({"models.esm2_flash": LOADER}, "fp8", "NotImplementedError: this commit has no FP8"),
+        ({"models.formats": "", "models.precision": "PRECISIONS = {'int8': 1}"}, "int8", "None"),
+    ],
+)
+def test_a_precision_that_came_later_is_not_available(ask, modules, name, said):
+    assert ask(f"require_precision({name!r})", modules) == said
 
 
 def test_a_commit_from_before_the_embed_command_is_not_available(ask):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from virnucpro.models.products import float32_mode, float32_products
+from virnucpro.models.float32_mode import current_mode, float32_products
 from virnucpro.models.rotary import rotate_
 
 Rotary = tuple[Tensor, Tensor, Tensor]
@@ -42,7 +42,7 @@ def attend(qkv: Tensor, rotary: Rotary, cu_seqlens: Tensor, max_seqlen: int) -> 
     rotate_(qkv, *rotary)
     if qkv.is_cuda:
         return attend_memory_efficient(qkv, cu_seqlens, max_seqlen)
-    if has_bf16() and (qkv.dtype == torch.bfloat16 or float32_mode() == "bf16"):
+    if has_bf16() and (qkv.dtype == torch.bfloat16 or current_mode() == "bf16"):
         return attend_in_bf16(qkv, cu_seqlens)
     return attend_one_by_one(qkv, cu_seqlens)
 

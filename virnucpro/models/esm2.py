@@ -19,7 +19,6 @@ from virnucpro.models.float32_mode import float32_products
 from virnucpro.models.formats import FORMATS
 from virnucpro.models.linear import Linear, layer_norm, parameter
 from virnucpro.models.precision import PRECISIONS
-from virnucpro.models.products import float32_products
 from virnucpro.models.rotary import RotaryTables
 
 PAD, MASK = 1, 32  # indices in ESM-2's alphabet

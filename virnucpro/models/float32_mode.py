@@ -41,8 +41,8 @@ class Turns:
             if this not in self._inside:
                 self._wait_for(mode)
             if not self._inside:
-                self._mode, self._before = mode, [backend.fp32_precision for backend in backends()]
-                for backend in backends():
+                self._mode, self._before = mode, [backend.fp32_precision for backend in backends(mode)]
+                for backend in backends(mode):
                     backend.fp32_precision = mode
             self._inside.append(this)
             self._changed.notify_all()  # who waits next may want the same mode
@@ -59,14 +59,20 @@ class Turns:
         with self._changed:
             self._inside.remove(threading.get_ident())
             if not self._inside:
-                for backend, setting in zip(backends(), self._before, strict=True):
+                for backend, setting in zip(backends(self._mode), self._before, strict=True):
                     backend.fp32_precision = setting
             self._changed.notify_all()
 
 
-def backends() -> tuple:
-    """Where PyTorch keeps the mode of GEMMs: for CUDA and for the CPU's library."""
-    return (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+def backends(mode: str = "ieee") -> tuple:
+    """Where PyTorch keeps the mode of GEMMs: for the CPU's library and for CUDA, which has no ``bf16``."""
+    library = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    return (library,) if mode == "bf16" else (library, torch.backends.cuda.matmul)
+
+
+def current_mode() -> str:
+    """How FP32 GEMMs are computed on the CPU now."""
+    return backends()[0].fp32_precision
 
 
 TURNS = Turns()
@@ -74,8 +80,9 @@ TURNS = Turns()
 
 @contextlib.contextmanager
 def float32_products(mode: str | None) -> Iterator[None]:
-    """Choose how FP32 GEMMs are computed, ``ieee`` or ``tf32``, and restore it after; None leaves it alone.
+    """Choose how FP32 GEMMs are computed and restore it after; None leaves it alone.
 
+    ``ieee`` or ``tf32``; or ``bf16``, on CPUs alone, which rounds the operands to BF16 and sums in FP32.
     The setting belongs to the process, not to a model: threads that need different ones take turns (of the host's
     part: a GPU's kernels are chosen when they are started). Attention is not affected: PyTorch's memory-efficient
     kernel, the fused one that takes FP32 on a GPU, computes each FP32 product from three TF32 ones, with an error

@@ -19,7 +19,7 @@ class Precision:
 
     `storage`: PyTorch's type of the GEMMs' weights; `compute`: of the activations and of all other parameters, on
     a CPU `compute_on_cpu` where that is given. `matmul`: the number format of the GEMMs, a key of
-    `formats.FORMATS`. `float32_mode`: for FP32 operands, see `products.float32_products`, else None.
+    `formats.FORMATS`. `float32_mode`: for FP32 operands, see `float32_mode.float32_products`, else None.
     `capability`: the least NVIDIA compute capability (CUDA C++ programming guide, "Arithmetic Instructions").
     `on_cpu`: whether CPUs run it. `auto_from`: the compute capability from which on ``--precision auto`` takes it;
     None for never. `about`: for a help text.
