@@ -7,6 +7,7 @@ Benchmarks, each for cells of model, precision and workload:
 - ``engine``: the engine beside its own GEMMs and beside fair-esm and Transformers; loading and compiling
 - ``pipeline``: ``virnucpro embed`` from FASTA to HDF5, beside its engine alone
 - ``scaling``: the engine by sequence length, ``virnucpro embed`` by number of sequences
+- ``workers``: ``virnucpro embed --ray`` by number of GPUs
 
 What they share (asv imports these, too, and finds no benchmark in them):
 

@@ -28,6 +28,8 @@ PLACES: dict[str, tuple[str, ...]] = {
     "token_budget": ("virnucpro.models.token_budget", "virnucpro.data.packing"),
     "Fasta": ("virnucpro.data.fasta",),
     "embed_file": ("virnucpro.pipeline.embed",),
+    "embed_with_ray": ("virnucpro.pipeline.distributed",),
+    "Options": ("virnucpro.pipeline.options",),
 }
 """Each name and the modules that have had it, newest first: moving one adds a module here."""
 
@@ -35,6 +37,7 @@ PACKS = "virnucpro.data.packing"
 EMBED = "virnucpro.pipeline.embed"
 FORMATS = "virnucpro.models.formats"
 """Came with the 8-bit precisions."""
+DISTRIBUTED = "virnucpro.pipeline.distributed"
 
 
 class MissingName(ImportError):

@@ -28,7 +28,7 @@ from virnucpro.data.fasta import FastaError
 from virnucpro.data.tokens import ALPHABET
 from virnucpro.models.precision import PRECISIONS
 from virnucpro.pipeline.async_inference import POOLS
-from virnucpro.store.hdf5 import Embeddings
+from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.journal import begun_settings, folder_of
 
 MODEL = ["--model", "esm2_t6_8M_UR50D", "--weights", "random", "--device", "cpu"]

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from virnucpro.cli import main
-from virnucpro.store.hdf5 import Embeddings
+from virnucpro.store.embeddings import Embeddings
 
 PAGE = Path(__file__).parents[1] / "docs" / "embed.md"
 MODEL = ["--model", "esm2_t6_8M_UR50D", "--weights", "random", "--device", "cpu"]

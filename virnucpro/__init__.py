@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from virnucpro.pipeline.in_memory import embed
-    from virnucpro.store.hdf5 import Embeddings
+    from virnucpro.store.embeddings import Embeddings
 
 __all__ = ["Embeddings", "embed"]
 
@@ -16,7 +16,7 @@ def __getattr__(name: str) -> Any:
 
         return embed
     if name == "Embeddings":
-        from virnucpro.store.hdf5 import Embeddings
+        from virnucpro.store.embeddings import Embeddings
 
         return Embeddings
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

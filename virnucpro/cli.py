@@ -23,8 +23,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from virnucpro.data.fasta import Fasta
-from virnucpro.errors import UserError
+from virnucpro.errors import ArgumentError, UserError
 from virnucpro.models.precision import PRECISIONS
+from virnucpro.store.formats import FORMATS, LAYOUTS, TABLE, format_of
 from virnucpro.store.journal import begun_settings, check_output
 
 if TYPE_CHECKING:  # these import PyTorch; a mistake on the command line is told before that
@@ -90,9 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="virnucpro: %(message)s", level=logging.WARNING)
     stop = Stop()
     try:
-        with SkipLog(chosen.skipped, [chosen.output, *chosen.input]) as skips:
-            summary = embed(chosen, words, stop, skips)
-        tell(summary, skips.tallies)
+        summary = chosen.run(chosen, words, stop)
         if chosen.json:
             write_summary(summary)
     except KeyboardInterrupt as error:
@@ -171,20 +170,47 @@ def out_of_memory(error: BaseException) -> str | None:
     return None
 
 
-def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, skips: "SkipLog") -> dict[str, Any]:
+def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[str, Any]:
     """``virnucpro embed``; returns the summary."""
+    with SkipLog(chosen.skipped, [chosen.output, *chosen.input]) as skips:
+        summary = embed_input(chosen, words, stop, skips)
+    tell(summary, skips.tallies)
+    return summary
+
+
+def merge(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[str, Any]:
+    """``virnucpro merge``; returns the summary."""
+    from virnucpro.pipeline.resuming import Stopped
+    from virnucpro.store.merge import merge as merge_parts
+
+    format = format_of(chosen.output, chosen.format, chosen.layout)
+    command = shlex.join(["virnucpro", *words])
+    with stop.on_signals():
+        summary = merge_parts(chosen.output, chosen.parts, format, command, chosen.force, chosen.allow_mixed, stop)
+    if summary is None:
+        raise Stopped("stopped, and nothing was written")
+    return summary
+
+
+def embed_input(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, skips: "SkipLog") -> dict[str, Any]:
+    """Embed the input as chosen; returns the summary."""
     began = time.perf_counter()
     reads = [0 if each == "-" else each for each in chosen.input]
     reads += [chosen.weights] if chosen.weights not in ("pretrained", "random") else []
-    check_output(chosen.output, chosen.resume, chosen.force, reads)
+    format = format_of(chosen.output, chosen.format, chosen.layout)
+    if chosen.shard and format is not TABLE:
+        raise ArgumentError(
+            f"a shard is a part in the format h5, and {chosen.output} would be {format.name}: name a .h5 file; "
+            "virnucpro merge makes other formats of the parts"
+        )
+    check_output(chosen.output, chosen.resume, chosen.force, reads, format.is_folder)
     give_back_freed_memory()
     with Fasta(*chosen.input) as fasta:
         from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
         from virnucpro.pipeline.embed import embed_file
         from virnucpro.pipeline.options import Options
+        from virnucpro.pipeline.shards import Shard
 
-        device = None if chosen.device == "auto" else chosen.device
-        precision = recommended_precision(device) if chosen.precision == "auto" else chosen.precision
         options = Options(
             pool=chosen.pool,
             layers=tuple(chosen.layers),
@@ -195,7 +221,37 @@ def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, skips: "
             strict=chosen.strict,
             on_nan=chosen.on_nan,
         )
+        shard = Shard.parse(chosen.shard) if chosen.shard else None
         skips.open()
+        run: dict[str, Any] = {
+            "format": format,
+            "command": shlex.join(["virnucpro", *words]),
+            "resume": chosen.resume,
+            "force": chosen.force,
+            "stop": stop,
+            "on_skip": skips,
+        }
+        if chosen.ray:
+            from virnucpro.pipeline.distributed import embed_with_ray
+
+            with stop.on_signals(), Progress() as progress:
+                summary = embed_with_ray(
+                    fasta,
+                    chosen.output,
+                    chosen.model,
+                    options,
+                    weights=chosen.weights,
+                    precision=chosen.precision,
+                    device=chosen.device,
+                    address=chosen.ray,
+                    workers=chosen.workers,
+                    allow_mixed=chosen.allow_mixed,
+                    progress=progress,
+                    **run,
+                )
+            return {"output": str(chosen.output), "seconds": round(time.perf_counter() - began, 3), **summary}
+        device = None if chosen.device == "auto" else chosen.device
+        precision = recommended_precision(device) if chosen.precision == "auto" else chosen.precision
         model, _ = load_esm2_model(chosen.model, device, precision=precision, weights=chosen.weights)
         loaded = time.perf_counter()
         with stop.on_signals(), Progress() as progress:
@@ -204,13 +260,10 @@ def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, skips: "
                 chosen.output,
                 model,
                 options,
+                shard=shard,
                 about={"model": chosen.model, "weights": chosen.weights},
-                command=shlex.join(["virnucpro", *words]),
-                resume=chosen.resume,
-                force=chosen.force,
-                stop=stop,
                 progress=progress,
-                on_skip=skips,
+                **run,
             )
     now = time.perf_counter()
     seconds = {"seconds": round(now - began, 3), "loading_seconds": round(loaded - began, 3)}
@@ -246,10 +299,15 @@ def complain(
     """Tell what went wrong and what to do next; returns the exit code."""
     if chosen.debug:
         say("".join(traceback.format_exception(error)).rstrip())
-    hint = "; without --strict it is no error" if chosen.strict and type(error).__name__ == "RecordError" else ""
+    strict = getattr(chosen, "strict", False)
+    hint = "; without --strict it is no error" if strict and type(error).__name__ == "RecordError" else ""
     say(f"virnucpro: {message}{hint}")
     with contextlib.suppress(UserError):
-        if getattr(error, "resume_helps", True) and begun_settings(chosen.output) is not None:
+        if (
+            chosen.run is embed
+            and getattr(error, "resume_helps", True)
+            and begun_settings(chosen.output) is not None
+        ):
             again = shlex.join(
                 ["virnucpro", *(word for word in words if word not in ("--force", "--resume")), "--resume"]
             )
@@ -460,10 +518,18 @@ def bar(fraction: float | None, about: str) -> Any:
 
 def refuse_contradictions(chosen: argparse.Namespace) -> None:
     """End the program with the usage where an option has no effect beside the others."""
+    if chosen.run is not embed:
+        return
     if chosen.chunk is not None and not chosen.translate:
         chosen.refuse("--chunk is for DNA: it needs --translate six-frame")
     if chosen.strict and chosen.on_nan == "skip":
         chosen.refuse("--strict makes an error of what --on-nan skip would leave out: choose one")
+    if chosen.shard and chosen.ray:
+        chosen.refuse("--shard divides an input among jobs, and --ray among workers: choose one")
+    if chosen.workers and not chosen.ray:
+        chosen.refuse("--workers is for --ray")
+    if chosen.allow_mixed and not chosen.ray:
+        chosen.refuse("--allow-mixed is for --ray, and for virnucpro merge")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -471,26 +537,34 @@ def parser() -> argparse.ArgumentParser:
     program = argparse.ArgumentParser("virnucpro", description="Fast ESM-2 embeddings of proteins and DNA.")
     program.add_argument("--version", action="version", version=f"virnucpro {installed_version()}")
     commands = program.add_subparsers(required=True, metavar="COMMAND")
-    embed = commands.add_parser(
+    add_embed(commands)
+    add_merge(commands)
+    return program
+
+
+def add_embed(commands: Any) -> None:
+    """The options of ``virnucpro embed``."""
+    command = commands.add_parser(
         "embed",
-        help="embed the sequences of FASTA files into an HDF5 file",
-        description="Embed the sequences of FASTA files into an HDF5 file.",
+        help="embed the sequences of FASTA files",
+        description="Embed the sequences of FASTA files into an HDF5 file, a Parquet dataset or a .npz file.",
         epilog=EXIT_CODES,
     )
-    embed.set_defaults(refuse=embed.error)
-    embed.add_argument(
+    command.set_defaults(run=embed, refuse=command.error)
+    command.add_argument(
         "input",
         metavar="IN.fasta",
         nargs="+",
         type=file_name,
         help="proteins, or DNA with --translate; may be gzip, bzip2, xz or zstd; - for stdin",
     )
-    embed.add_argument("-o", "--output", type=path, required=True, metavar="OUT.h5")
-    model = embed.add_argument_group("model")
+    command.add_argument("-o", "--output", type=path, required=True, metavar="OUT.h5")
+    add_format(command)
+    model = command.add_argument_group("model")
     name = model.add_argument(
         "--model", default="esm2_t33_650M_UR50D", help="fair-esm's name (default: %(default)s)"
     )
-    name.completer = model_names  # type: ignore[attr-defined]
+    name.completer = model_names
     model.add_argument(
         "--weights",
         type=file_name,
@@ -513,7 +587,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="most tokens in a batch; auto (default) is what fills the device and fits into its memory",
     )
-    kept = embed.add_argument_group("what is kept")
+    kept = command.add_argument_group("what is kept")
     kept.add_argument(
         "--pool", choices=("mean", "bos", "residue"), default="mean", help="default: mean over residues"
     )
@@ -525,7 +599,7 @@ def parser() -> argparse.ArgumentParser:
         default="error",
         help="what to do where an embedding has NaN or Inf: stop (default), or leave the sequence out",
     )
-    sequences = embed.add_argument_group("sequences")
+    sequences = command.add_argument_group("sequences")
     sequences.add_argument(
         "--translate", choices=("six-frame",), help="the input is DNA: embed VirNucPro's proteins"
     )
@@ -548,14 +622,60 @@ def parser() -> argparse.ArgumentParser:
     sequences.add_argument(
         "--skipped", type=path, metavar="FILE", help="write a table of every skipped record, with reason and line"
     )
-    run = embed.add_argument_group("run")
+    run = command.add_argument_group("run")
     run.add_argument(
         "--resume", action="store_true", help="continue an unfinished run; begin one where there is none"
     )
     run.add_argument("--force", action="store_true", help="drop an unfinished run, and replace OUT.h5 at the end")
     run.add_argument("--json", action="store_true", help="print a summary to standard output at the end")
     run.add_argument("--debug", action="store_true", help="show where in the program an error came from")
-    return program
+    many = command.add_argument_group("many GPUs or jobs")
+    many.add_argument(
+        "--shard", metavar="I/N", help="embed only the I-th of N shares of the input, for virnucpro merge"
+    )
+    many.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="use all GPUs of this machine, or of the Ray cluster at host:port (auto: the one on this machine)",
+    )
+    many.add_argument(
+        "--workers", type=positive, metavar="N", help="GPUs to use (default: all; without GPUs one worker)"
+    )
+    many.add_argument(
+        "--allow-mixed", action="store_true", help="take GPUs of different kinds, whose rounding differs"
+    )
+
+
+def add_merge(commands: Any) -> None:
+    """The options of ``virnucpro merge``."""
+    command = commands.add_parser(
+        "merge",
+        help="put the parts of all shards together",
+        description="Put the parts that `virnucpro embed --shard` wrote together, in the order of the input.",
+        epilog=EXIT_CODES,
+    )
+    command.set_defaults(run=merge)
+    command.add_argument("output", type=path, metavar="OUT.h5")
+    command.add_argument("parts", type=path, nargs="+", metavar="PART.h5", help="of all shards, in any order")
+    add_format(command)
+    command.add_argument("--force", action="store_true", help="replace OUT.h5 when the new one is complete")
+    command.add_argument(
+        "--allow-mixed", action="store_true", help="take parts of different hardware, whose rounding differs"
+    )
+    command.add_argument("--json", action="store_true", help="print a summary to standard output at the end")
+    command.add_argument("--debug", action="store_true", help="show where in the program an error came from")
+
+
+def add_format(command: argparse.ArgumentParser) -> None:
+    """The options of an output's format."""
+    command.add_argument(
+        "--format", choices=tuple(FORMATS), help="default: by the output's ending, .h5, .parquet or .npz"
+    )
+    command.add_argument(
+        "--layout", choices=LAYOUTS, default="table", help="per-protein: a dataset for each protein, as UniProt's"
+    )
 
 
 def installed_version() -> str:

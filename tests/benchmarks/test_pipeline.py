@@ -8,7 +8,7 @@ from benchmarks.pipeline import File, Pipeline
 from benchmarks.scaling import SequenceCount, SequenceLength
 from tests.conftest import MODEL
 from virnucpro.models.esm2_flash import load_esm2_model
-from virnucpro.store.hdf5 import Embeddings
+from virnucpro.store.embeddings import Embeddings
 
 PROTEINS = [("a", "MKTAYIAKQR"), ("b", "MSLL"), ("c", "M" * 40)]
 

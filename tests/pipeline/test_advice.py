@@ -5,7 +5,7 @@ import os
 import pytest
 
 from virnucpro.cli import main
-from virnucpro.store.hdf5 import Embeddings
+from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.journal import folder_of
 
 MODEL = ["--model", "esm2_t6_8M_UR50D", "--weights", "random", "--device", "cpu", "--token-budget", "12"]

@@ -22,7 +22,8 @@ from virnucpro.pipeline.embed import Stopped, embed_file
 from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.prefetch import ReadAhead
 from virnucpro.pipeline.provenance import remaining
-from virnucpro.store.hdf5 import Embeddings
+from virnucpro.store.embeddings import Embeddings
+from virnucpro.store.formats import FORMATS, PER_PROTEIN, format_of
 from virnucpro.store.journal import Committed, StoreError, folder_of
 
 PROTEINS = [(name, protein[:60]) for name, protein in RAGGED if "<" not in protein]  # <mask> is not FASTA
@@ -370,3 +371,47 @@ def test_waiting_for_input_that_never_comes_can_be_stopped():
     with ReadAhead(iter(never.wait, None), 3, asked) as ahead:
         assert list(ahead) == []
     never.set()
+
+
+@pytest.mark.parametrize(
+    "name, layout", [("out.parquet", "table"), ("out.npz", "table"), ("out.h5", "per-protein")]
+)
+def test_every_format_is_resumed_checked_and_replaced(tmp_path, fasta, model, name, layout):
+    if name == "out.parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    options, output, format = Options(token_budget=60), tmp_path / name, format_of(tmp_path / name, None, layout)
+    run(fasta, tmp_path / "whole.h5", model, options)
+    with pytest.raises(Stopped):
+        run(fasta, output, model, options, format=format, stop=StopAfter(2))
+    assert not output.exists()
+    assert run(fasta, output, model, options, format=format, resume=True)["resumed_sequences"]
+    assert datasets(output) == datasets(tmp_path / "whole.h5")
+    assert run(fasta, output, model, options, format=format, resume=True)["resumed_sequences"] == len(PROTEINS)
+    with pytest.raises(StoreError, match="exists"):
+        run(fasta, output, model, options, format=format)
+    run(fasta, output, model, Options(token_budget=60, pool="bos"), format=format, force=True)
+    assert datasets(output) != datasets(tmp_path / "whole.h5")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["in.fasta", "whole.h5", name])
+
+
+def test_a_complete_file_of_another_layout_is_not_taken_for_the_one_asked_for(tmp_path, fasta, model):
+    run(fasta, tmp_path / "out.h5", model)
+    with pytest.raises(StoreError, match="is complete, and not in the format h5, per-protein"):
+        run(fasta, tmp_path / "out.h5", model, format=PER_PROTEIN, resume=True)
+
+
+def test_a_name_that_cannot_be_a_dataset_is_an_error_when_it_is_read(tmp_path, model):
+    path = write(tmp_path / "in.fasta", [*PROTEINS, ("a/b", "MK")])
+    with pytest.raises(FastaError, match="leave out --layout per-protein"):
+        run(path, tmp_path / "out.h5", model, Options(token_budget=30), format=PER_PROTEIN)
+    summary = run(path, tmp_path / "out.h5", model, Options(token_budget=30), resume=True)
+    assert summary["resumed_sequences"] and summary["sequences"] == len(PROTEINS) + 1
+
+
+def test_a_folder_of_something_else_is_not_replaced_by_a_parquet_dataset(tmp_path, fasta, model):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    (tmp_path / "out.parquet").mkdir()
+    (tmp_path / "out.parquet" / "thesis.tex").write_text("mine")
+    with pytest.raises(StoreError, match="holds something else"):
+        run(fasta, tmp_path / "out.parquet", model, format=FORMATS["parquet"], force=True)
+    assert (tmp_path / "out.parquet" / "thesis.tex").read_text() == "mine"

@@ -25,8 +25,8 @@ from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.prefetch import BackgroundWriter
 from virnucpro.pipeline.provenance import Place, checksum, engine_digest, meaning_of
 from virnucpro.store import journal
+from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import WriteError
-from virnucpro.store.hdf5 import Embeddings
 from virnucpro.store.journal import StoreError, folder_of, read_journal
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"

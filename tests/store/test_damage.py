@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.store.rows import SEQUENCES, SETTINGS, append, datasets, finish, partial, whole_run
-from virnucpro.store.hdf5 import Complete, Embeddings
+from virnucpro.store.embeddings import Embeddings
+from virnucpro.store.hdf5 import Complete
 from virnucpro.store.journal import (
     JOURNAL,
     Committed,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.store.rows import SEQUENCES, SETTINGS, append, finish, never, partial
-from virnucpro.store.hdf5 import Embeddings
+from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.journal import JOURNAL, Committed, StoreError, check_output, folder_of
 
 

@@ -1,5 +1,6 @@
 """`embed_file`: from FASTA to a file of embeddings."""
 
+import functools
 import math
 import os
 import resource
@@ -20,8 +21,11 @@ from virnucpro.pipeline.options import Options, runner_for, shape_of_row
 from virnucpro.pipeline.prefetch import BackgroundWriter, InterruptiblePacks, ReadAhead
 from virnucpro.pipeline.provenance import settings_of
 from virnucpro.pipeline.resuming import Stopped, begin, earlier_settings
-from virnucpro.store.hdf5 import write_hdf5
+from virnucpro.pipeline.shards import Shard, ShardOfPacks, begin_shard
+from virnucpro.store.formats import TABLE, Format
 from virnucpro.store.journal import Committed, check_output
+from virnucpro.store.merge import write_part
+from virnucpro.store.per_protein import checked
 
 PACKS_AHEAD = 4  # read, tokenised and packed while the device computes
 DEFAULTS = Options()
@@ -65,6 +69,8 @@ def embed_file(
     model: ESM2,
     options: Options = DEFAULTS,
     *,
+    format: Format = TABLE,
+    shard: Shard | None = None,
     about: Mapping[str, Any] | None = None,
     command: str = "",
     resume: bool = False,
@@ -73,8 +79,9 @@ def embed_file(
     progress: Callable[[Done], None] = lambda done: None,
     on_skip: Callable[[Skipped], None] = lambda skipped: None,
 ) -> dict[str, Any]:
-    """Embed a FASTA file into an HDF5 file (docs/embed.md has its layout); returns a summary, for JSON.
+    """Embed a FASTA file into a file (docs/embed.md has the layouts); returns a summary, for JSON.
 
+    format: of the output. shard: embed only this share of the input, into a part for `virnucpro merge`, a table.
     about: what else decides the results and is kept with them, as the model's name. command: kept too.
     resume: continue an unfinished run of `output` where there is one. force: drop it, and replace `output`.
     stop: asked before each batch and while the file is written; when true, what is computed is put on disk and
@@ -83,14 +90,20 @@ def embed_file(
     Whatever is raised, what was computed before is kept for ``resume=True``: StoreError for the output, FastaError
     for the input, and what `AsyncInferenceRunner` raises.
     """
-    output = check_output(output, resume, force, inputs_of(fasta))
+    output = check_output(output, resume, force, inputs_of(fasta), format.is_folder)
     settings = {**(about or {}), **settings_of(model, options, earlier_settings(output) if resume else {})}
     runner, shape = runner_for(model, options), shape_of_row(model, options)
     reader = ProteinReader(fasta, options.max_length, options.chunk, options.strict, on_skip)
-    packs = pack(reader, settings["token_budget"])
+    packs = pack(checked(reader) if format.named else reader, settings["token_budget"])
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])  # sums are split among threads, and their rounding follows
-    work = begin(output, settings, packs, math.prod(shape), options.dtype, resume, stop)
+    write_rows = format.write
+    part: ShardOfPacks | None = None
+    if shard is not None:
+        settings |= shard.settings
+        work, part = begin_shard(output, settings, packs, math.prod(shape), options.dtype, resume, shard, stop)
+    else:
+        work = begin(output, settings, packs, math.prod(shape), options.dtype, resume, stop, format)
     done = Done.after(work.before)
     if work.partial is not None:
         with work.partial as partial:
@@ -105,9 +118,12 @@ def embed_file(
                 if source.error:
                     raise source.error
             attributes = {**settings, "command": command, "input_digest": partial.committed.digest}
+            if part is not None:
+                attributes |= part.attributes
+                write_rows = functools.partial(write_part, blocks=part.blocks)
             ragged = options.pool == "residue"
             if stop() or not partial.finish(
-                lambda path, rows: write_hdf5(path, rows, attributes, shape, ragged, stop)
+                lambda path, rows: write_rows(path, rows, attributes, shape, ragged, stop)
             ):
                 raise Stopped
     return summary_of(done, settings, reader, runner.device)

@@ -241,4 +241,5 @@ def changed(before: Committed) -> InputChangedError:
 def check_complete(output: Path, then: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Raise StoreError unless a complete file was made with these settings; `then`: its attributes."""
     now = {name: attribute(value) for name, value in settings.items()}
-    check_same({name: then.get(name) for name in now}, now, f"{output} is complete and was made")
+    names = (*now, *(["shard"] if "shard" in then else []))
+    check_same({name: then.get(name) for name in names}, now, f"{output} is complete and was made")

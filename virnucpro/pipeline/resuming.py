@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 from virnucpro.data.packing import Pack
 from virnucpro.pipeline.provenance import Place, added, check_complete, compared, remaining
+from virnucpro.store.embeddings import Embeddings
+from virnucpro.store.errors import StoreError
+from virnucpro.store.formats import TABLE, Format
 from virnucpro.store.hdf5 import Complete
 from virnucpro.store.journal import Committed, Partial, begun_settings, folder_of, remove
 
@@ -35,7 +39,7 @@ def earlier_settings(output: Path) -> Mapping[str, Any]:
         return begun
     if not output.exists():
         return {}
-    with Complete(output) as complete:
+    with Embeddings(output) as complete:
         return complete.settings
 
 
@@ -47,17 +51,21 @@ def begin(
     dtype: str,
     resume: bool,
     stop: Callable[[], bool],
+    format: Format = TABLE,
 ) -> Work:
     """Find out what there is to do; close `Work.partial` after it.
 
     `packs`: of the whole input. With `resume` a complete file, too, is continued where its input has grown: its
-    rows are put back into the folder of a run, and it stays as it is until the new one is complete.
+    rows are put back into the folder of a run, and it stays as it is until the new one is complete. Of the
+    formats only a table can: StoreError for another one whose input has grown.
     Raises what `Partial` raises, InputChangedError for another input, and Stopped when `stop` says so.
     """
     begun = compared(settings)
     if not resume or begun_settings(output) is not None or not output.exists():
-        partial = Partial(output, begun, row_size, dtype, resume)
+        partial = Partial(output, begun, row_size, dtype, resume, format.is_folder)
         return Work(partial.committed, remaining(packs, partial.committed), partial)
+    if format is not TABLE:
+        return complete_work(output, begun, until(stop, packs), format)
     with Complete(output) as complete:
         check_complete(output, complete.settings, begun)
         stays, new = added(until(stop, packs), complete.committed)
@@ -70,6 +78,27 @@ def begin(
             complete.put_back(partial, stays.begins, stays.digest)
             on_failure.pop_all()
     return Work(partial.committed, itertools.chain([first], new), partial)
+
+
+def complete_work(output: Path, settings: Mapping[str, Any], packs: Iterable[Pack], format: Format) -> Work:
+    """What there is to do where a complete output of any format has all of the input: nothing."""
+    with Embeddings(output) as complete:
+        if complete.settings["format"] != format.content:
+            raise StoreError(
+                f"{output} is complete, and not in the format {format.name}: give another name, or --force"
+            )
+        check_complete(output, complete.settings, settings)
+        about, lengths = complete.settings, complete.lengths
+    skipped = len(json.loads(about.get("skipped", "[]")))
+    before = Committed(len(lengths), int(lengths.sum()), digest=about["input_digest"], skipped=skipped)
+    _, new = added(packs, before)
+    if next(new, None) is not None:
+        raise StoreError(
+            f"the input of {output} has grown, and only tables (.h5) can be continued, and without --ray: give "
+            "another name, or --force"
+        )
+    remove(folder_of(output))  # what a run that was killed while it tidied up left
+    return Work(before, new, None)
 
 
 def until(stop: Callable[[], bool], packs: Iterable[Pack]) -> Iterator[Pack]:

@@ -1,7 +1,6 @@
 """Embeddings as one HDF5 file (docs/embed.md has its layout): written from rows, and read."""
 
 import contextlib
-import functools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -11,17 +10,17 @@ from typing import Any
 import h5py
 import numpy as np
 
-from virnucpro.store.access import Access
 from virnucpro.store.disk import FileOfHDF5
 from virnucpro.store.errors import StoreError
-from virnucpro.store.journal import BLOCK, BLOCK_BYTES, Committed, Partial, Rows, damaged
+from virnucpro.store.journal import BLOCK, BLOCK_BYTES, Committed, Partial, damaged
+from virnucpro.store.rows import RowSource
 
 FORMAT = "virnucpro embeddings 1"
 
 
 def write_hdf5(
     path: Path,
-    rows: Rows,
+    rows: RowSource,
     attributes: dict[str, Any],
     shape: tuple[int, ...],
     ragged: bool,
@@ -38,7 +37,7 @@ def write_hdf5(
 
 def write_datasets(
     file: h5py.File,
-    rows: Rows,
+    rows: RowSource,
     attributes: dict[str, Any],
     shape: tuple[int, ...],
     ragged: bool,
@@ -157,52 +156,3 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, ArithmeticError) as error:
         # h5py raises each of these for some damage, or for objects of another kind
         raise damaged(Path(path)) from error
-
-
-class Embeddings(Access):
-    """A file of embeddings, read as far as it is asked for. Use as a context manager.
-
-    ``len(file)``; ``file[3]`` or ``file["my protein"]`` is a sequence's embedding, ``[D]`` or with residues
-    ``[residues, D]`` (with several layers ``[layers, D]``, ``[residues, layers, D]``); ``file[2:5]`` is an array
-    of them, with residues a list; iterating yields ``(name, embedding)`` in the order of the input. `Access` has
-    the rest. `names`, `lengths` (residues embedded) and `settings` describe them. Raises StoreError for a file
-    that is not one of virnucpro's.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]):
-        with reading(path):
-            self._file = h5py.File(path, "r")
-        try:
-            with reading(path):
-                if self._file.attrs.get("format") != FORMAT:
-                    raise StoreError(f"{os.fspath(path)} does not hold embeddings of virnucpro's")
-                self.settings = dict(self._file.attrs)
-                self.lengths: np.ndarray = self._file["lengths"][()]
-                self.embeddings: h5py.Dataset = self._file["embeddings"]
-                self._offsets = self._file["offsets"][()] if "offsets" in self._file else None
-        except BaseException:
-            self._file.close()
-            raise
-
-    @functools.cached_property
-    def names(self) -> list[str]:
-        """In the order of the input."""
-        with reading(self._file.filename):
-            return list(self._file["ids"].asstr()[()])
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def _take(self, which: range) -> Any:
-        with reading(self._file.filename):
-            if self._offsets is not None:
-                return [self.embeddings[self._offsets[each] : self._offsets[each + 1]] for each in which]
-            ordered = which if which.step > 0 else which[::-1]  # h5py reads forward
-            rows = self.embeddings[ordered.start : ordered.stop : ordered.step]
-            return rows if which.step > 0 else rows[::-1]
-
-    def __enter__(self) -> "Embeddings":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()

@@ -32,6 +32,7 @@ from virnucpro.store.disk import (
     write_safely,
 )
 from virnucpro.store.errors import StoreError, WriteError
+from virnucpro.store.files import REPLACED, delete, move_into_place, sync_tree
 from virnucpro.store.place import check_apart, check_folder, folder_of, place_of
 
 logger = logging.getLogger(__name__)
@@ -42,11 +43,14 @@ LEAST_BYTES = 2**14  # for the folder, the settings, and what HDF5 has beside th
 BYTES_OF_A_NAME = 40  # beside its letters, in HDF5: a reference, and a header and padding in the heap
 
 SETTINGS, JOURNAL, LOCK, FINISHED = "settings.json", "journal", "lock", "finished.h5"
+FINISHED_FOLDER, SEGMENTS, PROOF = "finished.parquet", "segments", "shared"
 ROWS = ("names", "lengths", "embeddings", "skipped")
 """The files of rows: names in UTF-8, one a line; residues of each sequence, int64; embeddings, row after row; the
 places in the input, int64, of the sequences that were left out because their embeddings are not finite."""
-OURS = (SETTINGS, SETTINGS + NEW, JOURNAL, *ROWS, FINISHED, LOCK)
-"""All that a run leaves in its folder."""
+OURS = (SETTINGS, SETTINGS + NEW, JOURNAL, *ROWS, FINISHED, LOCK, PROOF)
+"""All files that a run leaves in its folder."""
+OUR_FOLDERS = (FINISHED_FOLDER, SEGMENTS, REPLACED)
+"""And all folders; see ``segments.py`` for what several workers leave."""
 
 _failed: dict[Path, StoreError] = {}
 """Folders in which a write of this process failed: the kernel may take what is lost for written."""
@@ -113,12 +117,14 @@ def check_output(
     resume: bool,
     force: bool,
     inputs: Iterable[str | os.PathLike[str] | int] = (),
+    is_folder: bool = False,
 ) -> Path:
     """Where a run may write; raises StoreError where it may not, before anything is spent on it.
 
-    `inputs`: what the run reads, paths or open descriptors; the output is none of them, by no link.
+    `inputs`: what the run reads, paths or open descriptors; the output is none of them, by no link. `is_folder`:
+    the output will be a folder of Parquet files.
     """
-    place = place_of(output)
+    place = place_of(output, is_folder)
     check_folder(place, OURS)
     check_apart(place, inputs)
     if resume or force:
@@ -139,15 +145,23 @@ class Partial:
     """The rows of an unfinished run. Use as a context manager: a second process is kept out until it is closed.
 
     `settings`: all that decides what the rows are, for JSON. `row_size`: values in a row of embeddings; `dtype`:
-    their type. `committed`: what an earlier run left; `append` adds after it.
+    their type. `committed`: what an earlier run left; `append` adds after it. `is_folder`: the output is one.
     Raises StoreError where the folder cannot be written, another process has it, a write to it failed in this
     process, or, with `resume`, where it was begun with other settings or lacks rows that it had.
     After the first write that fails every method that writes raises that WriteError again. A folder in which
     nothing was committed is removed in the end.
     """
 
-    def __init__(self, output: Path, settings: dict[str, Any], row_size: int, dtype: str, resume: bool):
-        self.output = place_of(output)
+    def __init__(
+        self,
+        output: Path,
+        settings: dict[str, Any],
+        row_size: int,
+        dtype: str,
+        resume: bool,
+        is_folder: bool = False,
+    ):
+        self.output, self._is_folder = place_of(output, is_folder), is_folder
         self.folder, self.settings = folder_of(self.output), settings
         self.row_size, self.dtype = row_size, np.dtype(dtype)
         self.committed = Committed()
@@ -278,10 +292,10 @@ class Partial:
         `write` gets the path and the rows, and returns False where it was told to stop; so does this.
         """
         self.commit()
-        finished = self.folder / FINISHED
+        finished = self.folder / (FINISHED_FOLDER if self._is_folder else FINISHED)
         needed = self.size_of_copy(self.committed)
         with self._writing(needed):
-            finished.unlink(missing_ok=True)
+            delete(finished)
             free = free_bytes(self.folder)
             if free < needed:
                 raise WriteError(
@@ -291,14 +305,13 @@ class Partial:
             try:
                 if not write(finished, Rows(self.folder, self.committed, self.row_size, self.dtype)):
                     return False
-                sync(finished)
-                if place_of(self.output) != self.output:  # whenever it came there
+                sync_tree(finished)
+                if place_of(self.output, self._is_folder) != self.output:  # whenever it came there
                     raise StoreError(f"{self.output} has become a symbolic link: move it, and use --resume")
-                os.replace(finished, self.output)  # noqa: PTH105 - as all else that is written
-                sync(self.output.parent)
+                move_into_place(finished, self.output)
             finally:
                 with contextlib.suppress(OSError):  # after the first error a second one tells nothing
-                    finished.unlink(missing_ok=True)
+                    delete(finished)
         try:
             remove(self.folder)
         except OSError as error:
@@ -367,6 +380,8 @@ def remove_rows(folder: Path) -> None:
     for name in OURS:
         if name != LOCK:
             (folder / name).unlink(missing_ok=True)
+    for name in OUR_FOLDERS:
+        delete(folder / name)
 
 
 def begun_settings(output: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -377,7 +392,7 @@ def begun_settings(output: str | os.PathLike[str]) -> dict[str, Any] | None:
     folder = folder_of(output)
     try:
         committed, _ = read_journal(folder / JOURNAL)
-        if not committed.taken or not (folder / SETTINGS).exists():
+        if not (committed.taken or has_segments(folder)) or not (folder / SETTINGS).exists():
             return None
         settings = unsealed((folder / SETTINGS).read_bytes())
     except (OSError, ValueError) as error:
@@ -391,9 +406,14 @@ def has_work(folder: Path) -> bool:
     """Whether a run left something there that could be continued, or could have been before it was damaged."""
     try:
         committed, torn = read_journal(folder / JOURNAL)
-        return (folder / SETTINGS).exists() and bool(committed.taken or torn)
+        return (folder / SETTINGS).exists() and (bool(committed.taken or torn) or has_segments(folder))
     except OSError as error:
         raise StoreError(f"cannot read {folder}: {reason_of(error)}") from error
+
+
+def has_segments(folder: Path) -> bool:
+    """Whether one of several workers of a run committed something there."""
+    return any(path.stat().st_size for path in (folder / SEGMENTS).glob(f"*/*/{JOURNAL}"))
 
 
 def check_same(then: dict[str, Any], now: dict[str, Any], what: str) -> None:

@@ -20,9 +20,10 @@ KINDS = {
 }
 
 
-def place_of(output: str | os.PathLike[str]) -> Path:
+def place_of(output: str | os.PathLike[str], is_folder: bool = False) -> Path:
     """The file that `output` stands for, existing or not: where all symbolic links lead, dangling ones too.
 
+    `is_folder`: it will be a folder of Parquet files, and may be one.
     Raises StoreError, naming what is there, for anything but a regular file or a free name in a folder.
     """
     path = Path(output)
@@ -35,8 +36,12 @@ def place_of(output: str | os.PathLike[str]) -> Path:
         raise StoreError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     shown = f"{path} (a link to {place})" if path.is_symlink() else str(path)
     for about in (at_path, at_place):
-        if about is not None and not stat.S_ISREG(about.st_mode):
+        if about is None or stat.S_ISREG(about.st_mode):
+            continue
+        if not is_folder or not stat.S_ISDIR(about.st_mode):
             raise StoreError(f"{shown} is {kind(about)}: name a file")
+        if any(not each.match("part-*.parquet") for each in place.iterdir()):
+            raise StoreError(f"{shown} is a folder that holds something else: give another name")
     same = at_path is at_place or (at_path and at_place and os.path.samestat(at_path, at_place))
     if not same:
         raise StoreError(f"{shown} cannot be replaced, only written to: name a file")  # as /dev/fd/3

@@ -1,0 +1,325 @@
+"""Runs of several workers: what each worker does, and what the driver checks and says. See also tests/scale."""
+
+import errno
+import importlib.util
+import os
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import MODEL, RAGGED
+from virnucpro.cli import main
+from virnucpro.data.fasta import Fasta, FastaError
+from virnucpro.data.packing import pack
+from virnucpro.models.esm2_flash import load_esm2_model
+from virnucpro.pipeline.distributed import (
+    RAY,
+    Pool,
+    RayError,
+    Task,
+    agreed,
+    check_reachable,
+    connected,
+    embed_with_ray,
+    resources,
+    tasks,
+)
+from virnucpro.pipeline.embed import embed_file
+from virnucpro.pipeline.options import Options
+from virnucpro.pipeline.provenance import Place, compared, version_of
+from virnucpro.pipeline.shards import PACKS_IN_BLOCK, numbered
+from virnucpro.pipeline.worker import ESM2Engine, Plan, Worker, compact, expand
+from virnucpro.store.embeddings import Embeddings
+from virnucpro.store.errors import StoreError
+from virnucpro.store.journal import folder_of
+from virnucpro.store.segments import Block, Counts, SegmentedRun, SegmentRows, read_index
+
+PROTEINS = [
+    (f"{name}{number}", protein[:60]) for number in range(9) for name, protein in RAGGED if "<" not in protein
+]
+OPTIONS = Options(token_budget=90)
+
+
+@pytest.fixture(scope="module")
+def fasta(tmp_path_factory):
+    path = tmp_path_factory.mktemp("distributed") / "in.fasta"
+    path.write_text("".join(f">{name}\n{protein}\n" for name, protein in PROTEINS))
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def whole(fasta, checkpoint):
+    """Datasets of a run of one process."""
+    output = fasta.with_name("whole.h5")
+    model, _ = load_esm2_model(MODEL, "cpu", precision="fp32", weights=checkpoint)
+    with Fasta(fasta) as records:
+        embed_file(records, output, model, OPTIONS)
+    with Embeddings(output) as file:
+        return file.names, file.lengths.tolist(), file.embeddings[()]
+
+
+def plan(run, checkpoint, engine=ESM2Engine, proof=None):
+    return Plan(
+        MODEL, str(checkpoint), "auto", "cpu", OPTIONS, run.folder, run.segments, proof or run.proof, engine
+    )
+
+
+def all_tasks(before=None, proteins=PROTEINS):
+    """All of the input, as the driver hands it out."""
+
+    class NoFile:
+        def fraction(self):
+            return None
+
+    return list(tasks(numbered(pack(proteins, OPTIONS.token_budget)), before or {}, NoFile()))
+
+
+def started(run, checkpoint, **keywords):
+    worker = Worker(plan(run, checkpoint, **keywords))
+    worker.start(worker.about({"threads": 1})["settings"])
+    return worker
+
+
+def test_a_pack_is_sent_in_an_eighth_of_the_bytes():
+    for each in pack(PROTEINS, 90):
+        sent = compact(each)
+        assert sent[1].nbytes * 8 == each.input_ids.numpy().nbytes
+        again = expand(sent)
+        assert again.sequence_ids == each.sequence_ids and again.max_seqlen == each.max_seqlen
+        assert (again.input_ids == each.input_ids).all() and (again.cu_seqlens == each.cu_seqlens).all()
+        assert again.input_ids.dtype == each.input_ids.dtype and again.cu_seqlens.dtype == each.cu_seqlens.dtype
+
+
+def test_two_workers_together_make_the_rows_of_one_process(tmp_path, checkpoint, whole):
+    *blocks, count = all_tasks()
+    with SegmentedRun(tmp_path / "out.h5", resume=False) as run, ThreadPoolExecutor(6) as pool:
+        workers = [started(run, checkpoint) for _ in range(2)]
+        calls = [
+            pool.submit(workers[task.number % 2].embed, task.number, task.place, task.packs)
+            for task in reversed(blocks)
+        ]
+        assert sum(call.result(60).sequences for call in calls) == len(PROTEINS)
+        rows = SegmentRows(read_index(run.segments), 320, np.dtype("float32"))
+        assert count == len(blocks) > 2
+        assert [name for names in rows.names() for name in names] == whole[0]
+        assert np.concatenate(list(rows.lengths())).tolist() == whole[1]
+        assert (np.concatenate(list(rows.embeddings())) == whole[2]).all()
+
+
+def test_a_worker_that_does_not_share_the_folder_is_refused(tmp_path, checkpoint):
+    with SegmentedRun(tmp_path / "out.h5", resume=False) as run:
+        with pytest.raises(StoreError, match=r"does not see .*name an output on storage that all nodes share"):
+            Worker(plan(run, checkpoint, proof="of another folder"))
+        (run.folder / "shared").unlink()
+        with pytest.raises(StoreError, match="does not see"):
+            Worker(plan(run, checkpoint))
+
+
+def test_a_worker_without_its_gpu_is_refused(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with SegmentedRun(tmp_path / "out.h5", resume=False) as run:
+        on_gpu = Plan(MODEL, "random", "auto", "cuda", OPTIONS, run.folder, run.segments, run.proof)
+        with pytest.raises(
+            StoreError, match=f"worker on {os.uname().nodename} was given a GPU that PyTorch does not"
+        ):
+            Worker(on_gpu)
+
+
+def test_a_full_disk_is_told_by_every_call_and_nothing_of_it_counts(tmp_path, checkpoint, monkeypatch):
+    first, second, *_ = all_tasks()
+    with SegmentedRun(tmp_path / "out.h5", resume=False) as run:
+        worker = started(run, checkpoint)
+        worker.embed(first.number, first.place, first.packs)
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "write", full)
+        for _ in range(2):
+            with pytest.raises(StoreError, match=f"on {os.uname().nodename}: No space left on device"):
+                worker.embed(second.number, second.place, second.packs)
+        monkeypatch.undo()
+        assert set(read_index(run.segments)) == {first.number}
+
+
+def test_what_the_engine_raises_is_raised_where_the_block_is_awaited(tmp_path, checkpoint):
+    class Broken(ESM2Engine):
+        def run(self, packs):
+            next(iter(packs))
+            raise ArithmeticError("NaN or Inf")
+
+    with SegmentedRun(tmp_path / "out.h5", resume=False) as run:
+        worker = started(run, checkpoint, engine=Broken)
+        task = all_tasks()[0]
+        for _ in range(2):
+            with pytest.raises(ArithmeticError, match="NaN or Inf"):
+                worker.embed(task.number, task.place, task.packs)
+
+
+def done(task):
+    """What an index has of a block."""
+    return Block("rows", 0, (Counts(1, 1, 1, 1),), (), task.place.digest)
+
+
+def test_blocks_are_whole_packs_and_those_on_disk_are_not_handed_out():
+    *blocks, count = all_tasks()
+    assert [task.number for task in blocks] == list(range(count))
+    assert {len(task.packs) for task in blocks[:-1]} == {PACKS_IN_BLOCK}
+    found = all_tasks({1: done(blocks[1])})
+    assert [type(each) for each in found[:3]] == [Task, Block, Task] and found[-1] == count
+
+
+def test_blocks_of_another_input_are_refused():
+    *blocks, _ = all_tasks()
+    with pytest.raises(FastaError, match="does not begin with"):
+        all_tasks({1: done(blocks[0])})
+    with pytest.raises(FastaError, match="does not begin with"):
+        all_tasks({len(blocks) - 1: done(blocks[-1])}, PROTEINS[:5])
+
+
+def test_only_runs_of_the_same_settings_are_resumed(tmp_path):
+    settings = {"device": "one GPU", "threads": 0, "pool": "mean", "weights": "here"}
+    begun = {**compared(settings), RAY: True, "run": "x"}
+    assert agreed(begun, {**settings, "weights": "there"}, tmp_path, allow_mixed=False) == {}
+    with pytest.raises(StoreError, match="begun without --ray"):
+        agreed(settings, settings, tmp_path, allow_mixed=False)
+    with pytest.raises(StoreError, match="pool 'mean' and not 'bos'"):
+        agreed(begun, {**settings, "pool": "bos"}, tmp_path, allow_mixed=True)
+    with pytest.raises(StoreError, match="device 'one GPU' and not 'another'"):
+        agreed(begun, {**settings, "device": "another"}, tmp_path, allow_mixed=False)
+    kept = agreed(begun, {**settings, "device": "another"}, tmp_path, allow_mixed=True)
+    assert kept == {"device": "another | one GPU", "threads": 0, "allow_mixed": True}
+
+
+class Cluster:
+    """What `resources` asks of Ray."""
+
+    def __init__(self, **total):
+        self.cluster_resources = lambda: total
+
+
+def test_there_is_a_worker_for_each_gpu_or_one_without():
+    assert resources(Cluster(CPU=16, GPU=8), "auto", None) == ("cuda", 8)
+    assert resources(Cluster(CPU=16, GPU=8), "auto", 3) == ("cuda", 3)
+    assert resources(Cluster(CPU=16, GPU=8), "cpu", None) == ("cpu", 1)
+    assert resources(Cluster(CPU=2), "auto", 2) == ("cpu", 2)
+
+
+@pytest.mark.parametrize(
+    "device, workers, message",
+    [
+        ("cuda", None, "the Ray cluster has no GPU"),
+        ("auto", 3, "3 workers need as many CPU cores, and the Ray cluster has 2"),
+        ("cuda:1", None, "Ray chooses which GPU"),
+    ],
+)
+def test_what_the_cluster_lacks_is_told(device, workers, message):
+    with pytest.raises(RayError, match=message):
+        resources(Cluster(CPU=2), device, workers)
+
+
+@pytest.mark.parametrize("address, message", [("ray://head:10001", "host:6379"), ("head", "host:port")])
+def test_an_address_that_makes_no_sense_is_refused(address, message):
+    with pytest.raises(RayError, match=message):
+        check_reachable(address)
+
+
+def test_an_address_where_nothing_listens_is_told_at_once():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(RayError, match=f"no Ray at 127.0.0.1:{port} .*ray start --head"):
+        check_reachable(f"127.0.0.1:{port}")
+
+
+def test_without_ray_the_remedy_is_told_and_nothing_is_left(fasta, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(RayError), connected("local", None):
+        pass
+    words = ["--model", MODEL, "--weights", "random"]
+    assert main(["embed", str(fasta), "-o", str(tmp_path / "out.h5"), *words, "--ray"]) == 1
+    assert "pip install 'virnucpro[ray]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def pool_of(allow_mixed=False):
+    """A pool that starts nothing."""
+
+    class NoRay:
+        def remote(self, _):
+            return self
+
+        def options(self, **_):
+            return self
+
+    return Pool(NoRay(), Plan(MODEL, "random", "auto", "cpu", OPTIONS, "", "", ""), 2, allow_mixed)
+
+
+def about(host, **settings):
+    here = {
+        "virnucpro": version_of("virnucpro"),
+        "engine": "x",
+        "device": "a GPU",
+        "threads": 0,
+        "token_budget": 9,
+    }
+    return {"host": host, "settings": here | settings}
+
+
+def test_workers_agree_on_the_smallest_token_budget():
+    assert pool_of()._common([about("a"), about("b", token_budget=7)])["token_budget"] == 7
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        ({"virnucpro": "0.1"}, "the worker on b has virnucpro 0.1, and this is"),
+        ({"engine": "y"}, "engine is 'x' on a and 'y' on b: make them alike"),
+        ({"device": "another"}, "device is 'a GPU' on a and 'another' on b: use --allow-mixed"),
+    ],
+)
+def test_workers_that_would_give_other_bytes_are_refused(other, message):
+    with pytest.raises(RayError, match=message):
+        pool_of()._common([about("a"), about("b", **other)])
+
+
+def test_mixed_hardware_is_recorded_where_it_is_allowed():
+    found = pool_of(allow_mixed=True)._common([about("a"), about("b", device="another")])
+    assert found["device"] == "a GPU | another" and found["allow_mixed"] is True
+    with pytest.raises(RayError, match="engine"):
+        pool_of(allow_mixed=True)._common([about("a"), about("b", engine="y")])
+
+
+@pytest.mark.slow
+def test_a_real_local_ray_writes_the_bytes_of_one_process(fasta, tmp_path, checkpoint, whole):
+    if not importlib.util.find_spec("ray"):
+        pytest.skip("Ray is not installed")
+    output = tmp_path / "out.h5"
+    for resume in (False, True):
+        with Fasta(fasta) as records:
+            summary = embed_with_ray(
+                records, output, MODEL, OPTIONS, weights=str(checkpoint), device="cpu", workers=2, resume=resume
+            )
+        assert summary["sequences"] == len(PROTEINS) and summary["resumed_sequences"] == len(PROTEINS) * resume
+        with Embeddings(output) as file:
+            assert (file.names, file.lengths.tolist()) == whole[:2] and (file.embeddings[()] == whole[2]).all()
+    assert not folder_of(output).exists()
+
+
+def test_a_place_tells_where_a_block_begins():
+    *blocks, _ = all_tasks()
+    begins = [task.place.begins for task in blocks]
+    sizes = [sum(len(names) for names, _, _ in task.packs) for task in blocks]
+    assert begins == np.cumsum([0, *sizes])[:-1].tolist() and isinstance(blocks[0].place, Place)

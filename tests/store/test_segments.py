@@ -1,0 +1,122 @@
+"""Rows of several workers: what was committed is there once, in order, and nothing else."""
+
+import errno
+import os
+
+import numpy as np
+import pytest
+
+from virnucpro.store.journal import StoreError, folder_of
+from virnucpro.store.segments import SegmentedRun, SegmentRows, SegmentWriter, missing_blocks, read_index
+
+SIZE = 3
+
+
+def rows_of(block):
+    """Two packs: names, residues, rows."""
+    return [
+        ([f"b{block}p{pack}s{number}\u00fc" for number in range(pack + 1)], [block + 1] * (pack + 1),
+         np.full((pack + 1, SIZE), 10 * block + pack, np.float32))
+        for pack in range(2)
+    ]  # fmt: skip
+
+
+def write(writer, *blocks):
+    for block in blocks:
+        for pack in rows_of(block):
+            writer.append(*pack)
+        writer.commit(block, f"digest {block}")
+
+
+def check(folder, count):
+    index = read_index(folder)
+    assert missing_blocks(index, count) == []
+    rows = SegmentRows(index, SIZE, np.dtype("float32"))
+    packs = [pack for block in range(count) for pack in rows_of(block)]
+    assert list(rows.names()) == [names for names, _, _ in packs]
+    assert [part.tolist() for part in rows.lengths()] == [lengths for _, lengths, _ in packs]
+    assert (np.concatenate(list(rows.embeddings())) == np.concatenate([values for _, _, values in packs])).all()
+    assert (
+        rows.committed.sequences == rows.committed.rows == 3 * count
+        and rows.committed.digest == f"digest {count - 1}"
+    )
+
+
+def test_blocks_of_several_workers_are_read_in_order(tmp_path):
+    write(SegmentWriter(tmp_path / "one", "float32"), 3, 0)
+    write(SegmentWriter(tmp_path / "two", "float32"), 1, 4, 2)
+    check(tmp_path, 5)
+
+
+def test_a_block_that_two_workers_did_is_taken_once(tmp_path):
+    write(SegmentWriter(tmp_path / "one", "float32"), 0, 1)
+    write(SegmentWriter(tmp_path / "two", "float32"), 1, 2)
+    check(tmp_path, 3)
+
+
+def test_what_was_not_committed_does_not_count(tmp_path):
+    writer = SegmentWriter(tmp_path / "one", "float32")
+    write(writer, 0)
+    writer.append(*rows_of(1)[0])
+    writer.close()
+    (tmp_path / "died at once").mkdir()
+    assert missing_blocks(read_index(tmp_path), 2) == [1]
+    write(SegmentWriter(tmp_path / "two", "float32"), 1)
+    check(tmp_path, 2)
+
+
+@pytest.mark.parametrize("kept", range(0, 400, 37))
+def test_a_journal_or_rows_cut_anywhere_lose_whole_blocks_only(tmp_path, kept):
+    for name in ("journal", "rows"):
+        writer = SegmentWriter(tmp_path / name / "one", "float32")
+        write(writer, 0, 1, 2)
+        writer.close()
+        path = tmp_path / name / "one" / name
+        path.write_bytes(path.read_bytes()[:kept])
+        index = read_index(tmp_path / name)
+        assert set(index) == set(range(len(index)))  # a beginning
+        if index:
+            check(tmp_path / name, len(index))
+
+
+@pytest.mark.parametrize("call", ["fsync", "write"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_after_a_failed_write_nothing_is_committed(tmp_path, monkeypatch, call, code):
+    writer = SegmentWriter(tmp_path / "one", "float32")
+    write(writer, 0)
+
+    def fails(*_):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fails)
+        with pytest.raises(StoreError, match=os.strerror(code)):
+            write(writer, 1)
+    with pytest.raises(StoreError, match=os.strerror(code)):  # the cause, and not another
+        write(writer, 2)
+    assert set(read_index(tmp_path)) == {0}
+
+
+def test_a_run_begun_anew_counts_nothing_of_workers_of_the_old_one(tmp_path):
+    output = tmp_path / "out.h5"
+    with SegmentedRun(output, resume=False) as old:
+        assert old.begin({"a": 1}) == {}
+        write(SegmentWriter(old.segments / "one", "float32"), 0)
+    with SegmentedRun(output, resume=True) as resumed:
+        assert set(resumed.begin({"a": 1})) == {0} and resumed.begun["a"] == 1
+    with SegmentedRun(output, resume=False) as new:
+        write(SegmentWriter(old.segments / "late", "float32"), 1)  # cut off from its driver, it lives on
+        assert new.begin({"a": 2}) == {}
+
+
+def test_one_process_at_a_time_and_nothing_stays(tmp_path):
+    output = tmp_path / "out.h5"
+    with SegmentedRun(output, resume=False) as run:
+        with pytest.raises(StoreError, match="another process is writing"):
+            SegmentedRun(output, resume=True)
+        run.begin({})
+        write(SegmentWriter(run.segments / "one", "float32"), 0)
+        rows = SegmentRows(read_index(run.segments), SIZE, np.dtype("float32"))
+        assert not run.finish(rows, lambda path: False)
+        assert run.finish(rows, lambda path: bool(path.write_text("whole")))
+    assert output.read_text() == "whole" and not folder_of(output).exists()

@@ -1,0 +1,238 @@
+"""What one worker of several does: load the model once, embed blocks of packs, and write their rows."""
+
+import os
+import queue
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from virnucpro.data.packing import Pack
+from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
+from virnucpro.pipeline.async_inference import InferenceResult
+from virnucpro.pipeline.options import Options, runner_for, shape_of_row
+from virnucpro.pipeline.prefetch import RESULTS_BEHIND, in_type
+from virnucpro.pipeline.provenance import Place, settings_of
+from virnucpro.store.errors import StoreError
+from virnucpro.store.journal import PROOF
+from virnucpro.store.segments import SegmentWriter
+
+PATIENCE = 0.05  # seconds; a GPU has longer to do with the packs in flight
+
+CompactPack = tuple[list[str], np.ndarray, np.ndarray]
+"""A pack to be sent: names, tokens as uint8, ``cu_seqlens``."""
+
+
+def compact(pack: Pack) -> CompactPack:
+    """A pack in an eighth of the bytes."""
+    return pack.sequence_ids, pack.input_ids.numpy().astype(np.uint8), pack.cu_seqlens.numpy()
+
+
+def expand(pack: CompactPack) -> Pack:
+    """The pack that `compact` made this of."""
+    names, tokens, ends = pack
+    longest = int(np.diff(ends).max(initial=0))
+    return Pack(names, torch.from_numpy(tokens.astype(np.int64)), torch.from_numpy(ends.copy()), longest)
+
+
+class Engine(Protocol):
+    """What embeds packs."""
+
+    shape: tuple[int, ...]
+
+    def settings(self, begun: Mapping[str, Any]) -> dict[str, Any]:
+        """All that decides the bytes of the rows, as `provenance.settings_of`."""
+
+    def start(self, settings: Mapping[str, Any]) -> None:
+        """Take what was settled."""
+
+    def run(self, packs: Iterable[Pack]) -> Iterator[InferenceResult]:
+        """As `AsyncInferenceRunner.run`."""
+
+
+class ESM2Engine:
+    """ESM-2 on this machine's GPU, or the CPU."""
+
+    def __init__(self, plan: "Plan"):
+        if plan.device == "cuda" and not torch.cuda.is_available():
+            raise StoreError(
+                f"the worker on {os.uname().nodename} was given a GPU that PyTorch does not see: check the driver "
+                "and that its PyTorch is a CUDA build"
+            )
+        precision = recommended_precision(plan.device) if plan.precision == "auto" else plan.precision
+        self._model, _ = load_esm2_model(plan.model, plan.device, precision=precision, weights=plan.weights)
+        self._options = plan.options
+        self._runner = runner_for(self._model, plan.options)
+        self.shape = shape_of_row(self._model, plan.options)
+
+    def settings(self, begun: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Engine`."""
+        return settings_of(self._model, self._options, begun)
+
+    def start(self, settings: Mapping[str, Any]) -> None:
+        """Sums are split among threads, and their rounding follows."""
+        if settings["threads"]:
+            torch.set_num_threads(settings["threads"])
+
+    def run(self, packs: Iterable[Pack]) -> Iterator[InferenceResult]:
+        """See `Engine`."""
+        return self._runner.run(packs)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the workers of a run do.
+
+    `model`, `weights`, `precision`: as for `load_esm2_model`, or ``auto``. `device`: ``cuda`` or ``cpu``.
+    `folder`: the run's; workers write under `segments`, and find `proof` there if they share it. `engine` makes
+    what embeds.
+    """
+
+    model: str
+    weights: str
+    precision: str
+    device: str
+    options: Options
+    folder: Path
+    segments: Path
+    proof: str
+    engine: Callable[["Plan"], Engine] = ESM2Engine
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a worker did of a block: sequences and residues embedded, and the names of those left out."""
+
+    sequences: int
+    residues: int
+    not_finite: list[str]
+
+
+class _Block:
+    """A block that is being embedded; `left`: packs of it that are not written yet."""
+
+    def __init__(self, number: int, place: Place, left: int):
+        self.number, self.place, self.left = number, place, left
+        self.at = place.begins  # of the next pack to be written
+        self.sequences = self.residues = 0
+        self.not_finite: list[str] = []
+        self.done: Future[Done] = Future()
+
+
+class Worker:
+    """Embeds blocks of packs, one after the other without a gap, and commits each.
+
+    `embed` may be called in several threads: while a block is computed the next is received, and the last one is
+    put on disk.
+    """
+
+    def __init__(self, plan: Plan):
+        self._plan = plan
+        self._check_folder()
+        began = time.perf_counter()
+        self._engine = plan.engine(plan)
+        self.loading_seconds = time.perf_counter() - began
+
+    def _check_folder(self) -> None:
+        try:
+            shared = (self._plan.folder / PROOF).read_text() == self._plan.proof
+        except OSError:
+            shared = False
+        if not shared:
+            raise StoreError(
+                f"the worker on {os.uname().nodename} does not see {self._plan.folder}: name an output on storage "
+                "that all nodes share, at the same path"
+            )
+
+    def about(self, begun: Mapping[str, Any]) -> dict[str, Any]:
+        """Where it runs, and the settings that it would have for a run that was begun with `begun`."""
+        return {
+            "host": os.uname().nodename,
+            "process": os.getpid(),
+            "gpu": os.environ.get("CUDA_VISIBLE_DEVICES", "") if self._plan.device == "cuda" else "",
+            "loading_seconds": round(self.loading_seconds, 3),
+            "shape": self._engine.shape,
+            "settings": self._engine.settings(begun),
+        }
+
+    def start(self, settings: Mapping[str, Any]) -> None:
+        """Take the run's settings, and be ready for `embed`."""
+        self._settings = dict(settings)
+        folder = self._plan.segments / f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex}"
+        self._segment = SegmentWriter(folder, self._plan.options.dtype)
+        self._adding = threading.Lock()
+        self._error: BaseException | None = None
+        self._waiting: set[Future[Done]] = set()
+        self._packs: queue.SimpleQueue[tuple[Pack, _Block]] = queue.SimpleQueue()
+        self._blocks: deque[_Block] = deque()
+        self._results: queue.Queue[tuple[InferenceResult, _Block]] = queue.Queue(RESULTS_BEHIND)
+        for work in (self._compute, self._write):
+            threading.Thread(target=self._or_fail, args=(work,), name=work.__name__, daemon=True).start()
+
+    def embed(self, number: int, place: Place, packs: Sequence[CompactPack]) -> Done:
+        """Embed a block and put its rows on disk.
+
+        `place`: where it begins, and a digest of the input up to its end. Raises what embedding or writing, of
+        whichever block, raised.
+        """
+        block = _Block(number, place, len(packs))
+        with self._adding:
+            if self._error is not None:
+                raise self._error
+            self._waiting.add(block.done)
+            block.done.add_done_callback(self._waiting.discard)
+            for each in packs:
+                self._packs.put((expand(each), block))
+        return block.done.result()
+
+    def _compute(self) -> None:
+        self._engine.start(self._settings)
+        while True:
+            first = self._packs.get()
+            for result in self._engine.run(self._taken(first)):
+                self._results.put((result, self._blocks.popleft()))
+
+    def _taken(self, first: tuple[Pack, _Block]) -> Iterator[Pack]:
+        """Packs until none comes: the engine holds some results back until it gets more, or there are no more."""
+        each = first
+        while True:
+            pack, block = each
+            self._blocks.append(block)
+            yield pack
+            try:
+                each = self._packs.get(timeout=PATIENCE)
+            except queue.Empty:
+                return
+
+    def _write(self) -> None:
+        dtype = np.dtype(self._plan.options.dtype)
+        while True:
+            result, block = self._results.get()
+            skipped = [block.at + at for at in result.skipped]
+            self._segment.append(result.sequence_ids, result.residues, in_type(result, dtype), skipped)
+            block.at += len(result.sequence_ids) + len(skipped)
+            block.sequences += len(result.sequence_ids)
+            block.residues += sum(result.residues)
+            block.not_finite += result.skipped.values()
+            block.left -= 1
+            if not block.left:
+                self._segment.commit(block.number, block.place.digest)
+                block.done.set_result(Done(block.sequences, block.residues, block.not_finite))
+
+    def _or_fail(self, work: Callable[[], None]) -> None:
+        """Have what `work` raises raised by all calls of `embed`."""
+        try:
+            work()
+        except BaseException as error:
+            with self._adding:
+                self._error = error
+                for each in list(self._waiting):
+                    each.set_exception(error)

@@ -1,0 +1,274 @@
+"""Rows that several workers write at the same time, each to a folder of its own, until the output is complete.
+
+A worker appends the rows of a block of packs to one file, syncs it, and then says so in a journal beside it. Only
+what a journal says counts. A worker that died leaves its folder behind, and the one in its place begins another;
+so whatever dies when, each block is there whole or not at all. One that is there twice has the same bytes, and is
+taken once.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from virnucpro.store.disk import AppendFile, reason_of, sync, write_safely
+from virnucpro.store.errors import StoreError, WriteError
+from virnucpro.store.journal import (
+    BLOCK_BYTES,
+    JOURNAL,
+    PROOF,
+    SEGMENTS,
+    SETTINGS,
+    Committed,
+    begun_settings,
+    checked,
+    has_segments,
+    remove,
+    remove_rows,
+    sealed,
+    unchecked,
+)
+from virnucpro.store.staging import Staging, size_of
+
+ROWS = "rows"
+RUN = "run"
+"""The setting that tells a run from one that was begun anew with --force: no worker of an earlier one counts."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of a pack: sequences, residues, rows of embeddings, bytes of names."""
+
+    sequences: int
+    residues: int
+    rows: int
+    name_bytes: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where a block's rows are: `path` from `offset` on, for each pack names, lengths and rows.
+
+    `skipped`: places in the input of sequences that have no row.
+    """
+
+    path: Path
+    offset: int
+    packs: tuple[Counts, ...]
+    skipped: tuple[int, ...]
+    digest: str
+
+
+class SegmentWriter:
+    """A worker's rows. After a write or sync that failed nothing more is written.
+
+    Raises WriteError, naming the folder and the machine, for what cannot be written, and then again.
+    """
+
+    def __init__(self, folder: Path, dtype: str):
+        self._folder, self._dtype = folder, np.dtype(dtype)
+        self._packs: list[Counts] = []
+        self._skipped: list[int] = []
+        self._begin = self._end = 0
+        self._failure: WriteError | None = None
+        with self._writing():
+            folder.mkdir(parents=True)
+            self._rows, self._journal = AppendFile(folder / ROWS), AppendFile(folder / JOURNAL)
+            sync(folder)
+            sync(folder.parent)
+
+    def append(
+        self, names: Sequence[str], lengths: Sequence[int], rows: np.ndarray, skipped: Sequence[int] = ()
+    ) -> None:
+        """Add a pack to the block: its names (without line ends), residues, and rows ``[n, row_size]``.
+
+        `skipped`: places in the input of sequences of the pack that have no row.
+        """
+        encoded = "".join(f"{name}\n" for name in names).encode()
+        values = np.ascontiguousarray(rows, dtype=self._dtype).reshape(-1).view(np.uint8)
+        with self._writing():
+            self._rows.append(encoded)
+            self._rows.append(np.asarray(lengths, dtype="<i8").tobytes())
+            self._rows.append(values)
+        self._end += len(encoded) + 8 * len(lengths) + values.nbytes
+        self._packs.append(Counts(len(names), sum(lengths), len(rows), len(encoded)))
+        self._skipped += skipped
+
+    def commit(self, block: int, digest: str) -> None:
+        """What was appended since the last commit is this block, and whole: put it on disk, then say so."""
+        counts = [list(asdict(each).values()) for each in self._packs]
+        where = {"block": block, "offset": self._begin, "end": self._end, "packs": counts}
+        text = json.dumps({**where, "skipped": self._skipped, "digest": digest})
+        with self._writing():
+            self._rows.sync()
+            # After a line end, because a crash can leave half a line
+            self._journal.append(f"\n{checked(text)}\n".encode())
+            self._journal.sync()
+        self._begin, self._packs, self._skipped = self._end, [], []
+
+    def close(self) -> None:
+        """Close the files. What was not committed does not count."""
+        for file in (self._rows, self._journal):
+            with contextlib.suppress(OSError):
+                file.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            yield
+        except OSError as error:
+            self._failure = WriteError(f"cannot write {self._folder} on {os.uname().nodename}: {reason_of(error)}")
+            raise self._failure from error
+
+
+def read_index(folder: Path) -> dict[int, Block]:
+    """All blocks that the workers of a run committed, each in a folder in `folder`, by number.
+
+    Those whose rows are not all there do not count.
+    """
+    found: dict[int, Block] = {}
+    for segment in sorted(folder.glob("*")):
+        rows, journal = segment / ROWS, segment / JOURNAL
+        if not journal.exists() or not rows.exists():
+            continue
+        size = rows.stat().st_size
+        for line in journal.read_bytes().split(b"\n"):
+            about = unchecked(line) if line else None
+            if about is not None and about["end"] <= size and about["block"] not in found:
+                packs = tuple(Counts(*each) for each in about["packs"])
+                skipped = tuple(about["skipped"])
+                found[about["block"]] = Block(rows, about["offset"], packs, skipped, about["digest"])
+    return found
+
+
+class SegmentRows:
+    """The rows of blocks 0, 1, 2, ... in this order, as `RowSource`."""
+
+    def __init__(self, index: Mapping[int, Block], row_size: int, dtype: np.dtype):
+        self._blocks = [index[number] for number in range(len(index))]
+        self.row_size, self.dtype = row_size, dtype
+        totals = [sum(part) for part in zip(*(asdict(each).values() for each in self._counts()), strict=True)]
+        sequences, residues, rows, name_bytes = totals or (0, 0, 0, 0)
+        digest = self._blocks[-1].digest if self._blocks else ""
+        self.committed = Committed(sequences, residues, rows, name_bytes, digest, len(self.skipped()))
+
+    def _counts(self) -> Iterator[Counts]:
+        return itertools.chain.from_iterable(block.packs for block in self._blocks)
+
+    def names(self) -> Iterator[list[str]]:
+        """See `RowSource`."""
+        for file, at, counts in self._packs():
+            yield read_at(file, at, counts.name_bytes).decode().split("\n")[:-1]
+
+    def lengths(self) -> Iterator[np.ndarray]:
+        """See `RowSource`."""
+        for file, at, counts in self._packs():
+            yield np.frombuffer(read_at(file, at + counts.name_bytes, 8 * counts.sequences), dtype="<i8")
+
+    def embeddings(self) -> Iterator[np.ndarray]:
+        """See `RowSource`."""
+        size = self.row_size * self.dtype.itemsize
+        at_a_time = max(1, BLOCK_BYTES // size)
+        for file, at, counts in self._packs():
+            begin = at + counts.name_bytes + 8 * counts.sequences
+            for row in range(0, counts.rows, at_a_time):
+                count = min(at_a_time, counts.rows - row)
+                values = np.frombuffer(read_at(file, begin + row * size, count * size), self.dtype)
+                yield values.reshape(count, self.row_size)
+
+    def skipped(self) -> np.ndarray:
+        """See `RowSource`."""
+        return np.array([place for block in self._blocks for place in block.skipped], dtype="<i8")
+
+    def _packs(self) -> Iterator[tuple[int, int, Counts]]:
+        """Each pack: an open file's descriptor, where in it the pack begins, and what it has."""
+        size = self.row_size * self.dtype.itemsize
+        with contextlib.ExitStack() as stack:
+            opened: dict[Path, int] = {}
+            for block in self._blocks:
+                if block.path not in opened:
+                    opened[block.path] = stack.enter_context(block.path.open("rb")).fileno()
+                at = block.offset
+                for counts in block.packs:
+                    yield opened[block.path], at, counts
+                    at += counts.name_bytes + 8 * counts.sequences + counts.rows * size
+
+
+def read_at(descriptor: int, offset: int, count: int) -> bytes:
+    """So many bytes of a file; StoreError where it has fewer."""
+    parts = []
+    while count:
+        part = os.pread(descriptor, count, offset)
+        if not part:
+            raise StoreError("a worker's file has lost rows that it had: begin anew with --force")
+        parts.append(part)
+        offset, count = offset + len(part), count - len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class SegmentedRun:
+    """The folder of an unfinished run of several workers. Use as a context manager: other processes are kept out.
+
+    `begun`: the settings that it was begun with, None where it is new. `segments`: where each worker makes a
+    folder of its own. `proof`: what a worker that sees the folder can read there. A folder in which nothing was
+    committed is removed in the end.
+    Raises StoreError where the folder cannot be written or another process has it.
+    """
+
+    def __init__(self, output: Path, resume: bool, is_folder: bool = False):
+        self.output, self._staging = output, Staging(output, is_folder)
+        self.folder = self._staging.folder
+        try:
+            self.begun = begun_settings(output) if resume else None
+            self._run = (self.begun or {}).get(RUN) or uuid.uuid4().hex
+            self.segments = self.folder / SEGMENTS / self._run
+            self.proof = uuid.uuid4().hex
+            with self._staging.writing():
+                if self.begun is None:
+                    remove_rows(self.folder)
+                self.segments.mkdir(parents=True, exist_ok=True)
+                write_safely(self.folder / PROOF, self.proof)
+        except BaseException:
+            self._staging.close()
+            raise
+
+    def begin(self, settings: Mapping[str, Any]) -> dict[int, Block]:
+        """Record the settings; returns what earlier workers left."""
+        with self._staging.writing():
+            write_safely(self.folder / SETTINGS, sealed({**settings, RUN: self._run}))
+            sync(self.folder)
+            sync(self.folder.parent)
+        return read_index(self.segments)
+
+    def finish(self, rows: SegmentRows, write: Callable[[Path], bool]) -> bool:
+        """Have `write` make the output of `rows`, move it to its place and remove the folder.
+
+        `write` gets the path, and returns False where it was told to stop; so does this.
+        """
+        if not self._staging.finish(write, size_of(rows), f"All embeddings are in {self.folder}: "):
+            return False
+        remove(self.folder)
+        return True
+
+    def __enter__(self) -> "SegmentedRun":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not has_segments(self.folder):
+            with contextlib.suppress(OSError):  # a worker cut off from its driver may still write
+                remove(self.folder)
+        self._staging.close()
+
+
+def missing_blocks(index: Iterable[int], count: int) -> list[int]:
+    """Which of so many blocks are not there."""
+    return sorted(set(range(count)) - set(index))
