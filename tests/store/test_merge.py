@@ -4,7 +4,9 @@ import gzip
 import os
 import random
 import re
+import subprocess
 import threading
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from tests.conftest import MODEL
-from virnucpro.cli import main
+from virnucpro.cli import main, parser
 from virnucpro.data.fasta import Fasta, FastaError
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.pipeline import embed as embed_module
@@ -309,3 +311,16 @@ def test_sequences_left_out_for_nan_keep_the_order(fasta, model, tmp_path, monke
     found = content(tmp_path / "out.h5")
     assert found == content(tmp_path / "whole.h5")
     assert found["skipped"][2] == list(range(0, 100, 7)) and found["lengths"][1] == (85,)
+
+
+def test_the_job_script_of_the_documentation_is_a_command(monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()
+    (script,) = (part.partition("```")[0] for part in page.split("```bash\n")[1:])
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")
+    stub = "virnucpro() { printf '%s\\n' \"$@\"; }; mkdir() { :; }\n"
+    said = subprocess.run(
+        ["bash", "-c", stub + script.replace("exec virnucpro", "virnucpro")],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    chosen = parser().parse_args(said.splitlines())
+    assert (str(chosen.output), chosen.shard, chosen.resume) == ("parts/7.h5", "7/16", True)
