@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import threading
@@ -90,9 +91,7 @@ class Slot:
 
 @dataclass
 class DoneByWorkers(Done):
-    """How far a run of several workers is; `speeds`: tokens/s of each."""
-
-    speeds: list[float] = field(default_factory=list)
+    """How far a run of several workers is."""
 
     def skip(self, block: Block) -> None:
         """A block that an earlier run did."""
@@ -536,6 +535,6 @@ def reason_of(error: BaseException) -> BaseException:
 
 
 def last_line(error: BaseException) -> str:
-    """What Ray says at the end of its long messages, or the cause that it quotes."""
+    """What Ray says at the end of its long messages, or the cause that it quotes, without its class."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:500] if lines else type(error).__name__
+    return re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1])[:500] if lines else type(error).__name__
