@@ -1,7 +1,8 @@
 """Energy of a GPU by NVML's counter, through its C library: a package would rename asv's environments.
 
 The counter, in millijoules since the driver was loaded, is the whole board's (on some products the whole module's,
-CPU included), and is updated some ten times a second: hence at least `SECONDS` of the same passes.
+CPU included). The sensor behind it samples a part of the time only (Yang et al., arXiv:2312.02741): hence at least
+`SECONDS` of the same passes.
 """
 
 import ctypes

@@ -11,7 +11,7 @@ import torch
 
 from ._cells import OncePerCell, Store, six_digits, tracked
 from ._esm2 import notes, weights_of
-from ._hardware import PARAMETERS
+from ._hardware import MODELS
 from ._outcomes import Measurement
 from ._virnucpro import DISTRIBUTED, exists, find
 from ._workloads import LENGTHS, Protein
@@ -29,7 +29,7 @@ class Workers(OncePerCell):
     Starting Ray and loading the models is left out, because it does not grow with the input.
     """
 
-    params = (list(PARAMETERS), ["fp32", "fp16"], [1, 2, 4, 8])
+    params = (MODELS, ["fp32", "fp16"], [1, 2, 4, 8])
     param_names = ("model", "precision", "workers")
     timeout = 1_800
 

@@ -19,8 +19,9 @@ from asv_plugin.answer import records
 ROOT = Path(__file__).parent.parent
 MODEL = "esm2_t6_8M_UR50D"
 CELLS = r"(Throughput.*8M.*(fp32|tf32|bf16)|Precision.*8M.*bf16).*short"
-METRICS = list(records.THROUGHPUT.values())
-SPEEDUP, SAVING, COSINE = records.AGAINST_FP32.values()
+METRICS = [name for metric, name in records.THROUGHPUT.items() if metric != records.ENERGY]
+ENERGY = records.THROUGHPUT[records.ENERGY]
+SPEEDUP, SAVING, ERROR, COSINE = records.AGAINST_FP32.values()
 
 KILL = """
 def load_esm2_model(*args, _load=load_esm2_model, **kw):
@@ -122,7 +123,15 @@ def test_the_metrics_of_a_cell_describe_one_measurement(asv):
 def test_a_precision_is_compared_with_fp32(asv):
     assert 0.05 < asv.values("good", SPEEDUP)["bf16"] < 20
     assert 0.7 < asv.values("good", SAVING)["bf16"] < 2.5  # on a CPU, Python and PyTorch weigh most
+    assert 0 < asv.values("good", ERROR)["bf16"] < 0.05
     assert 0.9999 < asv.values("good", COSINE)["bf16"] < 1
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU, whose energy is measured")
+def test_a_cpus_energy_is_not_available_for_a_reason(asv):
+    assert all(math.isnan(value) for value in asv.values("good", ENERGY).values())
+    said = asv.noted("good")[notes.key(ENERGY, (MODEL, "fp32", "short"))]["skipped"]
+    assert said == "energy is measured on NVIDIA GPUs"
 
 
 def test_a_killed_cell_is_paid_for_once_and_leaves_the_others_alone(asv):
@@ -158,12 +167,14 @@ def test_notes_say_what_was_measured_how(asv):
 
 def test_directions_and_units_reach_asvs_record(asv):
     known = json.loads((asv.project / "results/benchmarks.json").read_text())
-    ours = [*METRICS, *records.AGAINST_FP32.values()]
+    ours = [*METRICS, ENERGY, *records.AGAINST_FP32.values()]
     better = {name for name in ours if known[name].get("higher_is_better")}
-    assert better == {METRICS[0], METRICS[1]} | set(records.AGAINST_FP32.values())
+    assert better == {METRICS[0], METRICS[1], SPEEDUP, SAVING, COSINE}
     assert [known[metric]["unit"] for metric in METRICS] == ["tokens/s", "sequences/s", "seconds", "bytes"]
     assert [known[metric]["compare_factor"] for metric in METRICS] == [1.05, 1.05, 1.05, 1.02]
-    assert known[records.AGAINST_FP32["min cosine to FP32"]]["compare_difference"] == 0.0005
+    assert known[COSINE]["compare_difference"] == 0.0005
+    assert known[ERROR]["compare_difference"] == 0.005
+    assert known[ENERGY]["unit"] == "J per 1,000 tokens"
     assert [known[metric]["version"] for metric in METRICS] == ["1", "1", "1", "2"]
     judged_as = [known[metric].get("judged_as") for metric in METRICS]
     assert judged_as == [None, "track_tokens_per_second", "track_tokens_per_second", None]

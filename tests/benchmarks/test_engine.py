@@ -189,8 +189,9 @@ def test_operands_of_eight_bits_stand_for_the_values(dtype, limit, error):
     assert ((values.float() * scales[:, None] - matrix).abs() <= 1.01 * error * largest).all()
 
 
-def test_the_fp8_ceilings_product_is_that_of_its_operands():
-    product, operand, bias_type = _peers.gemm_of("fp8", "cuda")
+@pytest.mark.parametrize("precision, device", [("int8", "cuda"), ("fp8", "cuda"), ("fp32", "cpu")])
+def test_a_ceilings_product_is_that_of_its_operands(precision, device):
+    product, operand, bias_type = _peers.gemm_of(precision, device)
     x, weight = (torch.randn(rows, 64) for rows in (32, 48))
     found = product(operand(x.clone()), operand(weight.clone()), torch.zeros(48, dtype=bias_type))
     assert (found.float() - x @ weight.t()).abs().max() < 0.05 * (x @ weight.t()).abs().max()
@@ -310,4 +311,4 @@ def test_the_engine_table_has_a_row_for_each_implementation_and_a_profile():
     assert rows[0].startswith("virnucpro, tokens to embeddings on the CPU")
     assert rows[1].startswith("fair-esm, as they come, batches of 8")
     assert "random weights; 2 proteins" in printed
-    assert "aten::addmm" in printed
+    assert "aten::_int_mm" in printed

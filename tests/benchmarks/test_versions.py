@@ -18,6 +18,7 @@ from benchmarks import (
     precision,
     scaling,
     throughput,
+    workers,
 )
 
 SEEDED = {name: [residues for _, residues in _workloads.proteins(name, "cpu")] for name in _workloads.LENGTHS}
@@ -32,6 +33,7 @@ MIXED = [SEEDED["mixed"], PASS_TOKENS]
 PEERS = [TIMES, MIXED, engine.TOKENS, _peers.BATCH_SIZES]
 FILES = [asdict(pipeline.PROTOCOL), pipeline.ENGINE_SECONDS, pipeline.MODEL_ON_GPUS, MIXED]
 CURVES = [asdict(scaling.PROTOCOL), scaling.TOKENS, scaling.SequenceLength().proteins("64", "cpu")]
+WORKERS = [workers.ROUNDS, workers.TOKENS_PER_WORKER, SEEDED["mixed"], workers.Workers().proteins("1", "cpu")]
 COUNTS = [asdict(scaling.PROTOCOL), scaling.SequenceCount().proteins("100", "cpu")]
 
 LARGEST = [TIMES, SEEDED["mixed"], _hardware.PASS_TOKENS[_hardware.LARGEST]]
@@ -55,6 +57,7 @@ PROTOCOLS = {
     pipeline.Pipeline: {"": FILES},
     scaling.SequenceLength: {"": CURVES},
     scaling.SequenceCount: {"": COUNTS},
+    workers.Workers: {"": WORKERS},
 }
 """What decides a figure, by the name of its function; "" for all others of the class."""
 
@@ -80,6 +83,8 @@ FINGERPRINTS = {
     "Throughput.track_runtime": ("1", "deb094d07c14"),
     "Throughput.track_sequences_per_second": ("1", "deb094d07c14"),
     "Throughput.track_tokens_per_second": ("1", "deb094d07c14"),
+    "Workers.track_parallel_efficiency": ("1", "1352adf040b2"),
+    "Workers.track_tokens_per_second": ("1", "1352adf040b2"),
 }
 """Each figure's version and the digest of its protocol. Where a protocol was changed on purpose, raise the version
 of the function (`tracked(..., version=...)`), and write both here."""
