@@ -16,7 +16,6 @@ import sys
 import time
 from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,6 +27,7 @@ from virnucpro.data.fasta import FastaError
 from virnucpro.data.tokens import ALPHABET
 from virnucpro.models.precision import PRECISIONS
 from virnucpro.pipeline.async_inference import POOLS
+from virnucpro.pipeline.embed import Done
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.journal import begun_settings, folder_of
 
@@ -451,7 +451,8 @@ def test_a_home_that_cannot_be_written_is_told(small, tmp_path, capsys, monkeypa
 
 
 def done(sequences, fraction):
-    return SimpleNamespace(sequences=sequences, tokens=10 * sequences, seconds=sequences, fraction=fraction)
+    about = {"tokens": 10 * sequences, "seconds": sequences, "fraction": fraction}
+    return Done(sequences=sequences, **about)
 
 
 class Terminal(io.StringIO):
