@@ -13,11 +13,13 @@ import torch
 
 from tests.conftest import MODEL, RAGGED
 from virnucpro.cli import main
+from virnucpro.cli.progress import Progress
 from virnucpro.data.fasta import Fasta, FastaError
 from virnucpro.data.packing import pack
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.pipeline.distributed import (
     RAY,
+    DoneByWorkers,
     Pool,
     RayError,
     Task,
@@ -32,10 +34,10 @@ from virnucpro.pipeline.embed import embed_file
 from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.provenance import Place, compared, version_of
 from virnucpro.pipeline.shards import PACKS_IN_BLOCK, numbered
-from virnucpro.pipeline.worker import ESM2Engine, Plan, Worker, compact, expand
+from virnucpro.pipeline.worker import Done, ESM2Engine, Plan, Worker, compact, expand
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import StoreError
-from virnucpro.store.journal import folder_of
+from virnucpro.store.place import folder_of
 from virnucpro.store.segments import Block, Counts, SegmentedRun, SegmentRows, read_index
 
 PROTEINS = [
@@ -323,3 +325,14 @@ def test_a_place_tells_where_a_block_begins():
     begins = [task.place.begins for task in blocks]
     sizes = [sum(len(names) for names, _, _ in task.packs) for task in blocks]
     assert begins == np.cumsum([0, *sizes])[:-1].tolist() and isinstance(blocks[0].place, Place)
+
+
+def test_progress_tells_the_speed_of_each_worker_and_of_all(monkeypatch, capsys):
+    monkeypatch.setattr(Progress, "SECONDS_BETWEEN_LINES", 0.0)
+    so_far = DoneByWorkers()
+    so_far.add(Done(sequences=3, residues=94, not_finite=["x"]), 0.25)
+    so_far.speeds, so_far.seconds = [30.0, 20.0], 2.0
+    with Progress() as progress:
+        progress(so_far)
+    assert "3 sequences, 50 tokens/s (30, 20)" in capsys.readouterr().err
+    assert so_far.not_finite.count == 1

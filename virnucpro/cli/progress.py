@@ -28,6 +28,8 @@ class Progress:
         if self._at_first is None:
             self._at_first = fraction
         about = f"{done.sequences:,} sequences, {done.tokens / max(done.seconds, 1e-9):,.0f} tokens/s"
+        if done.speeds:
+            about += f" ({', '.join(f'{speed:,.0f}' for speed in done.speeds)})"
         if sys.stderr.isatty():
             self._show(done.fraction, about)
         elif time.monotonic() - self._told >= self.SECONDS_BETWEEN_LINES:

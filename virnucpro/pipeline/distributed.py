@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import threading
@@ -36,12 +37,13 @@ from virnucpro.pipeline.provenance import Place, changed, compared, version_of
 from virnucpro.pipeline.resuming import Stopped, complete_work, earlier_settings, until
 from virnucpro.pipeline.shards import Numbered, numbered
 from virnucpro.pipeline.worker import CompactPack, Engine, ESM2Engine, Plan, Worker, compact
+from virnucpro.store.committed import Committed
 from virnucpro.store.errors import StoreError
 from virnucpro.store.formats import TABLE, Format
-from virnucpro.store.journal import Committed, check_output, check_same
 from virnucpro.store.merge import HARDWARE, mixed
 from virnucpro.store.per_protein import checked
 from virnucpro.store.segments import RUN, Block, SegmentedRun, SegmentRows, missing_blocks, read_index
+from virnucpro.store.unfinished import check_output, check_same
 
 BLOCKS_AHEAD = 3  # of a worker: one computed, one received, one being put on disk
 BLOCKS_READ_AHEAD = 4  # beside those
@@ -90,9 +92,7 @@ class Slot:
 
 @dataclass
 class DoneByWorkers(Done):
-    """How far a run of several workers is; `speeds`: tokens/s of each."""
-
-    speeds: list[float] = field(default_factory=list)
+    """How far a run of several workers is."""
 
     def skip(self, block: Block) -> None:
         """A block that an earlier run did."""
@@ -468,7 +468,8 @@ class Pool:
         if not waiting:
             time.sleep(POLL_SECONDS)
             return []
-        return self._ray.wait(waiting, num_returns=1, timeout=POLL_SECONDS, fetch_local=False)[0]
+        ready: list[Any] = self._ray.wait(waiting, num_returns=1, timeout=POLL_SECONDS, fetch_local=False)[0]
+        return ready
 
     def _result(self, ref: Any, what: str) -> Any:
         """What a call returned; what it raised, as it was where that is for the user."""
@@ -536,6 +537,6 @@ def reason_of(error: BaseException) -> BaseException:
 
 
 def last_line(error: BaseException) -> str:
-    """What Ray says at the end of its long messages, or the cause that it quotes."""
+    """What Ray says at the end of its long messages, or the cause that it quotes, without its class."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:500] if lines else type(error).__name__
+    return re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1])[:500] if lines else type(error).__name__

@@ -38,6 +38,7 @@ class Done:
     """How far a run is. `sequences` and `residues`: in all; `resumed`: of the sequences, by an earlier run.
 
     `not_finite`: sequences left out because their embeddings have NaN or Inf, in all; of an earlier run no names.
+    `speeds`: tokens/s of each worker, where there are several.
     """
 
     sequences: int = 0
@@ -47,6 +48,7 @@ class Done:
     not_finite: Tally = field(default_factory=Tally)
     fraction: float | None = None  # of the input's bytes that were read
     seconds: float = 0.0  # from the start to the last result
+    speeds: list[float] = field(default_factory=list)
     _started: float = field(default_factory=time.perf_counter)
 
     @classmethod

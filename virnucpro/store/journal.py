@@ -39,7 +39,6 @@ from virnucpro.store.unfinished import (
     remove,
     remove_rows,
 )
-from virnucpro.store.unfinished import check_output as check_output
 
 logger = logging.getLogger(__name__)
 
