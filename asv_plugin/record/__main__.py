@@ -46,6 +46,12 @@ def check_out(commit: str, folder: Path) -> Path:
     return target
 
 
+def keep_pythonpath() -> None:
+    """Let asv's processes see PYTHONPATH, which asv drops: it has what they import where nothing can be installed."""
+    if os.environ.get("PYTHONPATH"):
+        os.environ.setdefault("ASV_PYTHONPATH", os.environ["PYTHONPATH"])
+
+
 def measure(commit: str, files: list[str], bench: str, source: Path, name: str) -> int:
     """Let asv measure the cells of these files of benchmarks that `bench` selects; its exit code."""
     paths = filter(None, (str(source), os.environ.get("PYTHONPATH")))
@@ -84,6 +90,7 @@ def main() -> None:
     if git("rev-parse", "--show-toplevel") is None:
         sys.exit("error: this folder is not a git repository: clone the project, or a bundle of it, with git")
     commits = list(dict.fromkeys(commit_hash(name) for name in arguments.commits))
+    keep_pythonpath()
     try:
         name = register(arguments.machine)
         config = Config.load()

@@ -284,3 +284,18 @@ def test_a_file_and_a_regex_select_what_asv_finds_of_that_file(bench):
     wanted, found = Benchmarks(conf, of_file, bench), Benchmarks(conf, suite, selector("throughput", bench))
     assert list(found) == list(wanted)
     assert all(found.benchmark_selection[name] == wanted.benchmark_selection[name] for name in wanted)
+
+
+def test_what_only_pythonpath_has_is_found_when_cells_are_listed(project, tmp_path):
+    """As on a machine where nothing can be installed: asv drops PYTHONPATH."""
+    (tmp_path / "only_on_the_path.py").write_text("UNIT = 'of it'\n")
+    suite = project.folder / "benchmarks/borrowed.py"
+    suite.write_text("import only_on_the_path\ndef track_it(): return 3\ntrack_it.unit = only_on_the_path.UNIT\n")
+    try:
+        said = project.run(
+            *(sys.executable, "-m", "asv_plugin.record", "HEAD", "--only", "borrowed", "--machine", "here"),
+            PYTHONPATH=str(tmp_path),
+        )
+    finally:
+        suite.unlink()
+    assert "1 files of benchmarks to measure" in said
