@@ -47,7 +47,7 @@ def check_out(commit: str, folder: Path) -> Path:
 
 
 def keep_pythonpath() -> None:
-    """Let asv's processes see PYTHONPATH, which asv drops: it has what they import where nothing can be installed."""
+    """Let asv's processes see PYTHONPATH, which asv drops: it has their imports where nothing can be installed."""
     if os.environ.get("PYTHONPATH"):
         os.environ.setdefault("ASV_PYTHONPATH", os.environ["PYTHONPATH"])
 
