@@ -79,7 +79,7 @@ def make_pack(names: Sequence[str], rows: Sequence[np.ndarray]) -> Pack:
 
 
 def unpad(sequence_ids: Sequence[str], tokens: Tensor) -> Pack:
-    """A padded batch, int64 ``[B, T]`` as a batch converter makes it, as a pack."""
+    """A pack of a padded batch, int64 ``[B, T]`` as a batch converter makes it: here padding is removed."""
     if tokens.ndim != 2 or len(sequence_ids) != len(tokens):
         raise ValueError(f"{len(sequence_ids)} labels for tokens of shape {tuple(tokens.shape)}; [B, T] is needed")
     return make_pack(sequence_ids, [row[row != ALPHABET.padding_idx] for row in tokens.numpy()])
