@@ -552,6 +552,26 @@ def test_what_is_left_out_because_of_nan_is_accounted_for(tmp_path, capsys, with
     assert lines == {"nan": "NaN or Inf in the embedding", "odd": "letters that ESM-2 does not know"}
 
 
+def test_what_was_left_out_stays_in_the_table_when_the_run_is_continued(tmp_path, capsys, without_w):
+    path, skipped = tmp_path / "in.fasta", tmp_path / "skipped.tsv"
+    path.write_text(">a\nMKT\n>nan\nMW\n>odd\nM1\n>b\nMKTAY\n")
+    more = [*without_w, "--on-nan", "skip", "--skipped", str(skipped), "--resume"]
+    assert embed(path, tmp_path / "out.h5", *more) == 0
+    before = sorted(skipped.read_text().splitlines())
+    assert embed(path, tmp_path / "out.h5", *more) == 0
+    assert sorted(skipped.read_text().splitlines()) == before
+    assert "NaN or Inf in the embedding: 1 (by an earlier run)" in capsys.readouterr().err
+
+
+def test_a_file_name_that_is_no_utf8_is_embedded_and_named(tmp_path, checkpoint):
+    path, skipped = tmp_path / os.fsdecode(b"pr\xe9.fasta"), tmp_path / "skipped.tsv"
+    path.write_text(">a\nMKT\n>odd\nM1\n")
+    output = tmp_path / "out.h5"
+    assert embed(path, output, "--weights", str(checkpoint), "--skipped", str(skipped)) == 0
+    assert embed(path, output, "--weights", str(checkpoint), "--resume") == 0
+    assert "pr\\udce9.fasta" in skipped.read_text()
+
+
 def test_nan_is_an_error_by_default(tmp_path, capsys, without_w):
     path = tmp_path / "in.fasta"
     path.write_text(">a\nMKT\n>nan\nMW\n")

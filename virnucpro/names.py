@@ -1,9 +1,10 @@
-"""Names of sequences: which came before, and how a message shows one."""
+"""Names of sequences, which came before and how a message shows one, and of the reason that two modules know."""
 
 import hashlib
 from array import array
 
 LONGEST_NAME = 80  # characters shown of a name
+NOT_FINITE = "NaN or Inf in the embedding"  # why a sequence is left out with `on_nan="skip"`
 
 
 class Names:

@@ -59,17 +59,22 @@ def advise(record: Record, model: str, workload: str, precisions: Iterable[str])
     """
     faithful, others = [], []
     unfaithful, unknown = [], []
+    weights = set()
     for precision in precisions:
         error = record.value(FIDELITY, model, precision, workload)
         speed = speedup(record, model, precision, workload)
         if precision == "fp32":
             faithful.append(Candidate(precision, 1.0, 0.0))
-        elif error is None or speed is None:
+            continue
+        if error is None or speed is None:
             unknown.append(precision.upper())
-        elif not error.median <= LARGEST_ERROR:
-            unfaithful.append(f"{precision.upper()} ({format_error(error.median)})")
-        else:
+            continue
+        note = record.note(model, precision, workload, about=AGAINST_FP32.values())
+        weights.add(note.get("weights", RANDOM))
+        if error.median <= LARGEST_ERROR:
             others.append(Candidate(precision, speed, error.median))
+        else:
+            unfaithful.append(f"{precision.upper()} ({format_error(error.median)})")
     left_out = ""
     if unfaithful:
         most = format_error(LARGEST_ERROR)
@@ -84,8 +89,6 @@ def advise(record: Record, model: str, workload: str, precisions: Iterable[str])
         )
     if not others and unknown and not unfaithful:
         return Advice(None, f"No advice: no fidelity was measured beside FP32.{left_out}", False)
-    weights = {record.note(model, each.precision, workload, about=AGAINST_FP32.values()).get("weights", RANDOM)
-               for each in others}  # fmt: skip
     trained = RANDOM not in weights
     best = most_faithful_of_the_fastest([*faithful, *others])
     said = sentence(record, model, workload, best, others, trained)
@@ -115,7 +118,7 @@ def sentence(
             f"{begin}, {best.speed:.2f} times FP32{share}; it moves embeddings by at most "
             f"{format_error(best.error)} of the distance between proteins."
         )
-    near = [e for e in others if e.precision != best.precision and e.speed * AS_FAST >= best.speed]
+    near = [each for each in others if each.error > best.error and each.speed * AS_FAST >= best.speed]
     faster = [f"{each.precision.upper()} ({each.speed / best.speed:.2f} times)" for each in near]
     if faster:
         result += f" As fast within 3 %, and less faithful: {', '.join(faster)}."

@@ -201,7 +201,7 @@ def change(pair: Pair, rule: Rule) -> float | None:
     base, head = values_of(pair)
     if rule.difference is not None:
         return head - base
-    if base == head:
+    if base == head and pair.ratio is None:
         return 0.0
     return math.log(pair.ratio or head / base) if min(base, head) > 0 else None
 

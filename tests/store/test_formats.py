@@ -203,3 +203,37 @@ def test_a_table_is_the_same_as_before(tmp_path):
     with h5py.File(tmp_path / "out.h5") as file:
         assert sorted(file) == ["embeddings", "ids", "lengths", "offsets"]
         assert file["offsets"][()].tolist() == np.cumsum([0, *LENGTHS]).tolist()
+
+
+class WithEmptyBlocks(MadeUp):
+    """As of packs and blocks whose sequences were all left out."""
+
+    def names(self):
+        for block in super().names():
+            yield from (block, [])
+
+    def lengths(self):
+        for block in super().lengths():
+            yield from (np.empty(0, np.int64), block)
+
+    def embeddings(self):
+        for block in super().embeddings():
+            yield from (block[:0], block)
+
+
+@pytest.mark.parametrize("format", ALL)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_blocks_of_which_everything_was_left_out_change_nothing(tmp_path, format, ragged):
+    rows, output = WithEmptyBlocks((5,), ragged), tmp_path / f"out.{format.name}"
+    assert format.write(output, rows, {"model": "made up"}, (5,), ragged, lambda: False)
+    with Embeddings(output) as found:
+        assert found.names == NAMES
+        for number, expected in enumerate(rows.expected):
+            assert np.array_equal(found[number], expected)
+
+
+def test_a_path_that_is_no_utf8_is_an_attribute_that_shows_its_bytes(tmp_path):
+    path = os.fsdecode(b"pr\xe9.fasta")
+    assert write_hdf5(tmp_path / "out.h5", MadeUp((5,), False), {"command": path}, (5,), False)
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file.attrs["command"] == "pr\\udce9.fasta"

@@ -58,7 +58,7 @@ def embed_input(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, sk
             on_nan=chosen.on_nan,
         )
         shard = Shard.parse(chosen.shard) if chosen.shard else None
-        skips.open()
+        skips.open(chosen.resume)
         run: dict[str, Any] = {
             "format": format,
             "command": shlex.join(["virnucpro", *words]),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from virnucpro.cli.streams import say
 from virnucpro.errors import UserError
+from virnucpro.names import NOT_FINITE
 
 if TYPE_CHECKING:  # it imports PyTorch
     from virnucpro.data.proteins import Skipped, Tally
@@ -33,7 +34,8 @@ def tell(summary: dict[str, Any], skipped: "dict[str, Tally]") -> None:
     for what, tally in notes.items():
         if tally["count"]:
             more = ", ..." if tally["count"] > len(tally["names"]) else ""
-            say(f"virnucpro: {what}: {tally['count']:,} ({', '.join(tally['names'])}{more})")
+            named = f" ({', '.join(tally['names'])}{more})" if tally["names"] else " (by an earlier run)"
+            say(f"virnucpro: {what}: {tally['count']:,}{named}")
     lost = sum(tally["count"] for tally in summary["skipped"].values())
     lost += 0 if summary["settings"]["chunk"] else summary["not_finite"]["count"]  # of DNA these are frames
     closed = summary["without_open_frame"]["count"]
@@ -63,17 +65,32 @@ class SkipLog:
         self._path, self._others = path, list(others)
         self._file: io.TextIOBase | None = None
         self.tallies: dict[str, Tally] = {}
+        self._kept: list[tuple[str, ...]] = []
         self._lock = threading.Lock()  # what is read and what is computed is skipped in two threads
 
-    def open(self) -> None:
-        """Make the file, if one was asked for."""
+    def open(self, resume: bool) -> None:
+        """Make the file, if one was asked for.
+
+        With `resume` it keeps what an earlier run left out for NaN, which is not computed again.
+        """
         if self._path is None:
             return
         if any(same_file(self._path, other) or str(self._path) == str(other) for other in self._others):
             raise UserError(f"--skipped {self._path} is an input or the output: name another file")
         with self._writing():
-            self._file = self._path.open("w", encoding="utf-8")
+            self._kept = self._not_finite() if resume else []
+            self._file = self._path.open("w", encoding="utf-8", errors="backslashreplace")
             self._write(self.COLUMNS)
+            for cells in self._kept:
+                self._write(cells)
+
+    def _not_finite(self) -> list[tuple[str, ...]]:
+        """The lines of an earlier run's file that are of NaN."""
+        if self._path is None or not self._path.exists():
+            return []
+        lines = self._path.read_text("utf-8", "backslashreplace").splitlines()
+        rows = [tuple(line.split("\t")) for line in lines]
+        return [cells for cells in rows if len(cells) == len(self.COLUMNS) and cells[1] == NOT_FINITE]
 
     def __call__(self, skipped: "Skipped") -> None:
         """Another one."""
@@ -82,7 +99,9 @@ class SkipLog:
         line = "" if skipped.line is None else str(skipped.line)
         with self._lock, self._writing():
             self.tallies.setdefault(skipped.reason, Tally()).add(skipped.name, skipped.detail)
-            self._write((skipped.name, skipped.reason, skipped.file, line, skipped.detail))
+            cells = (skipped.name, skipped.reason, skipped.file, line, skipped.detail)
+            if cells not in self._kept:  # a pack that was not committed is computed again
+                self._write(cells)
 
     def _write(self, cells: Sequence[str]) -> None:
         if self._file is not None:

@@ -37,8 +37,10 @@ class InterruptibleFile(io.FileIO):
 
     def readinto(self, buffer: Any) -> int | None:
         """As FileIO's, 0 after the end."""
+        waiting = select.poll()  # select.select takes no descriptor above 1,023
+        waiting.register(self.fileno(), select.POLLIN)
         while not self.ended:
-            if select.select([self.fileno()], [], [], self.POLL_SECONDS)[0]:
+            if waiting.poll(1000 * self.POLL_SECONDS):
                 return super().readinto(buffer)
         return 0
 

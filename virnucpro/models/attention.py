@@ -42,7 +42,8 @@ def attend(qkv: Tensor, rotary: Rotary, cu_seqlens: Tensor, max_seqlen: int) -> 
     rotate_(qkv, *rotary)
     if qkv.is_cuda:
         return attend_memory_efficient(qkv, cu_seqlens, max_seqlen)
-    if has_bf16() and (qkv.dtype == torch.bfloat16 or current_mode() == "bf16"):
+    in_bf16 = qkv.dtype == torch.bfloat16 or (qkv.dtype == torch.float32 and current_mode() == "bf16")
+    if in_bf16 and has_bf16():
         return attend_in_bf16(qkv, cu_seqlens)
     return attend_one_by_one(qkv, cu_seqlens)
 

@@ -29,8 +29,9 @@ from virnucpro.data.fasta import Fasta
 from virnucpro.data.packing import pack
 from virnucpro.data.proteins import ProteinReader, Skipped
 from virnucpro.errors import UserError
+from virnucpro.names import NOT_FINITE
 from virnucpro.pipeline import worker
-from virnucpro.pipeline.embed import NOT_FINITE, Done, inputs_of, summary_of
+from virnucpro.pipeline.embed import Done, inputs_of, summary_of
 from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.prefetch import ReadAhead
 from virnucpro.pipeline.provenance import Place, changed, compared, version_of

@@ -16,6 +16,7 @@ from virnucpro.data.fasta import Fasta
 from virnucpro.data.packing import pack
 from virnucpro.data.proteins import ProteinReader, Skipped, Tally
 from virnucpro.models.esm2 import ESM2
+from virnucpro.names import NOT_FINITE
 from virnucpro.pipeline.async_inference import InferenceResult
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
 from virnucpro.pipeline.prefetch import BackgroundWriter, InterruptiblePacks, ReadAhead
@@ -30,7 +31,6 @@ from virnucpro.store.unfinished import check_output
 
 PACKS_AHEAD = 4  # read, tokenised and packed while the device computes
 DEFAULTS = Options()
-NOT_FINITE = "NaN or Inf in the embedding"  # why a sequence is left out with `on_nan="skip"`
 
 
 @dataclass

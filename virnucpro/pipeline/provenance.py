@@ -94,7 +94,7 @@ def engine_digest(precision: str) -> str:
     sources |= {name: package / name for name in COMPUTING}
     found = sorted((source.name, meaning_of(source.read_text("utf-8"))) for source in sources.values())
     how = PRECISIONS[precision]
-    decides = (how.storage, how.compute, how.matmul, how.float32_mode, found)
+    decides = (how.storage, how.compute, how.compute_on_cpu, how.matmul, how.float32_mode, found)
     return hashlib.blake2b(repr(decides).encode(), digest_size=8).hexdigest()
 
 

@@ -92,8 +92,12 @@ def complete_work(output: Path, settings: Mapping[str, Any], packs: Iterable[Pac
             )
         check_complete(output, complete.settings, settings)
         about, lengths = complete.settings, complete.lengths
-    skipped = len(json.loads(about.get("skipped", "[]")))
-    before = Committed(len(lengths), int(lengths.sum()), digest=about["input_digest"], skipped=skipped)
+    if format is TABLE:
+        with Complete(output) as table:
+            before = table.committed
+    else:
+        skipped = len(json.loads(about.get("skipped", "[]")))
+        before = Committed(len(lengths), int(lengths.sum()), digest=about["input_digest"], skipped=skipped)
     _, new = added(packs, before)
     if next(new, None) is not None:
         raise StoreError(

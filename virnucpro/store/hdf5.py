@@ -63,8 +63,8 @@ def write_datasets(
     for residues in rows.lengths():
         lengths[at : at + len(residues)] = residues
         if offsets is not None:
-            ends = end + np.cumsum(residues)
-            offsets[at + 1 : at + 1 + len(residues)], end = ends, ends[-1]
+            offsets[at + 1 : at + 1 + len(residues)] = end + np.cumsum(residues)
+            end += int(residues.sum())  # a block may be empty: all of it was left out
         at += len(residues)
     at = 0
     for values in rows.embeddings():
@@ -76,8 +76,13 @@ def write_datasets(
 
 
 def attribute(value: Any) -> Any:
-    """A setting as an HDF5 attribute that every reader shows: text or a number, JSON for what is neither."""
-    return value if isinstance(value, str | int | float) else json.dumps(value)
+    """A setting as an HDF5 attribute that every reader shows: text or a number, JSON for what is neither.
+
+    Bytes of a file's name that are no UTF-8, which HDF5's text cannot hold, appear as ``\\udce9``.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value if isinstance(value, int | float) else json.dumps(value)
 
 
 class Complete:

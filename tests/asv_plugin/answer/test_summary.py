@@ -107,6 +107,20 @@ def test_with_random_weights_the_fastest_is_named_and_nothing_is_recommended():
     assert "Use BF16" not in table.advice
 
 
+def test_with_random_weights_nothing_is_recommended_where_all_are_unfaithful():
+    one = record({"fp32": 25_000, "fp8": 90_000}, {"fp8": 0.08}, **random_weights("fp8"))
+    (table,) = summarize(one).tables
+    assert table.best == "fp32" and not table.is_recommendation
+    assert "Fidelity was measured with random weights" in table.advice
+
+
+def test_only_less_faithful_precisions_are_called_so():
+    speeds = {"fp32": 10_000, "tf32": 29_000, "bf16": 29_500, "fp16": 30_000}
+    best, said = advice(speeds, {"tf32": 0.01, "bf16": 0.02, "fp16": 0.03})
+    assert best == "bf16"
+    assert "less faithful: FP16 (1.02 times)." in said and "TF32 (" not in said
+
+
 def test_with_pretrained_weights_it_is_a_recommendation():
     (table,) = summarize(record({"fp32": 25_000, "bf16": 90_000}, {"bf16": 0.013})).tables
     assert table.is_recommendation

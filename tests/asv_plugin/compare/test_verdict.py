@@ -105,6 +105,11 @@ def test_blocks_measured_in_turn_are_compared_with_their_neighbours():
     assert compare("cell", [measured] * 2, SPEED).estimate == pytest.approx(0.9)
 
 
+def test_equal_medians_of_blocks_are_not_taken_for_an_equal_ratio():
+    measured = Pair.of_blocks([2.0, 1.0, 3.0], [3.0, 2.0, 1.0])
+    assert compare("cell", [measured] * 2, SPEED).estimate == pytest.approx(1.5)
+
+
 FIDELITY = Rule(higher_is_better=True, difference=0.0005)
 
 
