@@ -69,7 +69,7 @@ class Engine(EngineCell):
         self.engine = Embedder(model, precision, self.entries, store.hardware)
         self.ceiling = _peers.LayerGEMMs(self.engine.esm2.shape, precision, device, self.engine.tokens)
 
-    @tracked("of the GEMMs' speed", higher_is_better=True, compare_factor=1.05)
+    @tracked("of the GEMMs' speed", higher_is_better=True, compare_factor=1.05, version="2")
     def track_fraction_of_gemm_ceiling(self, store: Store, *parameters: str) -> dict[str, Any] | float:
         """The layers' GEMMs alone would take this share of the time; 1 cannot be passed."""
         return self.metric("fraction of ceiling", store)

@@ -168,9 +168,17 @@ def test_batch_sizes_are_tried_on_neighbours_as_sorted_batches_hold_them():
     assert tried[2] == tried[10] == [f"p{length}" for length in range(46, 56)]
 
 
-def test_the_ceiling_has_the_models_matrix_products_and_nothing_else(model):
+@pytest.mark.parametrize("gemm", _peers.CPU_GEMMS)
+def test_a_cpus_gemms_compute_the_same(gemm):
+    x, weight, bias = torch.randn(7, 64), torch.randn(48, 64), torch.randn(48)
+    torch.testing.assert_close(gemm(x, weight, bias), x @ weight.t() + bias, atol=1e-4, rtol=1e-5)
+
+
+def test_the_ceiling_has_the_models_matrix_products_and_nothing_else(model, monkeypatch):
     products = _peers.LayerGEMMs(model.shape, "fp32", "cpu", tokens=7)
-    with torch.profiler.profile(with_flops=True) as profile:
+    assert products.gemm in _peers.CPU_GEMMS
+    with monkeypatch.context() as patched, torch.profiler.profile(with_flops=True) as profile:
+        patched.setattr(products, "gemm", torch.nn.functional.linear)  # of whose work the profiler knows
         products.run(1)
     flops = sum(event.flops for event in profile.key_averages())
     layers = sum(

@@ -63,7 +63,7 @@ PROTOCOLS = {
 
 FINGERPRINTS = {
     "Engine.track_compile_seconds": ("1", "75ca01efd202"),
-    "Engine.track_fraction_of_gemm_ceiling": ("1", "75ca01efd202"),
+    "Engine.track_fraction_of_gemm_ceiling": ("2", "75ca01efd202"),
     "Engine.track_load_seconds": ("1", "75ca01efd202"),
     "OverFairEsm.track_speedup_over_fair_esm": ("1", "949cdfcfc20f"),
     "OverTransformers.track_speedup_over_transformers": ("1", "949cdfcfc20f"),
