@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.conftest import MODEL
 from tests.store.faulty_disk import FaultyDisk, fault_points
 from virnucpro.data.fasta import Fasta, FastaError
+from virnucpro.data.packing import pack
 from virnucpro.data.tokens import ALPHABET
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.pipeline import embed as module
@@ -23,11 +24,13 @@ from virnucpro.pipeline.async_inference import AsyncInferenceRunner, NonFiniteEm
 from virnucpro.pipeline.embed import Stopped, embed_file
 from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.prefetch import BackgroundWriter
-from virnucpro.pipeline.provenance import Place, checksum, engine_digest, meaning_of
+from virnucpro.pipeline.provenance import Place, checksum, compared, engine_digest, meaning_of
+from virnucpro.pipeline.resuming import complete_work
 from virnucpro.store import journal
 from virnucpro.store.committed import read_journal
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import StoreError, WriteError
+from virnucpro.store.formats import TABLE
 from virnucpro.store.place import folder_of
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
@@ -346,6 +349,13 @@ def test_an_error_at_nan_can_be_continued_by_skipping(output, tmp_path, model, n
         run(MIXED[1:], output, model)
     assert run(MIXED[1:], output, model, Options(token_budget=30, on_nan="skip"), resume=True)["resumed_sequences"]
     assert content(output) == content(tmp_path / "whole.h5")
+
+
+def test_a_complete_table_that_left_sequences_out_has_all_of_its_input(output, model, nan_for_w):
+    """As `--ray --resume` looks at it, which continues no table."""
+    summary = run(MIXED[1:], output, model, Options(token_budget=30, on_nan="skip"))
+    work = complete_work(output, compared(summary["settings"]), pack(MIXED[1:], 30), TABLE)
+    assert work.before.sequences == summary["sequences"] and work.before.skipped > 0
 
 
 class Failing:
