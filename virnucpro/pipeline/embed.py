@@ -48,6 +48,7 @@ class Done:
     not_finite: Tally = field(default_factory=Tally)
     fraction: float | None = None  # of the input's bytes that were read
     seconds: float = 0.0  # from the start to the last result
+    file_seconds: float | None = None  # from the start to the file in its place
     speeds: list[float] = field(default_factory=list)
     _started: float = field(default_factory=time.perf_counter)
 
@@ -64,6 +65,10 @@ class Done:
         for name in result.skipped.values():
             self.not_finite.add(name)
         self.fraction, self.seconds = fraction, time.perf_counter() - self._started
+
+    def end(self) -> None:
+        """The file is in its place."""
+        self.file_seconds = round(time.perf_counter() - self._started, 3)
 
 
 def embed_file(
@@ -129,6 +134,7 @@ def embed_file(
                 lambda path, rows: write_rows(path, rows, attributes, shape, ragged, stop)
             ):
                 raise Stopped
+            done.end()
     return summary_of(done, settings, reader, runner.device)
 
 
@@ -152,6 +158,7 @@ def summary_of(
         "resumed_sequences": done.resumed,
         "tokens_per_second": round(done.tokens / done.seconds, 1) if done.tokens else None,
         "embedding_seconds": round(done.seconds, 3),
+        "file_seconds": done.file_seconds,
         "peak_resident_bytes": memory,
         "peak_gpu_bytes": gpu,
         **records,
