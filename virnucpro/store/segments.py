@@ -167,7 +167,8 @@ def entry_in(line: bytes) -> Entry | None:
         counted = all(counts(each) and len(each) == len(fields(Counts)) for each in packs)
         if not (counted and counts(numbers) and counts(skipped) and isinstance(digest, str)):
             return None
-        return Entry(*numbers, tuple(Counts(*each) for each in packs), tuple(skipped), digest)
+        block, offset, end = numbers
+        return Entry(block, offset, end, tuple(Counts(*each) for each in packs), tuple(skipped), digest)
     except (TypeError, KeyError):
         return None
 
