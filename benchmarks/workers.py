@@ -24,10 +24,10 @@ from .scaling import seeded_proteins
 MODELS_ON_GPUS = ["esm2_t33_650M_UR50D", "esm2_t36_3B_UR50D"]
 TOKENS_PER_WORKER = {
     "esm2_t6_8M_UR50D": 4_000,
-    "esm2_t33_650M_UR50D": 6_000_000,
-    "esm2_t36_3B_UR50D": 2_000_000,
+    "esm2_t33_650M_UR50D": 4_000_000,
+    "esm2_t36_3B_UR50D": 1_200_000,
 }
-"""Some fifteen seconds of an H100; one of two CPU cores."""
+"""Some ten seconds of an H100; one of two CPU cores."""
 
 
 @dataclass(frozen=True)
