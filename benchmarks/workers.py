@@ -3,6 +3,7 @@
 import math
 import os
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,7 +108,11 @@ class Workers(OncePerCell):
 
     def speed(self, device: str, cards: list[int]) -> Speed:
         """Of a run on these cards, with one worker's proteins for each."""
-        with tempfile.TemporaryDirectory() as folder, seeing(cards if device == "cuda" else []):
+        # Workers import what this process does, which asv has put on sys.path alone
+        variables = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        if device == "cuda":
+            variables |= visible(cards)
+        with tempfile.TemporaryDirectory() as folder, environment(**variables):
             path = Path(folder, "in.fasta")
             with path.open("w") as file:
                 for turn in range(len(cards)):
@@ -128,18 +133,24 @@ class Workers(OncePerCell):
         return Speed(summary["tokens_per_second"], tokens / seconds)
 
 
-@contextmanager
-def seeing(cards: list[int]) -> Iterator[None]:
-    """What is started meanwhile sees these GPUs only, counted among those that this process sees."""
+def visible(cards: list[int]) -> dict[str, str]:
+    """What has a process see these GPUs only, counted among those that this one sees."""
     name = "CUDA_VISIBLE_DEVICES"
     before = os.environ.get(name)
     listed = before.split(",") if before else [str(card) for card in range(torch.cuda.device_count())]
-    if cards:
-        os.environ[name] = ",".join(listed[card] for card in cards)
+    return {name: ",".join(listed[card] for card in cards)}
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """What is started meanwhile has these variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -6,26 +6,29 @@ import os
 import pytest
 
 from benchmarks._cells import Store
-from benchmarks.workers import Workers, seeing
+from benchmarks.workers import Workers, environment, visible
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-@pytest.mark.parametrize("cards, meanwhile", [([1], "5"), ([0, 1], "3,5"), ([], "3,5")])
-def test_cards_are_counted_among_those_that_this_process_sees(monkeypatch, cards, meanwhile):
-    monkeypatch.setenv(VISIBLE, "3,5")
-    with seeing(cards):
-        assert os.environ[VISIBLE] == meanwhile
-    assert os.environ[VISIBLE] == "3,5"
-
-
-def test_what_was_not_set_is_not_set_afterwards(monkeypatch):
-    monkeypatch.delenv(VISIBLE, raising=False)
+@pytest.mark.parametrize("before, cards, meanwhile", [("3,5", [1], "5"), ("3,5", [0, 1], "3,5"), (None, [1], "1")])
+def test_cards_are_counted_among_those_that_this_process_sees(monkeypatch, before, cards, meanwhile):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    with pytest.raises(ArithmeticError), seeing([1]):
-        assert os.environ[VISIBLE] == "1"
+    monkeypatch.delenv(VISIBLE, raising=False)
+    if before:
+        monkeypatch.setenv(VISIBLE, before)
+    assert visible(cards) == {VISIBLE: meanwhile}
+
+
+@pytest.mark.parametrize("before", [None, "what was"])
+def test_variables_are_as_they_were_afterwards(monkeypatch, before):
+    monkeypatch.delenv("VIRNUCPRO_TOY", raising=False)
+    if before:
+        monkeypatch.setenv("VIRNUCPRO_TOY", before)
+    with pytest.raises(ArithmeticError), environment(VIRNUCPRO_TOY="meanwhile"):
+        assert os.environ["VIRNUCPRO_TOY"] == "meanwhile"
         raise ArithmeticError
-    assert VISIBLE not in os.environ
+    assert os.environ.get("VIRNUCPRO_TOY") == before
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
