@@ -278,6 +278,7 @@ class Readme:
             for file in files(self.results)
             for known in [file.device | words_of(file.record.machine)]
             if exact <= known and capital & known
+            if match[2] not in NUMBERS or file.machine.get("num_gpu") == str(number_of(match[2]))
         ]
         found: list[File] = []
         figures: list[Figure] = []
@@ -286,12 +287,9 @@ class Readme:
             found += here
             figures += figure
         where = listed(found)
-        figures.append(Figure(*match.span(3), match[3], match[3] if found else "a device of results/", where))
-        counts = {NUMBERS[int(file.machine["num_gpu"])] for file in found if "num_gpu" in file.machine}
-        if match[2] in NUMBERS and counts:
-            figures.append(
-                Figure(*match.span(2), match[2], " or ".join(sorted(counts)), "num_gpu in machine.json")
-            )
+        told = self.prose[match.start(2) : match.end(3)]
+        known_as = "a device of these commits, by their notes, machine's name and num_gpu"
+        figures.append(Figure(match.start(2), match.end(3), told, told if found else known_as, where))
         for version in re.finditer(r"([\w-]+)\s+(\d\S*?)(?=,|$)", match[4]):
             given = {file.version(VERSIONS.get(version[1], version[1])) for file in found}
             if "+" not in version[2]:  # the build may be left out

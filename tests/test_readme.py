@@ -183,6 +183,20 @@ def test_commits_may_be_named_together_or_alone():
         assert "'0123abcde' should be 'a commit recorded on such a device'" in problem
 
 
+def test_the_number_of_gpus_tells_a_commits_machines_apart(tmp_path):
+    results, here = tmp_path / "results", README.sources[0].files[0].record.machine
+    shutil.copytree(RESULTS, results)
+    shutil.copytree(results / here, results / "two-GPUs")
+    for path in (results / "two-GPUs").glob("*.json"):
+        path.write_text(
+            path.read_text().replace(f'"{here}"', '"two-GPUs"').replace('"num_gpu": "1"', '"num_gpu": "2"')
+        )
+    assert readme_figures.problems(TEXT, results) == []
+    both = re.sub(r"(?<=on) one (?=NVIDIA)", " two ", TEXT)
+    assert {file.record.machine for file in Readme(both, results).sources[0].files} == {"two-GPUs"}
+    assert Readme(both).sources[0].files == []
+
+
 def test_several_peers_may_share_their_case():
     told = next(README.find(r"([\d.]+) times as fast as ([\w-]+)"))
     with_one = replaced(told.end(), told.end(), f" and 99 times {told[2]}")
