@@ -179,6 +179,16 @@ def test_what_the_engine_raises_is_raised_where_the_block_is_awaited(tmp_path, c
                 worker.embed(task.number, task.place, task.packs)
 
 
+def test_a_worker_whose_engine_does_not_start_says_so(tmp_path, checkpoint):
+    class Broken(ESM2Engine):
+        def start(self, settings):
+            raise ArithmeticError("no room for a pack")
+
+    refused = pytest.raises(ArithmeticError, match="no room for a pack")
+    with SegmentedRun(tmp_path / "out.h5", resume=False) as run, refused:
+        started(run, checkpoint, engine=Broken)
+
+
 def done(task):
     """What an index has of a block."""
     return Block("rows", 0, (Counts(1, 1, 1, 1),), (), task.place.digest)

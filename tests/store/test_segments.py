@@ -8,7 +8,9 @@ import pytest
 
 from virnucpro.store.errors import StoreError
 from virnucpro.store.place import folder_of
+from virnucpro.store.sealed import checked
 from virnucpro.store.segments import SegmentedRun, SegmentRows, SegmentWriter, missing_blocks, read_index
+from virnucpro.store.unfinished import JOURNAL
 
 SIZE = 3
 
@@ -53,6 +55,34 @@ def test_a_block_that_two_workers_did_is_taken_once(tmp_path):
     write(SegmentWriter(tmp_path / "one", "float32"), 0, 1)
     write(SegmentWriter(tmp_path / "two", "float32"), 1, 2)
     check(tmp_path, 3)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "[]", "7", "null", "{}", '{"block": 1}',
+        '{"block": -1, "offset": 0, "end": 0, "packs": [], "skipped": [], "digest": ""}',
+        '{"block": 1, "offset": 0, "end": "0", "packs": [], "skipped": [], "digest": ""}',
+        '{"block": 1, "offset": 0, "end": 0, "packs": [[1, 2, 3]], "skipped": [], "digest": ""}',
+        '{"block": 1, "offset": 0, "end": 0, "packs": 1, "skipped": [], "digest": ""}',
+        '{"block": 1, "offset": 0, "end": 0, "packs": [], "skipped": [true], "digest": ""}',
+        '{"block": 1, "offset": 0, "end": 0, "packs": [], "skipped": [], "digest": 0}',
+    ],
+)  # fmt: skip
+def test_a_line_that_no_worker_writes_does_not_count(tmp_path, odd):
+    write(SegmentWriter(tmp_path / "one", "float32"), 0)
+    with (tmp_path / "one" / JOURNAL).open("a") as journal:
+        journal.write(f"\n{checked(odd)}\n")
+    assert set(read_index(tmp_path)) == {0}
+
+
+@pytest.mark.parametrize("damage", [b"\xff", b"\n"])
+def test_names_that_are_damaged_are_told(tmp_path, damage):
+    write(SegmentWriter(tmp_path / "one", "float32"), 0)
+    with (tmp_path / "one" / "rows").open("r+b") as rows:
+        rows.write(damage)
+    with pytest.raises(StoreError, match="has lost rows"):
+        list(SegmentRows(read_index(tmp_path), SIZE, np.dtype("float32")).names())
 
 
 def test_what_was_not_committed_does_not_count(tmp_path):

@@ -181,6 +181,7 @@ def embed_with_ray(
         ragged = options.pool == "residue"
         if not run.finish(rows, lambda path: format.write(path, rows, attributes, pool.shape, ragged, stop)):
             raise Stopped
+        done.end()
     return {
         **summary_of(done, settings, reader, torch.device("cpu")),
         "startup_seconds": round(ready - began, 3),
@@ -373,8 +374,12 @@ class Pool:
         """Have the workers take the settings."""
         self._settings = dict(settings)
         for slot in self.slots:
-            self._result(slot.actor.start.remote(self._settings), slot)
-            slot.starting, slot.began = None, time.perf_counter()
+            slot.starting = slot.actor.start.remote(self._settings)
+        for slot in self.slots:
+            self._result(slot.starting, slot)
+            slot.starting = None
+        for slot in self.slots:
+            slot.began = time.perf_counter()
 
     def run(
         self,

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from virnucpro.data.packing import Pack
+from virnucpro.data.packing import Pack, pack
 from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
-from virnucpro.pipeline.async_inference import InferenceResult
+from virnucpro.pipeline.async_inference import AsyncInferenceRunner, InferenceResult
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
 from virnucpro.pipeline.prefetch import RESULTS_BEHIND, in_type
 from virnucpro.pipeline.provenance import Place, settings_of
@@ -25,6 +25,7 @@ from virnucpro.store.errors import StoreError
 from virnucpro.store.segments import SegmentWriter
 from virnucpro.store.unfinished import PROOF
 
+WARM_UP_RESIDUES = 254
 PATIENCE = 0.05  # seconds; a GPU has longer to do with the packs in flight
 
 CompactPack = tuple[list[str], np.ndarray, np.ndarray]
@@ -52,7 +53,7 @@ class Engine(Protocol):
         """All that decides the bytes of the rows, as `provenance.settings_of`."""
 
     def start(self, settings: Mapping[str, Any]) -> None:
-        """Take what was settled."""
+        """Take what was settled, and be ready to run at full speed."""
 
     def run(self, packs: Iterable[Pack]) -> Iterator[InferenceResult]:
         """As `AsyncInferenceRunner.run`."""
@@ -78,9 +79,15 @@ class ESM2Engine:
         return settings_of(self._model, self._options, begun)
 
     def start(self, settings: Mapping[str, Any]) -> None:
-        """Sums are split among threads, and their rounding follows."""
+        """See `Engine`. A GPU's first pack takes seconds, in which libraries and kernels are loaded."""
         if settings["threads"]:
-            torch.set_num_threads(settings["threads"])
+            torch.set_num_threads(settings["threads"])  # sums are split among threads, and their rounding follows
+        if self._runner.device.type == "cuda":
+            budget = settings["token_budget"]
+            length = max(1, min(WARM_UP_RESIDUES, budget - 2))
+            proteins = [("warm-up", "A" * length)] * max(1, budget // (length + 2))
+            for _ in AsyncInferenceRunner(self._model, on_nan="skip").run(pack(proteins, budget)):
+                pass
 
     def run(self, packs: Iterable[Pack]) -> Iterator[InferenceResult]:
         """See `Engine`."""
@@ -164,7 +171,7 @@ class Worker:
         }
 
     def start(self, settings: Mapping[str, Any]) -> None:
-        """Take the run's settings, and be ready for `embed`."""
+        """Take the run's settings; returns when the engine is ready for `embed`."""
         self._settings = dict(settings)
         folder = self._plan.segments / f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex}"
         self._segment = SegmentWriter(folder, self._plan.options.dtype)
@@ -174,8 +181,10 @@ class Worker:
         self._packs: queue.SimpleQueue[tuple[Pack, _Block]] = queue.SimpleQueue()
         self._blocks: deque[_Block] = deque()
         self._results: queue.Queue[tuple[InferenceResult, _Block]] = queue.Queue(RESULTS_BEHIND)
+        self._ready = Future[None]()
         for work in (self._compute, self._write):
             threading.Thread(target=self._or_fail, args=(work,), name=work.__name__, daemon=True).start()
+        self._ready.result()
 
     def embed(self, number: int, place: Place, packs: Sequence[CompactPack]) -> Done:
         """Embed a block and put its rows on disk.
@@ -194,7 +203,12 @@ class Worker:
         return block.done.result()
 
     def _compute(self) -> None:
-        self._engine.start(self._settings)
+        try:
+            self._engine.start(self._settings)
+        except BaseException as error:
+            self._ready.set_exception(error)
+            raise
+        self._ready.set_result(None)
         while True:
             first = self._packs.get()
             for result in self._engine.run(self._taken(first)):

@@ -12,7 +12,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from virnucpro.store.unfinished import (
 )
 
 ROWS = "rows"
+LOST = "a worker's file has lost rows that it had: begin anew with --force"
 RUN = "run"
 """The setting that tells a run from one that was begun anew with --force: no worker of an earlier one counts."""
 
@@ -139,12 +140,42 @@ def read_index(folder: Path) -> dict[int, Block]:
             continue
         size = rows.stat().st_size
         for line in journal.read_bytes().split(b"\n"):
-            about = unchecked(line) if line else None
-            if about is not None and about["end"] <= size and about["block"] not in found:
-                packs = tuple(Counts(*each) for each in about["packs"])
-                skipped = tuple(about["skipped"])
-                found[about["block"]] = Block(rows, about["offset"], packs, skipped, about["digest"])
+            entry = entry_in(line) if line else None
+            if entry is not None and entry.end <= size:
+                found.setdefault(entry.number, Block(rows, entry.offset, entry.packs, entry.skipped, entry.digest))
     return found
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a worker's journal: of which block, from where to where in the file of rows; see `Block`."""
+
+    number: int
+    offset: int
+    end: int
+    packs: tuple[Counts, ...]
+    skipped: tuple[int, ...]
+    digest: str
+
+
+def entry_in(line: bytes) -> Entry | None:
+    """What a line of a worker's journal says; None for one that is not whole, or not as `commit` writes it."""
+    found = unchecked(line)
+    try:
+        numbers = [found[name] for name in ("block", "offset", "end")]
+        packs, skipped, digest = found["packs"], found["skipped"], found["digest"]
+        counted = all(counts(each) and len(each) == len(fields(Counts)) for each in packs)
+        if not (counted and counts(numbers) and counts(skipped) and isinstance(digest, str)):
+            return None
+        block, offset, end = numbers
+        return Entry(block, offset, end, tuple(Counts(*each) for each in packs), tuple(skipped), digest)
+    except (TypeError, KeyError):
+        return None
+
+
+def counts(values: Any) -> bool:
+    """Whether these are integers of at least 0."""
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
 class SegmentRows:
@@ -164,7 +195,13 @@ class SegmentRows:
     def names(self) -> Iterator[list[str]]:
         """See `RowSource`."""
         for file, at, counts in self._packs():
-            yield read_at(file, at, counts.name_bytes).decode().split("\n")[:-1]
+            try:
+                names = read_at(file, at, counts.name_bytes).decode().split("\n")[:-1]
+            except UnicodeDecodeError as error:
+                raise StoreError(LOST) from error
+            if len(names) != counts.sequences:
+                raise StoreError(LOST)
+            yield names
 
     def lengths(self) -> Iterator[np.ndarray]:
         """See `RowSource`."""
@@ -206,7 +243,7 @@ def read_at(descriptor: int, offset: int, count: int) -> bytes:
     while count:
         part = os.pread(descriptor, count, offset)
         if not part:
-            raise StoreError("a worker's file has lost rows that it had: begin anew with --force")
+            raise StoreError(LOST)
         parts.append(part)
         offset, count = offset + len(part), count - len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
