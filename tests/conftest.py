@@ -1,7 +1,6 @@
 """Fixtures that several test folders share."""
 
 import os
-from argparse import Namespace
 from pathlib import Path
 
 if not Path("/dev/nvidiactl").exists():  # before anything imports Triton, which chooses then
@@ -10,6 +9,8 @@ if not Path("/dev/nvidiactl").exists():  # before anything imports Triton, which
 import esm
 import pytest
 import torch
+
+from tests.checkpoints import save_in_fair_esms_format
 
 MODEL = "esm2_t6_8M_UR50D"
 
@@ -40,11 +41,5 @@ def fair_esm_model() -> esm.ESM2:
 def checkpoint(fair_esm_model: esm.ESM2, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reference's weights as a file in fair-esm's format."""
     path = tmp_path_factory.mktemp("checkpoint") / f"{MODEL}.pt"
-    config = Namespace(encoder_layers=6, encoder_embed_dim=320, encoder_attention_heads=20, token_dropout=True)
-    state = {}
-    for name, value in fair_esm_model.state_dict().items():
-        prefix = "encoder." if name.startswith("lm_head") else "encoder.sentence_encoder."
-        if not name.startswith("contact_head"):
-            state[prefix + name] = value.clone()
-    torch.save({"cfg": {"model": config}, "model": state}, path)
+    save_in_fair_esms_format(fair_esm_model, path)
     return path

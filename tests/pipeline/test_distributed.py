@@ -1,10 +1,13 @@
 """Runs of several workers: what each worker does, and what the driver checks and says. See also tests/scale."""
 
+import contextlib
 import errno
 import importlib.util
 import os
+import re
 import socket
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,6 +21,7 @@ from virnucpro.data.fasta import Fasta, FastaError
 from virnucpro.data.packing import pack
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.pipeline.distributed import (
+    LOSSES_IN_A_ROW,
     RAY,
     DoneByWorkers,
     Pool,
@@ -27,6 +31,7 @@ from virnucpro.pipeline.distributed import (
     check_reachable,
     connected,
     embed_with_ray,
+    not_started,
     resources,
     tasks,
 )
@@ -44,6 +49,10 @@ PROTEINS = [
     (f"{name}{number}", protein[:60]) for number in range(9) for name, protein in RAGGED if "<" not in protein
 ]
 OPTIONS = Options(token_budget=90)
+NODES = [
+    {"NodeManagerAddress": address, "NodeManagerHostname": name}
+    for address, name in (("10.0.0.1", "a"), ("10.0.0.2", "b"), ("10.0.0.3", "c"), ("10.0.0.3", "d"))
+]
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +265,83 @@ def test_an_address_where_nothing_listens_is_told_at_once():
         check_reachable(f"127.0.0.1:{port}")
 
 
+@pytest.fixture
+def listening(monkeypatch):
+    """Listen at an address, and answer what is given to whoever connects."""
+    monkeypatch.setattr("virnucpro.pipeline.distributed.CONNECT_SECONDS", 0.2)
+    with contextlib.ExitStack() as stack:
+
+        def listen(answer):
+            server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+            def serve():
+                connection, _ = server.accept()
+                stack.enter_context(connection).sendall(answer)
+
+            threading.Thread(target=serve, daemon=True).start()
+            return f"127.0.0.1:{server.getsockname()[1]}"
+
+        yield listen
+
+
+@pytest.mark.parametrize(
+    "answer, message",
+    [
+        (b"", "timed out"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what listens there is not Ray"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "what listens there is not Ray"),
+    ],
+)
+def test_an_address_where_something_else_listens_is_told_at_once(listening, answer, message):
+    address = listening(answer)
+    with pytest.raises(RayError, match=rf"no Ray at {address} \({message}\): .*ray start --head"):
+        check_reachable(address)
+
+
+def test_a_server_that_greets_in_http2_is_taken_for_ray(listening, monkeypatch):
+    settings = b"\0\0\x06\x04\0\0\0\0\0\0\x04\0\x40\0\0"
+    check_reachable(listening(settings))
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    check_reachable(listening(b""))
+
+
+def test_auto_is_the_address_that_the_environment_names(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    check_reachable("auto")
+    monkeypatch.setenv("RAY_ADDRESS", "head")
+    with pytest.raises(RayError, match="--ray head: an address is host:port"):
+        check_reachable("auto")
+
+
+@pytest.mark.parametrize(
+    "said, message",
+    [
+        (
+            "(ip=10.0.0.2)\nModuleNotFoundError: No module named 'x'",
+            "worker 3 on b did not start: No module",
+        ),
+        ("\tip: 10.0.0.2\nThe worker was killed.", r"worker 3 on b did not start: The worker was killed\.$"),
+        (
+            "(ip=10.0.0.1)\nvirnucpro.errors.DeviceError: no model at x",
+            "worker 3 on a did not start: no model at x$",
+        ),
+        (
+            "(ip=10.0.0.2)\nvirnucpro.store.errors.StoreError: no folder x on b",
+            "worker 3 did not start: no folder x on b$",
+        ),
+        ("(ip=10.0.0.3)\nOSError: x", r"worker 3 on 10\.0\.0\.3 did not start: x$"),
+        ("died", "worker 3 on an unknown node did not start: died$"),
+    ],
+)
+def test_a_worker_that_does_not_start_is_told_with_its_node(said, message):
+    assert re.match(message, not_started(3, RuntimeError(said), NODES))
+
+
+def test_a_node_that_lacks_what_this_virnucpro_has_is_told_to_install_the_same():
+    said = not_started(0, RuntimeError("(ip=10.0.0.2)\nAttributeError: 'Plan' has no attribute 'x'"), NODES)
+    assert said.endswith(f"this is {version_of('virnucpro')}): install the same on all nodes")
+
+
 def test_without_ray_the_remedy_is_told_and_nothing_is_left(fasta, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RayError), connected("local", None):
@@ -270,10 +356,19 @@ def pool_of(allow_mixed=False):
     """A pool that starts nothing."""
 
     class NoRay:
+        nodes = NODES.copy
+
         def remote(self, _):
             return self
 
         def options(self, **_):
+            return self
+
+        def kill(self, _):
+            pass
+
+        @property
+        def about(self):
             return self
 
     return Pool(NoRay(), Plan(MODEL, "random", "auto", "cpu", OPTIONS, "", "", ""), 2, allow_mixed)
@@ -312,6 +407,15 @@ def test_mixed_hardware_is_recorded_where_it_is_allowed():
     assert found["device"] == "a GPU | another" and found["allow_mixed"] is True
     with pytest.raises(RayError, match="engine"):
         pool_of(allow_mixed=True)._common([about("a"), about("b", engine="y")])
+
+
+def test_a_run_whose_workers_are_lost_again_and_again_ends_and_names_the_last_ones_node():
+    pool = pool_of()
+    error = RuntimeError("(ip=10.0.0.2)\nThe worker was killed.")
+    for _ in range(LOSSES_IN_A_ROW - 1):
+        assert pool._lost(pool.slots[0], error) == []
+    with pytest.raises(RayError, match="nothing was done meanwhile; the last, on b: The worker was killed"):
+        pool._lost(pool.slots[0], error)
 
 
 @pytest.mark.slow

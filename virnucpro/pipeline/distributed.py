@@ -51,6 +51,9 @@ BLOCKS_READ_AHEAD = 4  # beside those
 LOSSES_IN_A_ROW = 5  # workers lost without a block being done in between, after which the fault is not theirs
 POLL_SECONDS = 0.2
 CONNECT_SECONDS = 10.0
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # RFC 9113, 3.4: no settings
+HTTP2_ANSWER = re.compile(rb"...\x04.\0{4}", re.DOTALL)  # as a frame of settings begins
+OF_ANOTHER_VERSION = ("ModuleNotFoundError", "ImportError", "AttributeError", "TypeError")
 LOCAL_OBJECT_STORE = 2**28  # bytes; only the blocks in flight pass through it
 RAY, ALLOW_MIXED = "ray", "allow_mixed"  # settings
 
@@ -262,8 +265,11 @@ def connected(address: str, workers: int | None) -> Iterator[Any]:
         with keeping_signal_handlers():
             ray.init(address, **options)
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and errors of gRPC
+        if address == "local":
+            raise RayError(f"cannot start Ray: {error}") from error
         raise RayError(
-            f"cannot {'start Ray' if address == 'local' else f'use Ray at {address}'}: {error}"
+            f"cannot use Ray at {address}: {error}: all its nodes must have Ray {ray.__version__}, as this one; "
+            "where they ask for a token, set RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH as on them"
         ) from error
     try:
         yield ray
@@ -286,7 +292,11 @@ def keeping_signal_handlers() -> Iterator[None]:
 
 
 def check_reachable(address: str) -> None:
-    """Raise RayError where nothing listens at ``host:port``; Ray itself would try for minutes."""
+    """Raise RayError unless something that speaks HTTP/2, as Ray does, listens at ``host:port``, or for ``auto``
+    at what ``RAY_ADDRESS`` names; Ray itself would try for minutes.
+    """
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or address
     if "://" in address:
         raise RayError(
             f"--ray {address}: give the address of the head node, host:6379, and run on a node of the cluster"
@@ -299,7 +309,12 @@ def check_reachable(address: str) -> None:
             f"--ray {address}: an address is host:port, of the node that was started with `ray start --head`"
         )
     try:
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+        with socket.create_connection((host, int(port)), CONNECT_SECONDS) as there:
+            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+                return
+            there.sendall(HTTP2_GREETING)
+            if not HTTP2_ANSWER.match(there.makefile("rb").read(9)):
+                raise ConnectionError("what listens there is not Ray")
     except OSError as error:
         raise RayError(
             f"no Ray at {address} ({error}): start it there with `ray start --head`, or leave out the address"
@@ -349,7 +364,7 @@ class Pool:
                 raise Stopped
             for ref in self._ready(waiting):
                 slot = waiting.pop(ref)
-                slot.about = self._result(ref, f"worker {slot.number} did not start")
+                slot.about = self._result(ref, slot)
         found = [slot.about for slot in self.slots]
         self.shape = tuple(found[0]["shape"])
         self._settings = self._common(found)
@@ -361,7 +376,7 @@ class Pool:
         for slot in self.slots:
             slot.starting = slot.actor.start.remote(self._settings)
         for slot in self.slots:
-            self._result(slot.starting, f"worker {slot.number} did not start")
+            self._result(slot.starting, slot)
             slot.starting = None
         for slot in self.slots:
             slot.began = time.perf_counter()
@@ -445,13 +460,13 @@ class Pool:
         self.losses += 1
         self._losses_in_a_row += 1
         slot.losses += 1
+        host = slot.about.get("host") or node_of(error, self._ray.nodes())
         reason = last_line(error)
-        logger.warning(
-            "worker %d on %s is lost, its work is done again: %s", slot.number, slot.about.get("host"), reason
-        )
+        logger.warning("worker %d on %s is lost, its work is done again: %s", slot.number, host, reason)
         if self._losses_in_a_row >= LOSSES_IN_A_ROW:
             raise RayError(
-                f"{self._losses_in_a_row} workers were lost and nothing was done meanwhile; the last: {reason}"
+                f"{self._losses_in_a_row} workers were lost and nothing was done meanwhile; the last, on {host}: "
+                + reason
             )
         again = list(slot.in_flight.values())
         slot.in_flight = {}
@@ -477,17 +492,14 @@ class Pool:
         ready: list[Any] = self._ray.wait(waiting, num_returns=1, timeout=POLL_SECONDS, fetch_local=False)[0]
         return ready
 
-    def _result(self, ref: Any, what: str) -> Any:
-        """What a call returned; what it raised, as it was where that is for the user."""
+    def _result(self, ref: Any, slot: Slot) -> Any:
+        """What a call returned; what it raised, or RayError where the worker could not be started."""
         try:
             return self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
             raise reason_of(error) from error
         except self._ray.exceptions.RayActorError as error:
-            cause = reason_of(getattr(error, "cause", None) or error)
-            if isinstance(cause, self._ray.exceptions.RayActorError):
-                raise RayError(f"{what}: {last_line(error)}") from error
-            raise cause from error
+            raise RayError(not_started(slot.number, error, self._ray.nodes())) from error
 
     def _common(self, workers: list[dict[str, Any]]) -> dict[str, Any]:
         """The settings of all workers; StoreError where they would not give the same bytes."""
@@ -540,6 +552,26 @@ def reason_of(error: BaseException) -> BaseException:
     """What a worker raised, out of what Ray wraps it in."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, BaseException) else error
+
+
+def not_started(number: int, error: BaseException, nodes: Iterable[Mapping[str, Any]]) -> str:
+    """What to say of a worker that died while it was made. `nodes`: as Ray lists them."""
+    reason, host = last_line(error), node_of(error, nodes)
+    where = "" if re.search(rf"\bon {re.escape(host)}\b", reason) else f" on {host}"
+    if str(error).rstrip().endswith(tuple(f"{name}: {reason}" for name in OF_ANOTHER_VERSION)):
+        reason += (
+            f" (it may have another virnucpro, this is {version_of('virnucpro')}): install the same on all nodes"
+        )
+    return f"worker {number}{where} did not start: {reason}"
+
+
+def node_of(error: BaseException, nodes: Iterable[Mapping[str, Any]]) -> str:
+    """The name of the node that Ray's message has the address of; the address, unless it is of one node."""
+    found = re.search(r"\bip[=:]\s*([^\s,)]+)", str(error))
+    if not found:
+        return "an unknown node"
+    names = {each["NodeManagerHostname"] for each in nodes if each["NodeManagerAddress"] == found[1]}
+    return str(names.pop()) if len(names) == 1 else found[1]
 
 
 def last_line(error: BaseException) -> str:
