@@ -67,6 +67,8 @@ def test_a_block_that_two_workers_did_is_taken_once(tmp_path):
         '{"block": 1, "offset": 0, "end": 0, "packs": 1, "skipped": [], "digest": ""}',
         '{"block": 1, "offset": 0, "end": 0, "packs": [], "skipped": [true], "digest": ""}',
         '{"block": 1, "offset": 0, "end": 0, "packs": [], "skipped": [], "digest": 0}',
+        '{"block": 1, "offset": 0, "end": 9, "packs": [[1, 1, 1, 2]], "skipped": [], "digest": ""}',
+        '{"block": 1, "offset": 0, "end": 0, "packs": [], "skipped": [9223372036854775808], "digest": ""}',
     ],
 )  # fmt: skip
 def test_a_line_that_no_worker_writes_does_not_count(tmp_path, odd):

@@ -168,7 +168,9 @@ def entry_in(line: bytes) -> Entry | None:
         if not (counted and counts(numbers) and counts(skipped) and isinstance(digest, str)):
             return None
         block, offset, end = numbers
-        return Entry(block, offset, end, tuple(Counts(*each) for each in packs), tuple(skipped), digest)
+        entry = Entry(block, offset, end, tuple(Counts(*each) for each in packs), tuple(skipped), digest)
+        least = sum(pack.name_bytes + 8 * pack.sequences + pack.rows for pack in entry.packs)
+        return entry if least <= end - offset and max(numbers + skipped) < 2**63 else None
     except (TypeError, KeyError):
         return None
 
