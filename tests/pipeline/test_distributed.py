@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -444,7 +445,7 @@ def test_a_place_tells_where_a_block_begins():
 def test_progress_tells_the_speed_of_each_worker_and_of_all(monkeypatch, capsys):
     monkeypatch.setattr(Progress, "SECONDS_BETWEEN_LINES", 0.0)
     so_far = DoneByWorkers()
-    so_far.add(Done(sequences=3, residues=94, not_finite=["x"]), 0.25)
+    so_far.add(Done(3, 94, ["x"], Block(Path("rows"), 0, (), (), "")), 0.25)
     so_far.speeds, so_far.seconds = [30.0, 20.0], 2.0
     with Progress() as progress:
         progress(so_far)

@@ -2,15 +2,18 @@
 
 import errno
 import os
+from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 
 from virnucpro.store.errors import StoreError
+from virnucpro.store.hdf5 import write_hdf5
 from virnucpro.store.place import folder_of
 from virnucpro.store.sealed import checked
 from virnucpro.store.segments import SegmentedRun, SegmentRows, SegmentWriter, missing_blocks, read_index
-from virnucpro.store.unfinished import JOURNAL
+from virnucpro.store.unfinished import FINISHED, JOURNAL, SEGMENTS
 
 SIZE = 3
 
@@ -150,6 +153,97 @@ def test_one_process_at_a_time_and_nothing_stays(tmp_path):
         run.begin({})
         write(SegmentWriter(run.segments / "one", "float32"), 0)
         rows = SegmentRows(read_index(run.segments), SIZE, np.dtype("float32"))
-        assert not run.finish(rows, lambda path: False)
-        assert run.finish(rows, lambda path: bool(path.write_text("whole")))
+        assert not run.finish(rows, lambda path, copied: False)
+        assert run.finish(rows, lambda path, copied: bool(path.write_text("whole")))
     assert output.read_text() == "whole" and not folder_of(output).exists()
+
+
+WIDE = 64
+
+
+def wide_blocks(folder):
+    """Blocks of two workers, large enough for HDF5 to align their rows; without those, too."""
+    written = {}
+    for name, numbers in {"one": (3, 0), "two": (1, 4, 2)}.items():
+        writer = SegmentWriter(folder / name, "float32")
+        for number in numbers:
+            for pack in range(2):
+                values = np.random.default_rng(10 * number + pack).standard_normal((90, WIDE), np.float32)
+                writer.append([f"b{number}p{pack}s{row}" for row in range(90)], [number + 1] * 90, values)
+            written[number] = writer.commit(number, f"digest {number}")
+    return written
+
+
+def finished(output, copy_ahead, blocks_of=lambda written: written):
+    """The file of a run that copied ahead or not, and whether its rows were there at the end."""
+    with SegmentedRun(output, resume=False) as run:
+        run.begin({})
+        if copy_ahead:
+            run.copy_ahead(4 * WIDE)
+        for number, block in blocks_of(wide_blocks(run.segments)).items():
+            run.add(number, block)
+        rows = SegmentRows(read_index(run.segments), WIDE, np.dtype("float32"))
+        there = []
+
+        def write(path, copied):
+            there.append(copied)
+            return write_hdf5(path, rows, {"model": "toy"}, (WIDE,), False, copied=copied)
+
+        assert run.finish(rows, write)
+    assert not folder_of(output).exists()
+    return output.read_bytes(), there == [True]
+
+
+def test_rows_that_were_copied_ahead_make_the_same_file(tmp_path):
+    plain, copied = finished(tmp_path / "plain.h5", copy_ahead=False)
+    assert not copied
+    assert finished(tmp_path / "ahead.h5", copy_ahead=True) == (plain, True)
+    with h5py.File(tmp_path / "ahead.h5") as file:
+        expected = [np.random.default_rng(seed).standard_normal((90, WIDE), np.float32) for seed in (40, 41)]
+        assert (file["embeddings"][-180:] == np.concatenate(expected)).all()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda written: {number: block for number, block in written.items() if number != 2},
+        lambda written: {**written, 2: replace(written[2], path=written[2].path.with_name("missing"))},
+        lambda written: {**written, 2: replace(written[2], offset=2**40)},
+    ],
+)
+def test_what_cannot_be_copied_ahead_is_copied_at_the_end(tmp_path, damage):
+    plain, _ = finished(tmp_path / "plain.h5", copy_ahead=False)
+    assert finished(tmp_path / "ahead.h5", True, damage) == (plain, False)
+
+
+def test_a_disk_that_fills_meanwhile_leaves_its_room_to_the_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr("virnucpro.store.ahead.free_bytes", lambda folder: 2**30 - 1)
+    plain, _ = finished(tmp_path / "plain.h5", copy_ahead=False)
+    assert finished(tmp_path / "ahead.h5", copy_ahead=True) == (plain, False)
+
+
+def test_nothing_stays_of_a_copy_that_was_not_used(tmp_path):
+    output = tmp_path / "out.h5"
+    with SegmentedRun(output, resume=False) as run:
+        run.begin({})
+        run.copy_ahead(4 * WIDE)
+        for number, block in wide_blocks(run.segments).items():
+            run.add(number, block)
+    left = {path.name for path in folder_of(output).iterdir()}
+    assert FINISHED not in left and SEGMENTS in left
+
+
+def test_few_rows_are_where_hdf5_puts_them(tmp_path):
+    """Not aligned, because they are not large."""
+    output = tmp_path / "out.h5"
+    with SegmentedRun(output, resume=False) as run:
+        run.begin({})
+        run.copy_ahead(4 * SIZE)
+        writer = SegmentWriter(run.segments / "one", "float32")
+        for pack in rows_of(0):
+            writer.append(*pack)
+        run.add(0, writer.commit(0, "digest"))
+        rows = SegmentRows(read_index(run.segments), SIZE, np.dtype("float32"))
+        assert run.finish(rows, lambda path, copied: write_hdf5(path, rows, {}, (SIZE,), False, copied=copied))
+    with h5py.File(output) as file:
+        assert (file["embeddings"][()] == np.concatenate([values for _, _, values in rows_of(0)])).all()

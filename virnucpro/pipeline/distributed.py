@@ -170,8 +170,12 @@ def embed_with_ray(
             pool.start(settings)
             ready = time.perf_counter()
             done = DoneByWorkers()
+            if format is TABLE:
+                run.copy_ahead(math.prod(pool.shape) * np.dtype(options.dtype).itemsize)
+            for number, block in before.items():
+                run.add(number, block)
             with ReadAhead(tasks(numbered(packs), before, fasta), BLOCKS_READ_AHEAD, stop) as todo:
-                blocks = pool.run(todo, done, stop, progress, on_skip)
+                blocks = pool.run(todo, done, stop, progress, on_skip, run.add)
         finally:
             pool.close()
         if stop():
@@ -179,7 +183,12 @@ def embed_with_ray(
         rows = rows_of(run, blocks, pool.shape, options)
         attributes = {**settings, "command": command, "input_digest": rows.committed.digest}
         ragged = options.pool == "residue"
-        if not run.finish(rows, lambda path: format.write(path, rows, attributes, pool.shape, ragged, stop)):
+
+        def write(path: Path, copied: bool) -> bool:
+            more = {"copied": True} if copied else {}
+            return format.write(path, rows, attributes, pool.shape, ragged, stop, **more)
+
+        if not run.finish(rows, write):
             raise Stopped
         done.end()
     return {
@@ -388,6 +397,7 @@ class Pool:
         stop: Callable[[], bool],
         progress: Callable[[Done], None],
         on_skip: Callable[[Skipped], None],
+        on_block: Callable[[int, Block], None],
     ) -> int:
         """Have all blocks embedded; returns how many the input has. When `stop` is true, those in flight are."""
         again: deque[Task] = deque()
@@ -414,7 +424,7 @@ class Pool:
                 ref: slot for slot in self.slots for ref in (*slot.in_flight, slot.starting) if ref is not None
             }
             for ref in self._ready(refs):
-                again.extend(self._taken(refs[ref], ref, done, progress, on_skip))
+                again.extend(self._taken(refs[ref], ref, done, progress, on_skip, on_block))
 
     def _taken(
         self,
@@ -423,6 +433,7 @@ class Pool:
         done: DoneByWorkers,
         progress: Callable[[Done], None],
         on_skip: Callable[[Skipped], None],
+        on_block: Callable[[int, Block], None],
     ) -> list[Task]:
         """Take what a worker returned; the blocks to be done again, if it is lost."""
         if ref is not slot.starting and ref not in slot.in_flight:
@@ -443,6 +454,7 @@ class Pool:
         self._losses_in_a_row = 0
         slot.tokens += value.residues + 2 * value.sequences
         slot.seconds = time.perf_counter() - slot.began
+        on_block(task.number, value.block)
         done.add(value, task.fraction)
         for name in value.not_finite:
             on_skip(Skipped(name, NOT_FINITE))

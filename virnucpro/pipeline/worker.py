@@ -22,7 +22,7 @@ from virnucpro.pipeline.options import Options, runner_for, shape_of_row
 from virnucpro.pipeline.prefetch import RESULTS_BEHIND, in_type
 from virnucpro.pipeline.provenance import Place, settings_of
 from virnucpro.store.errors import StoreError
-from virnucpro.store.segments import SegmentWriter
+from virnucpro.store.segments import Block, SegmentWriter
 from virnucpro.store.unfinished import PROOF
 
 WARM_UP_RESIDUES = 254
@@ -116,11 +116,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Done:
-    """What a worker did of a block: sequences and residues embedded, and the names of those left out."""
+    """What a worker did of a block: sequences and residues embedded, names left out, and where the rows are."""
 
     sequences: int
     residues: int
     not_finite: list[str]
+    block: Block
 
 
 class _Block:
@@ -238,8 +239,8 @@ class Worker:
             block.not_finite += result.skipped.values()
             block.left -= 1
             if not block.left:
-                self._segment.commit(block.number, block.place.digest)
-                block.done.set_result(Done(block.sequences, block.residues, block.not_finite))
+                committed = self._segment.commit(block.number, block.place.digest)
+                block.done.set_result(Done(block.sequences, block.residues, block.not_finite, committed))
 
     def _or_fail(self, work: Callable[[], None]) -> None:
         """Have what `work` raises raised by all calls of `embed`."""

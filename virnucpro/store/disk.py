@@ -61,12 +61,13 @@ class FileOfHDF5(io.RawIOBase):
     """A new file for h5py. After the first write that fails it keeps all others in memory; closing it raises that.
 
     By itself HDF5 cannot close a file that it cannot write, and crashes at the end of the process. It also reads
-    what it wrote.
+    what it wrote. `begun`: keep what the file has; h5py takes it for empty all the same.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, begun: bool = False):
         super().__init__()
-        self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
+        flags = os.O_RDWR | os.O_NOFOLLOW | (0 if begun else os.O_CREAT | os.O_TRUNC)
+        self._descriptor: int | None = os.open(path, flags, 0o666)
         self._at = 0
         self._size = 0
         self._kept: list[tuple[int, bytes]] = []  # what could not be written, and where

@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from virnucpro.store.ahead import ROWS_AT
 from virnucpro.store.committed import BLOCK, BLOCK_BYTES, Committed
 from virnucpro.store.disk import FileOfHDF5
 from virnucpro.store.errors import StoreError, damaged
@@ -17,6 +18,7 @@ from virnucpro.store.journal import Partial
 from virnucpro.store.rows import RowSource
 
 FORMAT = "virnucpro embeddings 1"
+LARGE = 2**16  # bytes, from which on HDF5 aligns a dataset
 
 
 def write_hdf5(
@@ -26,14 +28,18 @@ def write_hdf5(
     shape: tuple[int, ...],
     ragged: bool,
     stop: Callable[[], bool] = lambda: False,
+    copied: bool = False,
 ) -> bool:
     """Write the rows to a new file; False where `stop` said to stop before it was whole.
 
     `shape` of a row's values; `ragged`: whether a sequence has a row for each residue; `attributes` are kept
-    beside the datasets.
+    beside the datasets. `copied`: the file is there, and has the embeddings from `ROWS_AT` on.
     """
-    with FileOfHDF5(path) as raw, h5py.File(raw, "w") as file:
-        return write_datasets(file, rows, attributes, shape, ragged, lambda: bool(raw.failure) or stop())
+    with (
+        FileOfHDF5(path, copied) as raw,
+        h5py.File(raw, "w", alignment_threshold=LARGE, alignment_interval=ROWS_AT) as file,
+    ):
+        return write_datasets(file, rows, attributes, shape, ragged, lambda: bool(raw.failure) or stop(), copied)
 
 
 def write_datasets(
@@ -43,14 +49,15 @@ def write_datasets(
     shape: tuple[int, ...],
     ragged: bool,
     stop: Callable[[], bool],
+    copied: bool = False,
 ) -> bool:
     """Write the rows to an open file; see `write_hdf5`."""
     count = rows.committed.sequences
+    embeddings = dataset_of_rows(file, (rows.committed.rows, *shape), rows.dtype)
     file.attrs.update({"format": FORMAT, **{name: attribute(value) for name, value in attributes.items()}})
     names = file.create_dataset("ids", count, h5py.string_dtype())
     lengths = file.create_dataset("lengths", count, "<i8")
     offsets = file.create_dataset("offsets", count + 1, "<i8") if ragged else None
-    embeddings = file.create_dataset("embeddings", (rows.committed.rows, *shape), rows.dtype)
     if rows.committed.skipped:
         file.create_dataset("skipped", data=rows.skipped())
     at = 0
@@ -66,6 +73,8 @@ def write_datasets(
             offsets[at + 1 : at + 1 + len(residues)] = end + np.cumsum(residues)
             end += int(residues.sum())  # a block may be empty: all of it was left out
         at += len(residues)
+    if copied and embeddings.id.get_offset() == ROWS_AT:
+        return True
     at = 0
     for values in rows.embeddings():
         if stop():
@@ -73,6 +82,14 @@ def write_datasets(
         embeddings[at : at + len(values)] = values.reshape(-1, *shape)
         at += len(values)
     return True
+
+
+def dataset_of_rows(file: h5py.File, shape: tuple[int, ...], dtype: np.dtype) -> h5py.Dataset:
+    """The dataset of embeddings, not written yet. If large, and the first in its file, it begins at `ROWS_AT`."""
+    how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    how.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    how.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    return file.create_dataset("embeddings", shape, dtype, dcpl=how)
 
 
 def attribute(value: Any) -> Any:

@@ -42,7 +42,7 @@ from virnucpro.store.unfinished import (
 
 logger = logging.getLogger(__name__)
 
-LEAST_BYTES = 2**14  # for the folder, the settings, and what HDF5 has beside the datasets
+LEAST_BYTES = 2**15  # for the folder, the settings, and what HDF5 has beside the datasets
 BYTES_OF_A_NAME = 40  # beside its letters, in HDF5: a reference, and a header and padding in the heap
 
 _failed: dict[Path, StoreError] = {}

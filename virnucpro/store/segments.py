@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from virnucpro.store.ahead import RowsAhead
 from virnucpro.store.committed import BLOCK_BYTES, Committed
 from virnucpro.store.disk import AppendFile, reason_of, sync, write_safely
 from virnucpro.store.errors import StoreError, WriteError
@@ -63,6 +64,14 @@ class Block:
     skipped: tuple[int, ...]
     digest: str
 
+    def spans(self, row_bytes: int) -> Iterator[tuple[int, int]]:
+        """Where each pack's rows begin in the file, and how many bytes they have."""
+        at = self.offset
+        for counts in self.packs:
+            at += counts.name_bytes + 8 * counts.sequences
+            yield at, counts.rows * row_bytes
+            at += counts.rows * row_bytes
+
 
 class SegmentWriter:
     """A worker's rows. After a write or sync that failed nothing more is written.
@@ -99,7 +108,7 @@ class SegmentWriter:
         self._packs.append(Counts(len(names), sum(lengths), len(rows), len(encoded)))
         self._skipped += skipped
 
-    def commit(self, block: int, digest: str) -> None:
+    def commit(self, block: int, digest: str) -> Block:
         """What was appended since the last commit is this block, and whole: put it on disk, then say so."""
         counts = [list(asdict(each).values()) for each in self._packs]
         where = {"block": block, "offset": self._begin, "end": self._end, "packs": counts}
@@ -109,7 +118,9 @@ class SegmentWriter:
             # After a line end, because a crash can leave half a line
             self._journal.append(f"\n{checked(text)}\n".encode())
             self._journal.sync()
+        committed = Block(self._rows.path, self._begin, tuple(self._packs), tuple(self._skipped), digest)
         self._begin, self._packs, self._skipped = self._end, [], []
+        return committed
 
     def close(self) -> None:
         """Close the files. What was not committed does not count."""
@@ -213,13 +224,12 @@ class SegmentRows:
     def embeddings(self) -> Iterator[np.ndarray]:
         """See `RowSource`."""
         size = self.row_size * self.dtype.itemsize
-        at_a_time = max(1, BLOCK_BYTES // size)
-        for file, at, counts in self._packs():
-            begin = at + counts.name_bytes + 8 * counts.sequences
-            for row in range(0, counts.rows, at_a_time):
-                count = min(at_a_time, counts.rows - row)
-                values = np.frombuffer(read_at(file, begin + row * size, count * size), self.dtype)
-                yield values.reshape(count, self.row_size)
+        at_a_time = max(1, BLOCK_BYTES // size) * size
+        for file, block in self._opened():
+            for begin, length in block.spans(size):
+                for at in range(begin, begin + length, at_a_time):
+                    values = read_at(file, at, min(at_a_time, begin + length - at))
+                    yield np.frombuffer(values, self.dtype).reshape(-1, self.row_size)
 
     def skipped(self) -> np.ndarray:
         """See `RowSource`."""
@@ -227,16 +237,19 @@ class SegmentRows:
 
     def _packs(self) -> Iterator[tuple[int, int, Counts]]:
         """Each pack: an open file's descriptor, where in it the pack begins, and what it has."""
-        size = self.row_size * self.dtype.itemsize
+        for file, block in self._opened():
+            spans = block.spans(self.row_size * self.dtype.itemsize)
+            for (rows_at, _), counts in zip(spans, block.packs, strict=True):
+                yield file, rows_at - counts.name_bytes - 8 * counts.sequences, counts
+
+    def _opened(self) -> Iterator[tuple[int, Block]]:
+        """Each block, and the descriptor of its file."""
         with contextlib.ExitStack() as stack:
             opened: dict[Path, int] = {}
             for block in self._blocks:
                 if block.path not in opened:
                     opened[block.path] = stack.enter_context(block.path.open("rb")).fileno()
-                at = block.offset
-                for counts in block.packs:
-                    yield opened[block.path], at, counts
-                    at += counts.name_bytes + 8 * counts.sequences + counts.rows * size
+                yield opened[block.path], block
 
 
 def read_at(descriptor: int, offset: int, count: int) -> bytes:
@@ -263,6 +276,7 @@ class SegmentedRun:
     def __init__(self, output: Path, resume: bool, is_folder: bool = False):
         self.output, self._staging = output, Staging(output, is_folder)
         self.folder = self._staging.folder
+        self._ahead: RowsAhead | None = None
         try:
             self.begun = begun_settings(output) if resume else None
             self._run = (self.begun or {}).get(RUN) or uuid.uuid4().hex
@@ -285,12 +299,25 @@ class SegmentedRun:
             sync(self.folder.parent)
         return read_index(self.segments)
 
-    def finish(self, rows: SegmentRows, write: Callable[[Path], bool]) -> bool:
+    def copy_ahead(self, row_bytes: int) -> None:
+        """Copy the blocks that are added, of rows of so many bytes, to where HDF5 will have them."""
+        self._ahead = RowsAhead(self._staging.whole, row_bytes)
+
+    def add(self, number: int, block: Block) -> None:
+        """This block is on disk."""
+        if self._ahead is not None:
+            self._ahead.add(number, block)
+
+    def finish(self, rows: SegmentRows, write: Callable[[Path, bool], bool]) -> bool:
         """Have `write` make the output of `rows`, move it to its place and remove the folder.
 
-        `write` gets the path, and returns False where it was told to stop; so does this.
+        `write` gets the path, and whether the rows are there already, from `ahead.ROWS_AT` on; it returns False
+        where it was told to stop, and so does this.
         """
-        if not self._staging.finish(write, size_of(rows), f"All embeddings are in {self.folder}: "):
+        copied = self._ahead is not None and self._ahead.finish() == rows.committed.rows > 0
+        needed = size_of(rows) - (rows.committed.rows * rows.row_size * rows.dtype.itemsize if copied else 0)
+        kept = f"All embeddings are in {self.folder}: "
+        if not self._staging.finish(lambda path: write(path, copied), needed, kept, copied):
             return False
         remove(self.folder)
         return True
@@ -299,6 +326,8 @@ class SegmentedRun:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
         if not has_segments(self.folder):
             with contextlib.suppress(OSError):  # a worker cut off from its driver may still write
                 remove(self.folder)

@@ -30,6 +30,7 @@ class Staging:
 
     def __init__(self, output: Path, is_folder: bool):
         self.output, self.folder, self._is_folder = output, folder_of(output), is_folder
+        self.whole = self.folder / (FINISHED_FOLDER if is_folder else FINISHED)
         with self.writing():
             self.folder.mkdir(exist_ok=True)
             self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -43,15 +44,17 @@ class Staging:
                 ) from error
             raise StoreError(f"cannot lock {self.folder}, as on some network drives: {error.strerror}") from error
 
-    def finish(self, write: Callable[[Path], bool], needed: int, kept: str = "") -> bool:
+    def finish(self, write: Callable[[Path], bool], needed: int, kept: str = "", begun: bool = False) -> bool:
         """Have `write` write to the path that it gets, and move that to the output's place; False if it says so.
 
-        `needed`: bytes. `kept`: what there is where the disk has not as many. On a failure nothing stays of it.
+        `needed`: bytes. `kept`: what there is where the disk has not as many. `begun`: whether what is at that
+        path is a part of it. On a failure nothing stays of it.
         """
-        whole = self.folder / (FINISHED_FOLDER if self._is_folder else FINISHED)
+        whole = self.whole
         with self.writing():
             try:
-                delete(whole)
+                if not begun:
+                    delete(whole)
                 free = free_bytes(self.folder)
                 if free < needed:
                     raise WriteError(

@@ -1,0 +1,109 @@
+"""Rows of several workers, copied into the output in the order of the input while the workers still compute.
+
+At the end HDF5 only puts its own around them. Copying all of them then keeps the GPUs waiting: 5 to 7 s after 100
+million tokens of 650M on two H100s, or a twentieth of the run.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from virnucpro.store.disk import AppendFile, free_bytes
+from virnucpro.store.errors import StoreError
+from virnucpro.store.files import delete
+
+if TYPE_CHECKING:
+    from virnucpro.store.segments import Block
+
+ROWS_AT = 4_096
+"""Where the rows begin in the file: HDF5 aligns what is large to this."""
+
+PIECE = 2**20  # bytes copied at a time
+SYNC_BYTES = 2**28  # copied before they are put on disk
+ROOM = 2**30  # bytes left to the workers, whose rows come first
+
+logger = logging.getLogger(__name__)
+
+
+class RowsAhead:
+    """Copies the rows of blocks to `path` in a thread. `row_bytes`: of a row.
+
+    A copy that cannot be made is given up and deleted; then all rows are copied at the end.
+    """
+
+    def __init__(self, path: Path, row_bytes: int):
+        self._path, self._row_bytes = path, row_bytes
+        self._rows = self._since_sync = 0
+        self._blocks: queue.SimpleQueue[tuple[int, Block] | None] = queue.SimpleQueue()
+        self._given_up = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="rows ahead", daemon=True)
+        self._thread.start()
+
+    def add(self, number: int, block: "Block") -> None:
+        """This block is on disk. Blocks come in any order, and are copied in that of their numbers."""
+        self._blocks.put((number, block))
+
+    def finish(self) -> int:
+        """Wait until what was added is copied and on disk; how many rows of the first blocks that is."""
+        self._blocks.put(None)
+        self._thread.join()
+        return 0 if self._given_up.is_set() else self._rows
+
+    def close(self) -> None:
+        """Stop, and delete the file if it is still there."""
+        self._given_up.set()
+        self.finish()
+        with contextlib.suppress(OSError):
+            delete(self._path)
+
+    def _work(self) -> None:
+        try:
+            delete(self._path)
+            file = AppendFile(self._path)
+            try:
+                file.append(bytes(ROWS_AT))
+                self._copy_blocks(file)
+                file.sync()
+            finally:
+                file.close()
+        except (OSError, StoreError) as error:
+            if not self._given_up.is_set():
+                logger.info("rows are not put in order while workers compute, but at the end: %s", error)
+            self._given_up.set()
+            with contextlib.suppress(OSError):
+                delete(self._path)
+
+    def _copy_blocks(self, file: AppendFile) -> None:
+        waiting: dict[int, Block] = {}
+        following = 0
+        while (added := self._blocks.get()) is not None:
+            number, block = added
+            if number >= following:
+                waiting[number] = block
+            while following in waiting:
+                if free_bytes(self._path.parent) < ROOM:
+                    raise StoreError(f"the disk has less than {ROOM:,} bytes beside the workers' files")
+                self._copy(waiting.pop(following), file)
+                following += 1
+
+    def _copy(self, block: "Block", file: AppendFile) -> None:
+        with block.path.open("rb") as rows:
+            for offset, size in block.spans(self._row_bytes):
+                for at in range(offset, offset + size, PIECE):
+                    if self._given_up.is_set():
+                        raise StoreError("stopped")
+                    count = min(PIECE, offset + size - at)
+                    piece = os.pread(rows.fileno(), count, at)
+                    if len(piece) < count:
+                        raise StoreError(f"{block.path} is shorter than its journal says")
+                    file.append(piece)
+        rows_of_block = sum(counts.rows for counts in block.packs)
+        self._rows += rows_of_block
+        self._since_sync += rows_of_block * self._row_bytes
+        if self._since_sync >= SYNC_BYTES:
+            file.sync()
+            self._since_sync = 0
