@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from . import _esm_cpp, _esm_efficient, _formats, _peers
+from . import _esm_cpp, _esm_efficient, _formats, _gemms, _peers
 from ._cells import listed
 from ._esm2 import Embedder, load
+from ._gemms import COMPARABLE
 from ._hardware import PRECISIONS, Hardware, precision_skip_reason, probe
 from ._in_turn import Fresh, Row, in_turn, peak_memory, show
-from ._peers import COMPARABLE
 from ._protocol import Run
 from ._virnucpro import find
 from ._workloads import AMINO_ACIDS, Protein, tokens_in
@@ -181,7 +181,7 @@ def table(case: Case, rounds: int, fresh: Fresh, profiled: bool = False) -> str:
 
     engine = case.engine()
     tokens = max(len(batch.input_ids) for batch in engine.batches)
-    products = _peers.LayerGEMMs(engine.esm2.shape, case.precision, engine.device, tokens)
+    products = _gemms.LayerGEMMs(engine.esm2.shape, case.precision, engine.device, tokens)
     rows = [
         Row(ENGINE, engine.run, engine.tokens),
         Row("virnucpro, forward pass alone", forward_alone(engine), engine.tokens),

@@ -16,7 +16,7 @@ import esm
 import torch
 from torch import Tensor
 
-from . import _peers
+from . import _gemms, _peers
 from ._workloads import Protein
 
 VERSION = "0.2.1"
@@ -37,7 +37,7 @@ def package() -> Any:
     return importlib.import_module("esm_cpp")
 
 
-def esm_cpp(shape: _peers.Shape, precision: str, device: str, state: _peers.State | None) -> Any:
+def esm_cpp(shape: _gemms.Shape, precision: str, device: str, state: _peers.State | None) -> Any:
     """esm-cpp's model with these weights, or with random ones; in INT8 it quantises them itself, uncalibrated."""
     from safetensors.torch import save_file
 
@@ -56,7 +56,7 @@ def esm_cpp(shape: _peers.Shape, precision: str, device: str, state: _peers.Stat
     return model
 
 
-def its_names(shape: _peers.Shape, state: _peers.State) -> dict[str, Tensor]:
+def its_names(shape: _gemms.Shape, state: _peers.State) -> dict[str, Tensor]:
     """An encoder's parameters, by fair-esm's names, as in Transformers' files, and a head: it insists on one."""
     dim, head = shape.dim, shape.dim // shape.heads
     found = {f"esm.{_peers.transformers_name(name)}": values for name, values in state.items()}

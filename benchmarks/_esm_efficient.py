@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _peers
+from . import _gemms, _peers
 from ._virnucpro import find
 from ._workloads import Protein
 
@@ -105,16 +105,16 @@ def import_model() -> Any:
     return ESM2
 
 
-def esm_efficient(shape: _peers.Shape, precision: str, device: str, state: _peers.State | None) -> EncodePack:
+def esm_efficient(shape: _gemms.Shape, precision: str, device: str, state: _peers.State | None) -> EncodePack:
     """esm-efficient's ESM-2, with these weights or with random ones of its own."""
     with torch.device(device):
-        model = import_model()(shape.layers, shape.dim, shape.heads, dtype=_peers.dtype_of(precision))
+        model = import_model()(shape.layers, shape.dim, shape.heads, dtype=_gemms.dtype_of(precision))
     model.eval().requires_grad_(False)
     if state is not None:
         model.load_state_dict(its_names(state), strict=False)
 
     def encode(input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-        with _peers.float32_gemms(precision):
+        with _gemms.float32_gemms(precision):
             return model.forward_representation(input_ids, (cu_seqlens, max_seqlen))
 
     return encode

@@ -7,7 +7,7 @@ process for each: memory with packs of `MEMORY_TOKENS`, fidelity as the benchmar
 import statistics
 from collections.abc import Sequence
 
-from . import _energy, _peers
+from . import _energy, _gemms
 from ._conditions import busy_before_this_process
 from ._esm2 import Embedder, load
 from ._fidelity import FIGURE, compare
@@ -60,7 +60,7 @@ def table(
     rows = []
     for precision, engine in engines.items():
         tokens = max(len(batch.input_ids) for batch in engine.batches)
-        products = _peers.LayerGEMMs(engine.esm2.shape, precision, engine.device, tokens)
+        products = _gemms.LayerGEMMs(engine.esm2.shape, precision, engine.device, tokens)
         rows += [
             Row(precision, engine.run, engine.tokens),
             Row(f"{precision}, {GEMMS}", products.run, tokens),

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from . import _peers
+from . import _gemms, _peers
 from ._cells import OncePerCell, Store, six_digits, tracked
 from ._esm2 import Embedder, load, notes
 from ._hardware import MODELS, PRECISIONS
@@ -26,7 +26,7 @@ TOKENS = {"cpu": None, "cuda": 49_152}
 class EngineCell(OncePerCell):
     """A cell that holds two models of one precision."""
 
-    params = (MODELS, _peers.COMPARABLE, ["mixed"])
+    params = (MODELS, _gemms.COMPARABLE, ["mixed"])
     param_names = ("model", "precision", "workload")
     on_gpus: tuple[str, ...]
     on_cpus: tuple[str, ...] = ("fp32",)
@@ -67,7 +67,7 @@ class Engine(EngineCell):
             )
         )
         self.engine = Embedder(model, precision, self.entries, store.hardware)
-        self.ceiling = _peers.LayerGEMMs(self.engine.esm2.shape, precision, device, self.engine.tokens)
+        self.ceiling = _gemms.LayerGEMMs(self.engine.esm2.shape, precision, device, self.engine.tokens)
 
     @tracked("of the GEMMs' speed", higher_is_better=True, compare_factor=1.05, version="2")
     def track_fraction_of_gemm_ceiling(self, store: Store, *parameters: str) -> dict[str, Any] | float:

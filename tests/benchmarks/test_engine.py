@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import _engine_table, _esm_cpp, _esm_efficient, _formats, _peers, engine, throughput
+from benchmarks import _engine_table, _esm_cpp, _esm_efficient, _formats, _gemms, _peers, engine, throughput
 from benchmarks._cells import REQUESTED, Store
 from benchmarks._esm2 import Embedder
 from benchmarks._hardware import GIB, Hardware
@@ -168,15 +168,15 @@ def test_batch_sizes_are_tried_on_neighbours_as_sorted_batches_hold_them():
     assert tried[2] == tried[10] == [f"p{length}" for length in range(46, 56)]
 
 
-@pytest.mark.parametrize("gemm", _peers.CPU_GEMMS)
+@pytest.mark.parametrize("gemm", _gemms.CPU_GEMMS)
 def test_a_cpus_gemms_compute_the_same(gemm):
     x, weight, bias = torch.randn(7, 64), torch.randn(48, 64), torch.randn(48)
     torch.testing.assert_close(gemm(x, weight, bias), x @ weight.t() + bias, atol=1e-4, rtol=1e-5)
 
 
 def test_the_ceiling_has_the_models_matrix_products_and_nothing_else(model, monkeypatch):
-    products = _peers.LayerGEMMs(model.shape, "fp32", "cpu", tokens=7)
-    assert products.gemm in _peers.CPU_GEMMS
+    products = _gemms.LayerGEMMs(model.shape, "fp32", "cpu", tokens=7)
+    assert products.gemm in _gemms.CPU_GEMMS
     with monkeypatch.context() as patched, torch.profiler.profile(with_flops=True) as profile:
         patched.setattr(products, "gemm", torch.nn.functional.linear)  # of whose work the profiler knows
         products.run(1)
@@ -190,7 +190,7 @@ def test_the_ceiling_has_the_models_matrix_products_and_nothing_else(model, monk
 @pytest.mark.parametrize("dtype, limit, error", [(torch.int8, 127, 1 / 254), (torch.float8_e4m3fn, 448, 1 / 16)])
 def test_operands_of_eight_bits_stand_for_the_values(dtype, limit, error):
     matrix = torch.randn(5, 64)
-    values, scales = _peers.eight_bits(matrix.clone(), limit, dtype)
+    values, scales = _gemms.eight_bits(matrix.clone(), limit, dtype)
     largest = matrix.abs().amax(1, keepdim=True)
     assert values.dtype == dtype
     assert (values.float().abs().amax(1) == limit).all()
@@ -199,14 +199,14 @@ def test_operands_of_eight_bits_stand_for_the_values(dtype, limit, error):
 
 @pytest.mark.parametrize("precision, device", [("int8", "cuda"), ("fp8", "cuda"), ("fp32", "cpu")])
 def test_a_ceilings_product_is_that_of_its_operands(precision, device):
-    product, operand, bias_type = _peers.gemm_of(precision, device)
+    product, operand, bias_type = _gemms.gemm_of(precision, device)
     x, weight = (torch.randn(rows, 64) for rows in (32, 48))
     found = product(operand(x.clone()), operand(weight.clone()), torch.zeros(48, dtype=bias_type))
     assert (found.float() - x @ weight.t()).abs().max() < 0.05 * (x @ weight.t()).abs().max()
 
 
 def test_the_int8_ceiling_has_the_models_matrix_products_and_nothing_else(model):
-    products = _peers.LayerGEMMs(model.shape, "int8", "cpu", tokens=7)
+    products = _gemms.LayerGEMMs(model.shape, "int8", "cpu", tokens=7)
     sizes = []
     exact = products.gemm
     products.gemm = lambda x, weight, bias: sizes.append(exact(x, weight, bias).shape + x[0].shape[1:])

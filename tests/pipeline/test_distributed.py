@@ -21,23 +21,11 @@ from virnucpro.cli.progress import Progress
 from virnucpro.data.fasta import Fasta, FastaError
 from virnucpro.data.packing import pack
 from virnucpro.models.esm2_flash import load_esm2_model
-from virnucpro.pipeline.distributed import (
-    LOSSES_IN_A_ROW,
-    RAY,
-    DoneByWorkers,
-    Pool,
-    RayError,
-    Task,
-    agreed,
-    check_reachable,
-    connected,
-    embed_with_ray,
-    not_started,
-    resources,
-    tasks,
-)
+from virnucpro.pipeline.cluster import RayError, check_reachable, connected, resources
+from virnucpro.pipeline.distributed import RAY, agreed, embed_with_ray, tasks
 from virnucpro.pipeline.embed import embed_file
 from virnucpro.pipeline.options import Options
+from virnucpro.pipeline.pool import LOSSES_IN_A_ROW, DoneByWorkers, Pool, Task, not_started
 from virnucpro.pipeline.provenance import Place, compared, version_of
 from virnucpro.pipeline.shards import PACKS_IN_BLOCK, numbered
 from virnucpro.pipeline.worker import Done, ESM2Engine, Plan, Worker, compact, expand
@@ -269,7 +257,7 @@ def test_an_address_where_nothing_listens_is_told_at_once():
 @pytest.fixture
 def listening(monkeypatch):
     """Listen at an address, and answer what is given to whoever connects."""
-    monkeypatch.setattr("virnucpro.pipeline.distributed.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("virnucpro.pipeline.cluster.CONNECT_SECONDS", 0.2)
     with contextlib.ExitStack() as stack:
 
         def listen(answer):

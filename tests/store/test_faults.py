@@ -140,8 +140,8 @@ def test_the_first_failure_is_told_of_again(output):
 def test_a_disk_that_is_too_full_for_the_copy_is_told_what_is_missing(output, monkeypatch):
     with partial(output) as run:
         append(run, range(5))
-        monkeypatch.setattr(journal, "free_bytes", lambda folder: 123)
-        with pytest.raises(WriteError, match=r"needs 1\d\.\d\d kB, 123 bytes is free: 1\d\.\d\d kB are missing"):
+        monkeypatch.setattr("virnucpro.store.whole.free_bytes", lambda folder: 123)
+        with pytest.raises(WriteError, match=r"needs 3\d\.\d\d kB, 123 bytes is free: 3\d\.\d\d kB are missing"):
             finish(run)
     monkeypatch.undo()
     whole_run(output, resume=True)

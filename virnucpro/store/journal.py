@@ -22,12 +22,9 @@ import numpy as np
 from virnucpro.store.committed import Committed, Rows, read_journal
 from virnucpro.store.disk import AppendFile, amount, free_bytes, is_full, reason_of, sync, write_safely
 from virnucpro.store.errors import StoreError, WriteError
-from virnucpro.store.files import delete, move_into_place, sync_tree
 from virnucpro.store.place import check_folder, folder_of, place_of
 from virnucpro.store.sealed import checked, sealed
 from virnucpro.store.unfinished import (
-    FINISHED,
-    FINISHED_FOLDER,
     JOURNAL,
     LOCK,
     OURS,
@@ -39,6 +36,7 @@ from virnucpro.store.unfinished import (
     remove,
     remove_rows,
 )
+from virnucpro.store.whole import beside, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -200,26 +198,13 @@ class Partial:
         `write` gets the path and the rows, and returns False where it was told to stop; so does this.
         """
         self.commit()
-        finished = self.folder / (FINISHED_FOLDER if self._is_folder else FINISHED)
+        rows = Rows(self.folder, self.committed, self.row_size, self.dtype)
         needed = self.size_of_copy(self.committed)
+        kept = f"All embeddings are in {self.folder}: make room and run again with --resume"
+        whole = beside(self.folder, self._is_folder)
         with self._writing(needed):
-            delete(finished)
-            free = free_bytes(self.folder)
-            if free < needed:
-                raise WriteError(
-                    f"{self.output} needs {amount(needed)}, {amount(free)} is free: {amount(needed - free)} are "
-                    f"missing. All embeddings are in {self.folder}: make room and run again with --resume"
-                )
-            try:
-                if not write(finished, Rows(self.folder, self.committed, self.row_size, self.dtype)):
-                    return False
-                sync_tree(finished)
-                if place_of(self.output, self._is_folder) != self.output:  # whenever it came there
-                    raise StoreError(f"{self.output} has become a symbolic link: move it, and use --resume")
-                move_into_place(finished, self.output)
-            finally:
-                with contextlib.suppress(OSError):  # after the first error a second one tells nothing
-                    delete(finished)
+            if not write_whole(self.output, whole, lambda path: write(path, rows), needed, kept, self._is_folder):
+                return False
         try:
             remove(self.folder)
         except OSError as error:

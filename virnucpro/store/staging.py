@@ -8,11 +8,11 @@ from pathlib import Path
 
 from virnucpro.store.disk import amount, free_bytes, is_full, reason_of
 from virnucpro.store.errors import StoreError, WriteError
-from virnucpro.store.files import delete, move_into_place, sync_tree
 from virnucpro.store.journal import BYTES_OF_A_NAME, LEAST_BYTES
-from virnucpro.store.place import folder_of, place_of
+from virnucpro.store.place import folder_of
 from virnucpro.store.rows import RowSource
-from virnucpro.store.unfinished import FINISHED, FINISHED_FOLDER, LOCK
+from virnucpro.store.unfinished import LOCK
+from virnucpro.store.whole import beside, write_whole
 
 
 def size_of(rows: RowSource) -> int:
@@ -30,7 +30,7 @@ class Staging:
 
     def __init__(self, output: Path, is_folder: bool):
         self.output, self.folder, self._is_folder = output, folder_of(output), is_folder
-        self.whole = self.folder / (FINISHED_FOLDER if is_folder else FINISHED)
+        self.whole = beside(self.folder, is_folder)
         with self.writing():
             self.folder.mkdir(exist_ok=True)
             self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -50,27 +50,9 @@ class Staging:
         `needed`: bytes. `kept`: what there is where the disk has not as many. `begun`: whether what is at that
         path is a part of it. On a failure nothing stays of it.
         """
-        whole = self.whole
+        kept += "make room and run again"
         with self.writing():
-            try:
-                if not begun:
-                    delete(whole)
-                free = free_bytes(self.folder)
-                if free < needed:
-                    raise WriteError(
-                        f"{self.output} needs {amount(needed)}, {amount(free)} is free: {amount(needed - free)} "
-                        f"are missing. {kept}make room and run again"
-                    )
-                if not write(whole):
-                    return False
-                sync_tree(whole)
-                if place_of(self.output, self._is_folder) != self.output:  # whenever it came there
-                    raise StoreError(f"{self.output} has become a symbolic link: move it, and run again")
-                move_into_place(whole, self.output)
-            finally:
-                with contextlib.suppress(OSError):  # after the first error a second one tells nothing
-                    delete(whole)
-        return True
+            return write_whole(self.output, self.whole, write, needed, kept, self._is_folder, begun)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
