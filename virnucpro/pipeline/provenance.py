@@ -6,7 +6,7 @@ import hashlib
 import importlib.resources
 import itertools
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -117,30 +117,49 @@ def checksum(model: nn.Module) -> str:
     any order and the same on every device.
     """
     state = sorted(model.state_dict().items())
-    sums = torch.stack([mixed_sum(values) for _, values in state]).tolist() if state else []
-    about = [
-        (name, str(values.dtype), tuple(values.shape), each)
-        for (name, values), each in zip(state, sums, strict=True)
-    ]
-    return hashlib.blake2b(repr(about).encode(), digest_size=8).hexdigest()
+    about = [(name, str(values.dtype), tuple(values.shape)) for name, values in state]
+    total = mixed_sum([words_of(values) for _, values in state])
+    return hashlib.blake2b(repr((about, total)).encode(), digest_size=8).hexdigest()
 
 
-def mixed_sum(values: Tensor) -> Tensor:
-    """Sum, modulo 2^64, of all 8-byte words of a tensor, each mixed with its index; int64 without dimensions."""
+def words_of(values: Tensor) -> Tensor:
+    """The bits of a tensor as int64 ``[W]``, the last one filled up with zeros."""
     raw = values.detach().contiguous().reshape(-1).view(torch.uint8)
     if len(raw) % 8 or raw.storage_offset() % 8:
         raw = F.pad(raw, (0, -len(raw) % 8))
-    words = raw.view(torch.int64)
-    at_a_time = CHUNK_ON_GPU if words.is_cuda else CHUNK
-    total = torch.zeros((), dtype=torch.int64, device=words.device)
-    for start in range(0, len(words), at_a_time):
-        part = words[start : start + at_a_time]
-        mixed = torch.arange(start + 1, start + 1 + len(part), device=words.device).mul_(GOLDEN)
-        mixed.bitwise_xor_(part)
+    return raw.view(torch.int64)
+
+
+def mixed_sum(tensors: Sequence[Tensor]) -> int:
+    """Sum, modulo 2^64, of all words of int64 tensors of one device, each mixed with its position among all."""
+    if not tensors:
+        return 0
+    device = tensors[0].device
+    total = torch.zeros((), dtype=torch.int64, device=device)
+    position = 1
+    for words in joined(tensors, CHUNK_ON_GPU if device.type == "cuda" else CHUNK):
+        mixed = torch.arange(position, position + len(words), device=device).mul_(GOLDEN)
+        mixed.bitwise_xor_(words)
         for constant in (MIX_1, MIX_2):
             mixed.mul_(constant).bitwise_xor_(mixed >> 32)
         total += mixed.sum()
-    return total
+        position += len(words)
+    return int(total)
+
+
+def joined(tensors: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """The same values in tensors of at most `size`: models have hundreds of small ones, and each kernel its cost."""
+    held: list[Tensor] = []
+    for part in itertools.chain.from_iterable(tensor.split(size) for tensor in tensors):
+        if held and sum(map(len, held)) + len(part) > size:
+            yield torch.cat(held)
+            held = []
+        if len(part) == size:  # held is empty now
+            yield part
+        else:
+            held.append(part)
+    if held:
+        yield torch.cat(held)
 
 
 def device_name(device: torch.device) -> str:
