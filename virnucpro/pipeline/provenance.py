@@ -148,7 +148,7 @@ def mixed_sum(tensors: Sequence[Tensor]) -> int:
 
 
 def joined(tensors: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """The same values in tensors of at most `size`: models have hundreds of small ones, and each kernel its cost."""
+    """The same values in tensors of at most `size`: a model has hundreds of small ones, and a kernel its cost."""
     held: list[Tensor] = []
     for part in itertools.chain.from_iterable(tensor.split(size) for tensor in tensors):
         if held and sum(map(len, held)) + len(part) > size:
