@@ -1,6 +1,5 @@
 """``virnucpro embed --ray`` on several GPUs: tokens/s by how many, and what is left of the cards' sum."""
 
-import math
 import os
 import statistics
 import sys
@@ -29,14 +28,15 @@ TOKENS_PER_WORKER = {
     "esm2_t36_3B_UR50D": 1_200_000,
 }
 """Some ten seconds of an H100; one of two CPU cores."""
+NOT_TOLD = "this commit does not tell when the file was in its place"
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens/s of a run, its workers loaded: to the last block on disk, and to the file in its place."""
+    """Tokens/s of a run, its workers loaded: to the last block on disk, and to the file, where that is told."""
 
     embedding: float
-    file: float
+    file: float | None
 
 
 class Workers(OncePerCell):
@@ -97,14 +97,15 @@ class Workers(OncePerCell):
         alone = [self.speed(device, [card]) for card in range(self.workers)]
         together = self.speed(device, list(range(self.workers))) if self.workers > 1 else alone[0]
         sum_of_cards = sum(each.embedding for each in alone)
-        samples = {
-            "tokens per second": [together.file],
-            "parallel efficiency": [together.embedding / sum_of_cards],
-            "file efficiency": [together.file / sum_of_cards],
-        }
+        samples = {"parallel efficiency": [together.embedding / sum_of_cards]}
+        unavailable = {}
+        if together.file is None:
+            unavailable = dict.fromkeys(["tokens per second", "file efficiency"], NOT_TOLD)
+        else:
+            samples |= {"tokens per second": [together.file], "file efficiency": [together.file / sum_of_cards]}
         about = {"tokens per second of each card alone": six_digits(each.embedding for each in alone)}
         samples = {name: six_digits(values) for name, values in samples.items()}
-        return Measurement(samples, {**notes(store.hardware, self.entries), **about})
+        return Measurement(samples, {**notes(store.hardware, self.entries), **about}, unavailable)
 
     def speed(self, device: str, cards: list[int]) -> Speed:
         """Of a run on these cards, with one worker's proteins for each."""
@@ -129,8 +130,8 @@ class Workers(OncePerCell):
                     workers=len(cards),
                 )
         tokens = summary["residues"] + 2 * summary["sequences"]
-        seconds = summary.get("file_seconds", math.nan)  # not told by older commits
-        return Speed(summary["tokens_per_second"], tokens / seconds)
+        seconds = summary.get("file_seconds")
+        return Speed(summary["tokens_per_second"], tokens / seconds if seconds else None)
 
 
 def visible(cards: list[int]) -> dict[str, str]:

@@ -1,7 +1,10 @@
 """Rows of several workers: what was committed is there once, in order, and nothing else."""
 
 import errno
+import itertools
 import os
+import threading
+import time
 from dataclasses import replace
 
 import h5py
@@ -174,24 +177,32 @@ def wide_blocks(folder):
     return written
 
 
+class Watched(SegmentRows):
+    """Rows that tell whether they were read once more."""
+
+    read = False
+
+    def embeddings(self):
+        self.read = True
+        yield from super().embeddings()
+
+
 def finished(output, copy_ahead, blocks_of=lambda written: written):
-    """The file of a run that copied ahead or not, and whether its rows were there at the end."""
+    """The file of a run that copied ahead or not, and whether HDF5 took the copied rows."""
     with SegmentedRun(output, resume=False) as run:
         run.begin({})
         if copy_ahead:
             run.copy_ahead(4 * WIDE)
         for number, block in blocks_of(wide_blocks(run.segments)).items():
             run.add(number, block)
-        rows = SegmentRows(read_index(run.segments), WIDE, np.dtype("float32"))
-        there = []
+        rows = Watched(read_index(run.segments), WIDE, np.dtype("float32"))
 
         def write(path, copied):
-            there.append(copied)
             return write_hdf5(path, rows, {"model": "toy"}, (WIDE,), False, copied=copied)
 
         assert run.finish(rows, write)
     assert not folder_of(output).exists()
-    return output.read_bytes(), there == [True]
+    return output.read_bytes(), not rows.read
 
 
 def test_rows_that_were_copied_ahead_make_the_same_file(tmp_path):
@@ -217,9 +228,67 @@ def test_what_cannot_be_copied_ahead_is_copied_at_the_end(tmp_path, damage):
 
 
 def test_a_disk_that_fills_meanwhile_leaves_its_room_to_the_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr("virnucpro.store.ahead.free_bytes", lambda folder: 2**30 - 1)
+    asked = itertools.count()
+    monkeypatch.setattr("virnucpro.store.ahead.PIECE", 2**12)
+    monkeypatch.setattr("virnucpro.store.ahead.free_bytes", lambda folder: 2**30 if next(asked) < 3 else 2**30 - 1)
     plain, _ = finished(tmp_path / "plain.h5", copy_ahead=False)
     assert finished(tmp_path / "ahead.h5", copy_ahead=True) == (plain, False)
+
+
+def test_the_rows_of_a_block_are_those_of_the_worker_that_told_of_it(tmp_path):
+    """Another worker may have done it, too, and died before it could say so."""
+    output = tmp_path / "out.h5"
+    with SegmentedRun(output, resume=False) as run:
+        run.begin({})
+        run.copy_ahead(4 * WIDE)
+        for name, number, value in (("a", 0, 1), ("b", 0, 2), ("c", 1, 3)):
+            writer = SegmentWriter(run.segments / name, "float32")
+            writer.append(
+                [f"{name}{row}" for row in range(200)], [1] * 200, np.full((200, WIDE), value, np.float32)
+            )
+            block = writer.commit(number, f"digest {number}")
+            if name != "a":
+                run.add(number, block)
+        rows = SegmentRows(run.blocks, WIDE, np.dtype("float32"))
+        assert run.finish(rows, lambda path, copied: write_hdf5(path, rows, {}, (WIDE,), False, copied=copied))
+    with h5py.File(output) as file:
+        assert [name[:1] for name in file["ids"][[0, 399]]] == [b"b", b"c"]
+        assert file["embeddings"][[0, 399], 0].tolist() == [2, 3]
+
+
+def test_a_run_that_is_stopped_does_not_wait_for_the_copy(tmp_path, monkeypatch):
+    asked = threading.Event()
+
+    def slowly(folder):
+        asked.set()
+        time.sleep(0.01)
+        return 2**40
+
+    monkeypatch.setattr("virnucpro.store.ahead.PIECE", 2**8)
+    monkeypatch.setattr("virnucpro.store.ahead.free_bytes", slowly)
+    with SegmentedRun(tmp_path / "out.h5", resume=False) as run:
+        run.begin({})
+        run.copy_ahead(4 * WIDE)
+        for number, block in wide_blocks(run.segments).items():
+            run.add(number, block)
+        rows = SegmentRows(run.blocks, WIDE, np.dtype("float32"))
+        assert asked.wait(60)
+        said = []
+        assert not run.finish(rows, lambda path, copied: bool(said.append(copied)), stop=lambda: True)
+        assert said == [False]
+
+
+def test_leftovers_that_cannot_be_removed_do_not_make_the_output_incomplete(tmp_path, monkeypatch, caplog):
+    def refuse(folder):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setattr("virnucpro.store.segments.remove", refuse)
+    with SegmentedRun(tmp_path / "out.h5", resume=False) as run:
+        run.begin({})
+        write(SegmentWriter(run.segments / "one", "float32"), 0)
+        rows = SegmentRows(read_index(run.segments), SIZE, np.dtype("float32"))
+        assert run.finish(rows, lambda path, copied: bool(path.write_text("whole")))
+    assert "is complete, but cannot remove" in caplog.text
 
 
 def test_nothing_stays_of_a_copy_that_was_not_used(tmp_path):

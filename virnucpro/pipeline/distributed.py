@@ -33,7 +33,7 @@ from virnucpro.store.committed import Committed
 from virnucpro.store.errors import StoreError
 from virnucpro.store.formats import TABLE, Format
 from virnucpro.store.per_protein import checked
-from virnucpro.store.segments import RUN, Block, SegmentedRun, SegmentRows, missing_blocks, read_index
+from virnucpro.store.segments import RUN, Block, SegmentedRun, SegmentRows, missing_blocks
 from virnucpro.store.unfinished import check_output, check_same
 
 BLOCKS_READ_AHEAD = 4  # beside those that workers have
@@ -91,13 +91,11 @@ def embed_with_ray(
             if run.begun is not None:
                 settings |= agreed(run.begun, settings, output, allow_mixed)
             before = run.begin({**compared(settings), RAY: True})
-            pool.start(settings)
+            pool.start(settings, stop)
             ready = time.perf_counter()
             done = DoneByWorkers()
             if format is TABLE:
                 run.copy_ahead(math.prod(pool.shape) * np.dtype(options.dtype).itemsize)
-            for number, block in before.items():
-                run.add(number, block)
             with ReadAhead(tasks(numbered(packs), before, fasta), BLOCKS_READ_AHEAD, stop) as todo:
                 blocks = pool.run(todo, done, stop, progress, on_skip, run.add)
         finally:
@@ -112,7 +110,7 @@ def embed_with_ray(
             more = {"copied": True} if copied else {}
             return format.write(path, rows, attributes, pool.shape, ragged, stop, **more)
 
-        if not run.finish(rows, write):
+        if not run.finish(rows, write, stop):
             raise Stopped
         done.end()
     return {
@@ -125,14 +123,13 @@ def embed_with_ray(
 
 def rows_of(run: SegmentedRun, blocks: int, shape: tuple[int, ...], options: Options) -> SegmentRows:
     """All rows, in order; StoreError where some are missing on disk."""
-    index = read_index(run.segments)
-    missing = missing_blocks(index, blocks)
+    missing = missing_blocks(run.blocks, blocks)
     if missing:
         raise StoreError(
             f"{len(missing)} of {blocks} blocks are not on disk, the first is {missing[0]}: run again "
             "with --resume"
         )
-    wanted = {number: index[number] for number in range(blocks)}
+    wanted = {number: run.blocks[number] for number in range(blocks)}
     return SegmentRows(wanted, math.prod(shape), np.dtype(options.dtype))
 
 

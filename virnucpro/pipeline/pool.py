@@ -100,28 +100,32 @@ class Pool:
         self._begun = begun
         for slot in self.slots:
             self._launch(slot)
+        for slot, about in self._started(stop):
+            slot.about = about
+        found = [slot.about for slot in self.slots]
+        self.shape = tuple(found[0]["shape"])
+        self._settings = self._common(found)
+        return self._settings
+
+    def start(self, settings: Mapping[str, Any], stop: Callable[[], bool]) -> None:
+        """Have the workers take the settings; Stopped where `stop` says so meanwhile."""
+        self._settings = dict(settings)
+        for slot in self.slots:
+            slot.starting = slot.actor.start.remote(self._settings)
+        for slot, _ in self._started(stop):
+            slot.starting = None
+        for slot in self.slots:
+            slot.began = time.perf_counter()
+
+    def _started(self, stop: Callable[[], bool]) -> Iterator[tuple[Slot, Any]]:
+        """Each worker with what its start returned, as they come."""
         waiting = {slot.starting: slot for slot in self.slots}
         while waiting:
             if stop():
                 raise Stopped
             for ref in self._ready(waiting):
                 slot = waiting.pop(ref)
-                slot.about = self._result(ref, slot)
-        found = [slot.about for slot in self.slots]
-        self.shape = tuple(found[0]["shape"])
-        self._settings = self._common(found)
-        return self._settings
-
-    def start(self, settings: Mapping[str, Any]) -> None:
-        """Have the workers take the settings."""
-        self._settings = dict(settings)
-        for slot in self.slots:
-            slot.starting = slot.actor.start.remote(self._settings)
-        for slot in self.slots:
-            self._result(slot.starting, slot)
-            slot.starting = None
-        for slot in self.slots:
-            slot.began = time.perf_counter()
+                yield slot, self._result(ref, slot)
 
     def run(
         self,

@@ -9,6 +9,7 @@ import logging
 import os
 import queue
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 ROWS_AT = 4_096
 """Where the rows begin in the file: HDF5 aligns what is large to this."""
 
-PIECE = 2**20  # bytes copied at a time
+PIECE = 2**22  # bytes copied at a time
+POLL_SECONDS = 0.2
 SYNC_BYTES = 2**28  # copied before they are put on disk
 ROOM = 2**30  # bytes left to the workers, whose rows come first
 
@@ -45,12 +47,19 @@ class RowsAhead:
 
     def add(self, number: int, block: "Block") -> None:
         """This block is on disk. Blocks come in any order, and are copied in that of their numbers."""
-        self._blocks.put((number, block))
+        if not self._given_up.is_set():
+            self._blocks.put((number, block))
 
-    def finish(self) -> int:
-        """Wait until what was added is copied and on disk; how many rows of the first blocks that is."""
+    def finish(self, stop: Callable[[], bool] = lambda: False) -> int:
+        """Wait until what was added is copied and on disk; how many rows of the first blocks that is.
+
+        When `stop` is true the copy is given up, and that is 0.
+        """
         self._blocks.put(None)
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(POLL_SECONDS)
+            if stop():
+                self._given_up.set()
         return 0 if self._given_up.is_set() else self._rows
 
     def close(self) -> None:
@@ -70,7 +79,7 @@ class RowsAhead:
                 file.sync()
             finally:
                 file.close()
-        except (OSError, StoreError) as error:
+        except Exception as error:  # whatever it is, the rows are where they were
             if not self._given_up.is_set():
                 logger.info("rows are not put in order while workers compute, but at the end: %s", error)
             self._given_up.set()
@@ -85,8 +94,6 @@ class RowsAhead:
             if number >= following:
                 waiting[number] = block
             while following in waiting:
-                if free_bytes(self._path.parent) < ROOM:
-                    raise StoreError(f"the disk has less than {ROOM:,} bytes beside the workers' files")
                 self._copy(waiting.pop(following), file)
                 following += 1
 
@@ -96,6 +103,8 @@ class RowsAhead:
                 for at in range(offset, offset + size, PIECE):
                     if self._given_up.is_set():
                         raise StoreError("stopped")
+                    if free_bytes(self._path.parent) < ROOM:
+                        raise StoreError(f"less than {ROOM:,} bytes would be left to the workers' files")
                     count = min(PIECE, offset + size - at)
                     piece = os.pread(rows.fileno(), count, at)
                     if len(piece) < count:

@@ -9,7 +9,7 @@ from virnucpro.store import hdf5, npz, parquet, per_protein
 from virnucpro.store.errors import StoreError
 
 Writer = Callable[..., bool]
-"""``write(path, rows, attributes, shape, ragged, stop)``, as `write_hdf5`."""
+"""``write(path, rows, attributes, shape, ragged, stop)``, as `write_hdf5`, which alone takes ``copied``, too."""
 
 
 @dataclass(frozen=True)

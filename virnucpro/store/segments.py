@@ -9,6 +9,7 @@ taken once.
 import contextlib
 import itertools
 import json
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,11 +38,13 @@ from virnucpro.store.unfinished import (
 
 ROWS = "rows"
 LOST = "a worker's file has lost rows that it had: begin anew with --force"
+logger = logging.getLogger(__name__)
+
 RUN = "run"
 """The setting that tells a run from one that was begun anew with --force: no worker of an earlier one counts."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Counts:
     """Of a pack: sequences, residues, rows of embeddings, bytes of names."""
 
@@ -51,7 +54,7 @@ class Counts:
     name_bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Block:
     """Where a block's rows are: `path` from `offset` on, for each pack names, lengths and rows.
 
@@ -197,8 +200,12 @@ class SegmentRows:
     def __init__(self, index: Mapping[int, Block], row_size: int, dtype: np.dtype):
         self._blocks = [index[number] for number in range(len(index))]
         self.row_size, self.dtype = row_size, dtype
-        totals = [sum(part) for part in zip(*(asdict(each).values() for each in self._counts()), strict=True)]
-        sequences, residues, rows, name_bytes = totals or (0, 0, 0, 0)
+        sequences = residues = rows = name_bytes = 0
+        for counts in self._counts():
+            sequences += counts.sequences
+            residues += counts.residues
+            rows += counts.rows
+            name_bytes += counts.name_bytes
         digest = self._blocks[-1].digest if self._blocks else ""
         self.committed = Committed(sequences, residues, rows, name_bytes, digest, len(self.skipped()))
 
@@ -267,15 +274,16 @@ def read_at(descriptor: int, offset: int, count: int) -> bytes:
 class SegmentedRun:
     """The folder of an unfinished run of several workers. Use as a context manager: other processes are kept out.
 
-    `begun`: the settings that it was begun with, None where it is new. `segments`: where each worker makes a
-    folder of its own. `proof`: what a worker that sees the folder can read there. A folder in which nothing was
-    committed is removed in the end.
+    `begun`: the settings that it was begun with, None where it is new. `blocks`: those on disk, by number.
+    `segments`: where each worker makes a folder of its own. `proof`: what a worker that sees the folder can read
+    there. A folder in which nothing was committed is removed in the end.
     Raises StoreError where the folder cannot be written or another process has it.
     """
 
     def __init__(self, output: Path, resume: bool, is_folder: bool = False):
         self.output, self._staging = output, Staging(output, is_folder)
         self.folder = self._staging.folder
+        self.blocks: dict[int, Block] = {}
         self._ahead: RowsAhead | None = None
         try:
             self.begun = begun_settings(output) if resume else None
@@ -297,29 +305,39 @@ class SegmentedRun:
             write_safely(self.folder / SETTINGS, sealed({**settings, RUN: self._run}))
             sync(self.folder)
             sync(self.folder.parent)
-        return read_index(self.segments)
+        self.blocks = read_index(self.segments)
+        return dict(self.blocks)
 
     def copy_ahead(self, row_bytes: int) -> None:
-        """Copy the blocks that are added, of rows of so many bytes, to where HDF5 will have them."""
+        """Copy the blocks, of rows of so many bytes, to where HDF5 will have them, each as soon as it is there."""
         self._ahead = RowsAhead(self._staging.whole, row_bytes)
+        for number, block in self.blocks.items():
+            self._ahead.add(number, block)
 
     def add(self, number: int, block: Block) -> None:
-        """This block is on disk."""
+        """This block is on disk, and counts: another worker's of this number does not."""
+        self.blocks[number] = block
         if self._ahead is not None:
             self._ahead.add(number, block)
 
-    def finish(self, rows: SegmentRows, write: Callable[[Path, bool], bool]) -> bool:
+    def finish(
+        self, rows: SegmentRows, write: Callable[[Path, bool], bool], stop: Callable[[], bool] = lambda: False
+    ) -> bool:
         """Have `write` make the output of `rows`, move it to its place and remove the folder.
 
         `write` gets the path, and whether the rows are there already, from `ahead.ROWS_AT` on; it returns False
         where it was told to stop, and so does this.
         """
-        copied = self._ahead is not None and self._ahead.finish() == rows.committed.rows > 0
+        copied = self._ahead is not None and self._ahead.finish(stop) == rows.committed.rows > 0
         needed = size_of(rows) - (rows.committed.rows * rows.row_size * rows.dtype.itemsize if copied else 0)
-        kept = f"All embeddings are in {self.folder}: "
+        kept = f"All embeddings are in {self.folder}: make room and run again with --resume"
         if not self._staging.finish(lambda path: write(path, copied), needed, kept, copied):
             return False
-        remove(self.folder)
+        self._ahead = None
+        try:
+            remove(self.folder)
+        except OSError as error:  # a worker that is just ending may have a file open
+            logger.warning("%s is complete, but cannot remove %s: %s", self.output, self.folder, reason_of(error))
         return True
 
     def __enter__(self) -> "SegmentedRun":

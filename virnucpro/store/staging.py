@@ -14,6 +14,8 @@ from virnucpro.store.rows import RowSource
 from virnucpro.store.unfinished import LOCK
 from virnucpro.store.whole import beside, write_whole
 
+MAKE_ROOM = "Make room and run again"
+
 
 def size_of(rows: RowSource) -> int:
     """Bytes that a file of these rows needs at most."""
@@ -44,13 +46,18 @@ class Staging:
                 ) from error
             raise StoreError(f"cannot lock {self.folder}, as on some network drives: {error.strerror}") from error
 
-    def finish(self, write: Callable[[Path], bool], needed: int, kept: str = "", begun: bool = False) -> bool:
+    def finish(
+        self,
+        write: Callable[[Path], bool],
+        needed: int,
+        kept: str = "Make room and run again",
+        begun: bool = False,
+    ) -> bool:
         """Have `write` write to the path that it gets, and move that to the output's place; False if it says so.
 
-        `needed`: bytes. `kept`: what there is where the disk has not as many. `begun`: whether what is at that
+        `needed`: bytes. `kept`: what to do where the disk has not as many. `begun`: whether what is at that
         path is a part of it. On a failure nothing stays of it.
         """
-        kept += "make room and run again"
         with self.writing():
             return write_whole(self.output, self.whole, write, needed, kept, self._is_folder, begun)
 
