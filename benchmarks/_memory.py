@@ -18,14 +18,15 @@ from ._outcomes import Measurement
 PROC = Path("/proc/self")
 
 NOTABLE_GROWTH = 0.01
-"""Growth of resident libraries beside the peak from which on it is reported: half of what counts as a change."""
+"""Growth or loss of resident libraries beside the peak from which on it is reported: half of what is a change."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """`amount`: bytes at the peak. `libraries_grew`: by how much of that resident libraries grew meanwhile.
+    """`amount`: bytes at the peak. `libraries_grew`: by how much of that resident libraries grew (below 0: shrank).
 
-    The libraries' pages at the end are subtracted, so the amount is too small by that growth at most.
+    The libraries' pages at the end are subtracted, so the amount is too small by that growth at most, or too large
+    by what went meanwhile: the kernel may take mapped pages away.
     """
 
     amount: int
@@ -37,7 +38,10 @@ class Peak:
 
     def notes(self) -> dict[str, float]:
         """What a reader should know about it."""
-        return {"libraries_grew": round(self.libraries_grew, 4)} if self.libraries_grew > NOTABLE_GROWTH else {}
+        if abs(self.libraries_grew) <= NOTABLE_GROWTH:
+            return {}
+        name = "libraries_grew" if self.libraries_grew > 0 else "libraries_shrank"
+        return {name: round(abs(self.libraries_grew), 4)}
 
 
 class PeakMemory:
@@ -63,7 +67,7 @@ class PeakMemory:
             return Peak(torch.cuda.max_memory_allocated())
         resident, libraries = resident_peak(), library_bytes()
         amount = resident - libraries
-        return Peak(amount, max(0, libraries - self.libraries) / amount)
+        return Peak(amount, (libraries - self.libraries) / amount)
 
     def measurement(self) -> Measurement:
         """The figure ``peak memory``."""

@@ -49,7 +49,7 @@ class Precision(OncePerCell):
         other = self.peak(
             store, precision, in_fresh_process if store.hardware.device == "cpu" else in_this_process
         )
-        about = max(fp32, other, key=lambda peak: peak.libraries_grew).notes()
+        about = max(fp32, other, key=lambda peak: abs(peak.libraries_grew)).notes()
         return Measurement({"memory saving": six_digits([fp32.amount / other.amount])}, about)
 
     def peak(self, store: Store, precision: str, where: Callable[[Callable[[], Peaks]], Peaks]) -> Peak:

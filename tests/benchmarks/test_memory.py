@@ -140,6 +140,8 @@ def test_a_library_is_a_file_of_which_a_part_is_executable(monkeypatch, tmp_path
 def test_growth_of_libraries_that_does_not_matter_is_not_told():
     assert Peak(100, libraries_grew=0.009).notes() == {}
     assert Peak(100, libraries_grew=0.02).notes() == {"libraries_grew": 0.02}
+    assert Peak(100, libraries_grew=-0.009).notes() == {}
+    assert Peak(100, libraries_grew=-0.02).notes() == {"libraries_shrank": 0.02}
 
 
 def test_where_the_system_does_not_tell_peak_memory_is_not_available(monkeypatch):
