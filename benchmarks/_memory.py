@@ -23,7 +23,7 @@ NOTABLE_GROWTH = 0.01
 
 @dataclass(frozen=True)
 class Peak:
-    """`amount`: bytes at the peak. `libraries_grew`: by how much of that resident libraries grew (below 0: shrank).
+    """`amount`: bytes at the peak. `libraries_grew`: by how much of that resident libraries grew, below 0 shrank.
 
     The libraries' pages at the end are subtracted, so the amount is too small by that growth at most, or too large
     by what went meanwhile: the kernel may take mapped pages away.
