@@ -22,6 +22,7 @@ What they share (asv imports these, too, and finds no benchmark in them):
 - ``_hardware``: what this machine is and which cells it can run; the table of precisions
 - ``_virnucpro``: the names imported from the benchmarked commit, wherever it has them
 - ``_esm2``: a loaded model with a workload
+- ``_meanwhile``: entries of a mapping for a while
 - ``_gemms``: GEMMs alone; ``_peers``, ``_esm_efficient``, ``_esm_cpp``: other implementations of ESM-2
 - ``_engine_table``: a program, `make engine`: all implementations side by side
 - ``_formats``: its other table: a model's precisions side by side

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import _gemms, _peers
+from ._meanwhile import meanwhile
 from ._virnucpro import find
 from ._workloads import Protein
 
@@ -92,16 +93,8 @@ def import_model() -> Any:
         "flash_attn.bert_padding": stand_in("flash_attn.bert_padding", pad_input=None, unpad_input=None),
         "accelerate": stand_in("accelerate"),  # loads checkpoints
     }
-    before = {name: sys.modules.get(name) for name in stand_ins}
-    sys.modules.update(stand_ins)
-    try:
+    with meanwhile(sys.modules, stand_ins):
         from esme.esm import ESM2
-    finally:
-        for name, module in before.items():
-            if module is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = module
     return ESM2
 
 

@@ -4,8 +4,6 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 from ._cells import OncePerCell, Store, six_digits, tracked
 from ._esm2 import notes, weights_of
 from ._hardware import MODELS
+from ._meanwhile import meanwhile
 from ._outcomes import Measurement
 from ._virnucpro import DISTRIBUTED, exists, find
 from ._workloads import LENGTHS, Protein
@@ -28,6 +27,7 @@ TOKENS_PER_WORKER = {
     "esm2_t36_3B_UR50D": 1_200_000,
 }
 """Some ten seconds of an H100; one of two CPU cores."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 NOT_TOLD = "this commit does not tell when the file was in its place"
 
 
@@ -113,7 +113,7 @@ class Workers(OncePerCell):
         variables = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         if device == "cuda":
             variables |= visible(cards)
-        with tempfile.TemporaryDirectory() as folder, environment(**variables):
+        with tempfile.TemporaryDirectory() as folder, meanwhile(os.environ, variables):
             path = Path(folder, "in.fasta")
             with path.open("w") as file:
                 for turn in range(len(cards)):
@@ -134,24 +134,13 @@ class Workers(OncePerCell):
         return Speed(summary["tokens_per_second"], tokens / seconds if seconds else None)
 
 
+def cards_seen() -> list[str]:
+    """What this process calls the GPUs that it sees."""
+    named = os.environ.get(VISIBLE)
+    return named.split(",") if named else [str(card) for card in range(torch.cuda.device_count())]
+
+
 def visible(cards: list[int]) -> dict[str, str]:
     """What has a process see these GPUs only, counted among those that this one sees."""
-    name = "CUDA_VISIBLE_DEVICES"
-    before = os.environ.get(name)
-    listed = before.split(",") if before else [str(card) for card in range(torch.cuda.device_count())]
-    return {name: ",".join(listed[card] for card in cards)}
-
-
-@contextmanager
-def environment(**variables: str) -> Iterator[None]:
-    """What is started meanwhile has these variables."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    seen = cards_seen()
+    return {VISIBLE: ",".join(seen[card] for card in cards)}

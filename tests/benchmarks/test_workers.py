@@ -6,9 +6,8 @@ import os
 import pytest
 
 from benchmarks._cells import Store
-from benchmarks.workers import Speed, Workers, environment, visible
-
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+from benchmarks._meanwhile import meanwhile
+from benchmarks.workers import VISIBLE, Speed, Workers, visible
 
 
 @pytest.mark.parametrize("before, cards, meanwhile", [("3,5", [1], "5"), ("3,5", [0, 1], "3,5"), (None, [1], "1")])
@@ -25,7 +24,7 @@ def test_variables_are_as_they_were_afterwards(monkeypatch, before):
     monkeypatch.delenv("VIRNUCPRO_TOY", raising=False)
     if before:
         monkeypatch.setenv("VIRNUCPRO_TOY", before)
-    with pytest.raises(ArithmeticError), environment(VIRNUCPRO_TOY="meanwhile"):
+    with pytest.raises(ArithmeticError), meanwhile(os.environ, {"VIRNUCPRO_TOY": "meanwhile"}):
         assert os.environ["VIRNUCPRO_TOY"] == "meanwhile"
         raise ArithmeticError
     assert os.environ.get("VIRNUCPRO_TOY") == before

@@ -32,11 +32,11 @@ import torch
 
 from benchmarks._workloads import LENGTHS
 from benchmarks.scaling import seeded_proteins
+from benchmarks.workers import VISIBLE, cards_seen
 
 PROTEINS = 2_000
 WARM_UP = 200_000
 PATIENCE = 600
-VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def records(tokens: int) -> Iterator[str]:
@@ -118,8 +118,7 @@ def same_bytes(part: Path, whole: Path, budget: int) -> bool:
 
 def measure(model: str, precision: str, tokens: int, tokens_alone: int, folder: Path) -> dict[str, Any]:
     """One case."""
-    visible = os.environ.get(VISIBLE)
-    cards = visible.split(",") if visible else [str(card) for card in range(torch.cuda.device_count())]
+    cards = cards_seen()
     part, output = write_fasta(folder / "part.fasta", tokens_alone), folder / "all.h5"
     single = alone(cards, model, precision, folder, part)
     summary = together(cards, model, precision, write_fasta(folder / "all.fasta", tokens), output)

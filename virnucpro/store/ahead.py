@@ -6,7 +6,6 @@ million tokens of 650M on two H100s, or a twentieth of the run.
 
 import contextlib
 import logging
-import os
 import queue
 import threading
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from virnucpro.store.disk import AppendFile, free_bytes
 from virnucpro.store.errors import StoreError
-from virnucpro.store.files import delete
+from virnucpro.store.files import delete, read_at
 
 if TYPE_CHECKING:
     from virnucpro.store.segments import Block
@@ -105,11 +104,7 @@ class RowsAhead:
                         raise StoreError("stopped")
                     if free_bytes(self._path.parent) < ROOM:
                         raise StoreError(f"less than {ROOM:,} bytes would be left to the workers' files")
-                    count = min(PIECE, offset + size - at)
-                    piece = os.pread(rows.fileno(), count, at)
-                    if len(piece) < count:
-                        raise StoreError(f"{block.path} is shorter than its journal says")
-                    file.append(piece)
+                    file.append(read_at(rows.fileno(), at, min(PIECE, offset + size - at)))
         rows_of_block = sum(counts.rows for counts in block.packs)
         self._rows += rows_of_block
         self._since_sync += rows_of_block * self._row_bytes

@@ -1,12 +1,14 @@
-"""Files and folders that are moved to their place when they are whole."""
+"""Files and folders that are moved to their place when they are whole, and files that must be whole to be read."""
 
 import os
 import shutil
 from pathlib import Path
 
 from virnucpro.store.disk import sync
+from virnucpro.store.errors import StoreError
 
 REPLACED = "replaced"  # a folder that stood at the output's place
+LOST = "a worker's file has lost rows that it had: begin anew with --force"
 
 
 def sync_tree(path: Path) -> None:
@@ -39,3 +41,15 @@ def move_into_place(whole: Path, output: Path) -> None:
     os.replace(whole, output)  # noqa: PTH105
     sync(output.parent)
     delete(replaced)
+
+
+def read_at(descriptor: int, offset: int, count: int) -> bytes:
+    """So many bytes of a file; StoreError where it has fewer."""
+    parts = []
+    while count:
+        part = os.pread(descriptor, count, offset)
+        if not part:
+            raise StoreError(LOST)
+        parts.append(part)
+        offset, count = offset + len(part), count - len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -23,6 +23,7 @@ from virnucpro.store.ahead import RowsAhead
 from virnucpro.store.committed import BLOCK_BYTES, Committed
 from virnucpro.store.disk import AppendFile, reason_of, sync, write_safely
 from virnucpro.store.errors import StoreError, WriteError
+from virnucpro.store.files import LOST, read_at
 from virnucpro.store.sealed import checked, sealed, unchecked
 from virnucpro.store.staging import Staging, size_of
 from virnucpro.store.unfinished import (
@@ -37,7 +38,6 @@ from virnucpro.store.unfinished import (
 )
 
 ROWS = "rows"
-LOST = "a worker's file has lost rows that it had: begin anew with --force"
 logger = logging.getLogger(__name__)
 
 RUN = "run"
@@ -257,18 +257,6 @@ class SegmentRows:
                 if block.path not in opened:
                     opened[block.path] = stack.enter_context(block.path.open("rb")).fileno()
                 yield opened[block.path], block
-
-
-def read_at(descriptor: int, offset: int, count: int) -> bytes:
-    """So many bytes of a file; StoreError where it has fewer."""
-    parts = []
-    while count:
-        part = os.pread(descriptor, count, offset)
-        if not part:
-            raise StoreError(LOST)
-        parts.append(part)
-        offset, count = offset + len(part), count - len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class SegmentedRun:
