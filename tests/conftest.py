@@ -13,6 +13,7 @@ import torch
 from tests.checkpoints import save_in_fair_esms_format
 
 MODEL = "esm2_t6_8M_UR50D"
+NEEDS_TRITON = "needs Triton, which PyTorch's CPU build does not bring: pip install triton"
 
 # 1 residue, long, rare letters, mask tokens, and lengths that make padding ragged
 RAGGED = [

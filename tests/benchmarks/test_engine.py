@@ -16,7 +16,7 @@ from benchmarks._cells import REQUESTED, Store
 from benchmarks._esm2 import Embedder
 from benchmarks._hardware import GIB, Hardware
 from benchmarks._protocol import Protocol, alternate
-from tests.conftest import MODEL, RAGGED
+from tests.conftest import MODEL, NEEDS_TRITON, RAGGED
 from virnucpro.data.packing import pack
 from virnucpro.data.tokens import BatchConverter
 from virnucpro.models.esm2_flash import load_esm2_model
@@ -199,6 +199,8 @@ def test_operands_of_eight_bits_stand_for_the_values(dtype, limit, error):
 
 @pytest.mark.parametrize("precision, device", [("int8", "cuda"), ("fp8", "cuda"), ("fp32", "cpu")])
 def test_a_ceilings_product_is_that_of_its_operands(precision, device):
+    if precision == "int8":
+        pytest.importorskip("triton", reason=NEEDS_TRITON)
     product, operand, bias_type = _gemms.gemm_of(precision, device)
     x, weight = (torch.randn(rows, 64) for rows in (32, 48))
     found = product(operand(x.clone()), operand(weight.clone()), torch.zeros(48, dtype=bias_type))

@@ -20,10 +20,11 @@ from benchmarks._protocol import (
     warm_up,
 )
 from tests.benchmarks.clean_process import in_clean_process
+from tests.conftest import NEEDS_TRITON
 
 WITH_TRITON = pytest.mark.skipif(
     find_spec("triton") is None,
-    reason="needs Triton, which PyTorch's CPU build lacks: pip install triton",
+    reason=NEEDS_TRITON,
 )
 
 

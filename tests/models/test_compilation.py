@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton", reason="needs Triton, which PyTorch's CPU build does not bring: pip install triton")
+from tests.conftest import NEEDS_TRITON
+
+pytest.importorskip("triton", reason=NEEDS_TRITON)
 
 
 def python(*arguments: str) -> str:

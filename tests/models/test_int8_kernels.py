@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("triton", reason="needs Triton, which PyTorch's CPU build does not bring: pip install triton")
+from tests.conftest import NEEDS_TRITON
+
+pytest.importorskip("triton", reason=NEEDS_TRITON)
 
 from virnucpro.models.kernels import gemm, quantise
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from tests.conftest import NEEDS_TRITON
 from virnucpro.models.attention import attend_one_by_one
 from virnucpro.models.rotary import rotary_tables, rotate_
 
-pytest.importorskip("triton", reason="needs Triton, which PyTorch's CPU build does not bring: pip install triton")
+pytest.importorskip("triton", reason=NEEDS_TRITON)
 
 from virnucpro.models import kernels
 
