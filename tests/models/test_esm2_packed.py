@@ -2,16 +2,20 @@
 
 import copy
 import functools
+import subprocess
+import sys
+from pathlib import Path
 
 import esm
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conftest import MODEL, RAGGED
 from virnucpro.data.packing import make_pack, pack
 from virnucpro.data.tokens import encode
-from virnucpro.models.attention import attend, attend_memory_efficient
+from virnucpro.models.attention import attend, attend_memory_efficient, has_bf16
 from virnucpro.models.esm2 import ESM2, SHAPES, ESM2Shape, Layer, parts_of
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.models.formats import FORMATS
@@ -59,6 +63,60 @@ def test_half_precision_keeps_every_residues_direction(checkpoint, expected, pre
     for name, found in run(half, RAGGED[:6]).items():
         cosine = torch.cosine_similarity(found.float(), expected[name][6][0], dim=-1)
         assert cosine.min() >= smallest_cosine, name
+
+
+def test_a_cpus_packs_are_filled_up_and_the_filling_is_not_returned(model):
+    """At most as many numbers of rows as there are multiples of `ROWS`: oneDNN keeps code for each."""
+    seen = set()
+
+    class Rows(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if ("linear" in str(func) or "mm" in str(func)) and args[0].shape[-1] >= model.embed_dim:
+                seen.add(len(args[0]))
+            return func(*args, **(kwargs or {}))
+
+    for residues in range(1, 40):
+        with Rows():
+            found = run(model, [("one", "M" * residues), ("two", "AC")])
+        assert [len(each) for each in found.values()] == [residues + 2, 4]
+    assert seen == {16, 32, 48}
+
+
+MEMORY = """
+import sys
+import torch
+from virnucpro.data.packing import make_pack
+from virnucpro.data.tokens import encode
+from virnucpro.models.esm2 import ESM2, ESM2Shape
+from virnucpro.models.esm2_flash import load_esm2_model
+
+def private():
+    lines = dict(line.split(":") for line in open("/proc/self/status"))
+    return int(lines["RssAnon"].split()[0]) / 1024
+
+torch.set_num_threads(1)
+model, _ = load_esm2_model("esm2_t6_8M_UR50D", "cpu", precision=sys.argv[1], weights="random")
+def run(length):
+    pack = make_pack(["a"], [encode("a", "M" * length)])
+    model.forward_packed(pack.input_ids, pack.cu_seqlens, pack.max_seqlen)
+run(400)
+before = private()
+for length in range(200, 400):
+    run(length)
+print(private() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell private memory")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_cpus_memory_does_not_grow_with_every_length(precision):
+    """oneDNN compiles code for each shape of a GEMM: 500 to 800 MiB for 200 lengths."""
+    if precision != "fp32" and not has_bf16():
+        pytest.skip("this CPU has no BF16")
+    command = [sys.executable, "-c", MEMORY, precision]
+    grown = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert grown <= 150
 
 
 def twins(**shape):

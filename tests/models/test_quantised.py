@@ -325,7 +325,7 @@ def test_a_tokens_memory_counts_8_bit_operands_beside_the_activations(checkpoint
 @pytest.mark.parametrize("head_dim", [16, 128])
 def test_attention_in_bf16_is_that_of_fp32_up_to_its_rounding(dtype, head_dim, monkeypatch):
     """In blocks of every shape: some heads, some rows of one head, the whole."""
-    lengths = [1, 3, 40, 130]
+    lengths = [1, 3, 31, 40, 0, 130, 32]
     ends = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
     qkv = torch.randn(int(ends[-1]), 3, 4, head_dim, generator=torch.Generator().manual_seed(0)).to(dtype)
     expected = attend_one_by_one(qkv.float(), ends)
@@ -334,6 +334,17 @@ def test_attention_in_bf16_is_that_of_fp32_up_to_its_rounding(dtype, head_dim, m
         found = attend_in_bf16(qkv.clone(), ends)
         assert found.dtype == dtype
         assert (found.float() - expected).abs().max() <= 0.02 * expected.abs().max(), scores
+
+
+@pytest.mark.skipif(not has_bf16(), reason="this CPU has no BF16")
+def test_a_nan_in_attention_in_bf16_stays_in_its_protein():
+    ends = torch.tensor([0, 40, 75, 123], dtype=torch.int32)
+    qkv = torch.randn(123, 3, 4, 16, generator=torch.Generator().manual_seed(0))
+    expected = attend_in_bf16(qkv.clone(), ends)
+    qkv[40:75] = torch.nan
+    found = attend_in_bf16(qkv, ends)
+    assert found[40:75].isnan().all()
+    assert torch.equal(found[:40], expected[:40]) and torch.equal(found[75:], expected[75:])
 
 
 def test_fp32_attention_stays_exact():
