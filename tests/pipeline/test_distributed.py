@@ -27,12 +27,14 @@ from virnucpro.pipeline.embed import embed_file
 from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.pool import LOSSES_IN_A_ROW, DoneByWorkers, Pool, Task, not_started
 from virnucpro.pipeline.provenance import Place, compared, version_of
+from virnucpro.pipeline.resuming import Stopped
 from virnucpro.pipeline.shards import PACKS_IN_BLOCK, numbered
 from virnucpro.pipeline.worker import Done, ESM2Engine, Plan, Worker, compact, expand
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import StoreError
 from virnucpro.store.place import folder_of
-from virnucpro.store.segments import Block, Counts, SegmentedRun, SegmentRows, read_index
+from virnucpro.store.segmented_run import SegmentedRun
+from virnucpro.store.segments import Block, Counts, SegmentRows, read_index
 
 PROTEINS = [
     (f"{name}{number}", protein[:60]) for number in range(9) for name, protein in RAGGED if "<" not in protein
@@ -396,6 +398,17 @@ def test_mixed_hardware_is_recorded_where_it_is_allowed():
     assert found["device"] == "a GPU | another" and found["allow_mixed"] is True
     with pytest.raises(RayError, match="engine"):
         pool_of(allow_mixed=True)._common([about("a"), about("b", engine="y")])
+
+
+def test_workers_that_do_not_start_for_long_are_told_once(monkeypatch, caplog):
+    pool, asked = pool_of(), iter([False, False, False, True])
+    monkeypatch.setattr(pool, "_ready", lambda _: [])
+    monkeypatch.setattr("virnucpro.pipeline.pool.LONG_SECONDS", 0.0)
+    for slot in pool.slots:
+        slot.starting = object()
+    with pytest.raises(Stopped):
+        list(pool._started(lambda: next(asked), "the GPUs are taken"))
+    assert caplog.messages == ["still waiting for 2 of 2 workers to start: the GPUs are taken"]
 
 
 def test_a_run_whose_workers_are_lost_again_and_again_ends_and_names_the_last_ones_node():

@@ -15,7 +15,8 @@ from virnucpro.store.errors import StoreError
 from virnucpro.store.hdf5 import write_hdf5
 from virnucpro.store.place import folder_of
 from virnucpro.store.sealed import checked
-from virnucpro.store.segments import SegmentedRun, SegmentRows, SegmentWriter, missing_blocks, read_index
+from virnucpro.store.segmented_run import SegmentedRun
+from virnucpro.store.segments import SegmentRows, SegmentWriter, missing_blocks, read_index
 from virnucpro.store.unfinished import FINISHED, JOURNAL, SEGMENTS
 
 SIZE = 3
@@ -282,7 +283,7 @@ def test_leftovers_that_cannot_be_removed_do_not_make_the_output_incomplete(tmp_
     def refuse(folder):
         raise OSError(errno.ENOTEMPTY, "Directory not empty")
 
-    monkeypatch.setattr("virnucpro.store.segments.remove", refuse)
+    monkeypatch.setattr("virnucpro.store.segmented_run.remove", refuse)
     with SegmentedRun(tmp_path / "out.h5", resume=False) as run:
         run.begin({})
         write(SegmentWriter(run.segments / "one", "float32"), 0)

@@ -57,20 +57,30 @@ def has_bf16() -> bool:
 WIDTHS = 16
 """`attend_in_bf16` fills proteins up to a multiple of so many tokens.
 
-oneDNN compiles code for each shape of a product, 0.7 MiB, and keeps it for up to 1,024 shapes.
+oneDNN compiles code for each shape of a product, half a MiB and more, and keeps that of 1,024. Proteins of fewer
+than twice as many tokens stay as they are: they have few shapes, and filling them up would cost most.
 """
+
+MOST_KEPT = 2**24  # values, 64 MiB
 
 _kept = threading.local()
 
 
 def room_for(use: str, *shape: int) -> Tensor:
-    """FP32 scratch space, kept for this thread: the system would clear new memory for every layer."""
+    """FP32 scratch space, kept for this thread: the system would clear new memory for every layer.
+
+    What is larger than `MOST_KEPT` is not kept.
+    """
+    size = math.prod(shape)
+    if size > MOST_KEPT:
+        return torch.empty(shape)
     room: Tensor | None = getattr(_kept, use, None)
-    if room is None or len(room) < math.prod(shape):
+    if room is None or len(room) < size:
+        setattr(_kept, use, None)  # not both at a time
         with torch.inference_mode(False):
-            room = torch.empty(math.prod(shape))
+            room = torch.empty(size)
         setattr(_kept, use, room)
-    return room[: math.prod(shape)].view(shape)
+    return room[:size].view(shape)
 
 
 def attend_in_bf16(qkv: Tensor, cu_seqlens: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The ESM-2 encoder (Lin et al. 2023, doi:10.1126/science.ade2574), from tokens to representations.
 
-Everything runs on packed proteins: the tokens of N proteins one after the other, without padding, T in all. Only
-attention sees where one protein ends. Parameters carry fair-esm's names, but query, key and value have
-one projection. The heads for logits and contacts are left out: embeddings do not need them.
+Everything runs on packed proteins: the tokens of N proteins one after the other, without padding between them, T
+in all. Only attention sees where one protein ends. Parameters carry fair-esm's names, but query, key and value
+have one projection. The heads for logits and contacts are left out: embeddings do not need them.
 Shapes: T tokens, N proteins, D embedding, H heads, d = D / H.
 """
 
@@ -105,8 +105,8 @@ class ESM2(nn.Module):
 
         `input_ids`: int64 ``[T]``, BOS, residues and EOS of one protein after the other. `cu_seqlens`: int32
         ``[N + 1]``, 0 and where each protein ends. `max_seqlen`: at least the tokens of the longest protein.
-        `repr_layers`: as for `forward`. Returns ``{"representations": {layer: [T, D]}}`` in the model's type.
-        Raises ValueError for a layer that does not exist.
+        `repr_layers`: as for `forward`. Returns ``{"representations": {layer: [T, D]}}`` in the model's type, on a
+        CPU views of up to 15 rows more. Raises ValueError for a layer that does not exist.
         """
         wanted = {self.num_layers} if repr_layers is None else set(repr_layers)
         if not wanted <= set(range(self.num_layers + 1)):

@@ -33,7 +33,8 @@ from virnucpro.store.committed import Committed
 from virnucpro.store.errors import StoreError
 from virnucpro.store.formats import TABLE, Format
 from virnucpro.store.per_protein import checked
-from virnucpro.store.segments import RUN, Block, SegmentedRun, SegmentRows, missing_blocks
+from virnucpro.store.segmented_run import RUN, SegmentedRun
+from virnucpro.store.segments import Block, SegmentRows, missing_blocks
 from virnucpro.store.unfinished import check_output, check_same
 
 BLOCKS_READ_AHEAD = 4  # beside those that workers have

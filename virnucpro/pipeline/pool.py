@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import re
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from virnucpro.store.segments import Block
 BLOCKS_AHEAD = 3  # of a worker: one computed, one received, one being put on disk
 LOSSES_IN_A_ROW = 5  # workers lost without a block being done in between, after which the fault is not theirs
 POLL_SECONDS = 0.2
+LONG_SECONDS = 30.0  # for a start, after which the user is told what is waited for
 OF_ANOTHER_VERSION = ("ModuleNotFoundError", "ImportError", "AttributeError", "TypeError")
 ALLOW_MIXED = "allow_mixed"  # a setting
 
@@ -100,7 +102,7 @@ class Pool:
         self._begun = begun
         for slot in self.slots:
             self._launch(slot)
-        for slot, about in self._started(stop):
+        for slot, about in self._started(stop, "other programs may have the Ray cluster's GPUs or cores"):
             slot.about = about
         found = [slot.about for slot in self.slots]
         self.shape = tuple(found[0]["shape"])
@@ -112,17 +114,23 @@ class Pool:
         self._settings = dict(settings)
         for slot in self.slots:
             slot.starting = slot.actor.start.remote(self._settings)
-        for slot, _ in self._started(stop):
+        for slot, _ in self._started(stop, "they load and warm up"):
             slot.starting = None
         for slot in self.slots:
             slot.began = time.perf_counter()
 
-    def _started(self, stop: Callable[[], bool]) -> Iterator[tuple[Slot, Any]]:
-        """Each worker with what its start returned, as they come."""
+    def _started(self, stop: Callable[[], bool], reason: str) -> Iterator[tuple[Slot, Any]]:
+        """Each worker with what its start returned, as they come; `reason`: told where that takes long."""
         waiting = {slot.starting: slot for slot in self.slots}
+        told_at = time.monotonic() + LONG_SECONDS
         while waiting:
             if stop():
                 raise Stopped
+            if time.monotonic() >= told_at:
+                told_at = math.inf
+                logger.warning(
+                    "still waiting for %d of %d workers to start: %s", len(waiting), len(self.slots), reason
+                )
             for ref in self._ready(waiting):
                 slot = waiting.pop(ref)
                 yield slot, self._result(ref, slot)

@@ -10,14 +10,11 @@ import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from virnucpro.store.disk import AppendFile, free_bytes
 from virnucpro.store.errors import StoreError
 from virnucpro.store.files import delete, read_at
-
-if TYPE_CHECKING:
-    from virnucpro.store.segments import Block
+from virnucpro.store.segments import Block
 
 ROWS_AT = 4_096
 """Where the rows begin in the file: HDF5 aligns what is large to this."""
@@ -44,7 +41,7 @@ class RowsAhead:
         self._thread = threading.Thread(target=self._work, name="rows ahead", daemon=True)
         self._thread.start()
 
-    def add(self, number: int, block: "Block") -> None:
+    def add(self, number: int, block: Block) -> None:
         """This block is on disk. Blocks come in any order, and are copied in that of their numbers."""
         if not self._given_up.is_set():
             self._blocks.put((number, block))
@@ -96,7 +93,7 @@ class RowsAhead:
                 self._copy(waiting.pop(following), file)
                 following += 1
 
-    def _copy(self, block: "Block", file: AppendFile) -> None:
+    def _copy(self, block: Block, file: AppendFile) -> None:
         with block.path.open("rb") as rows:
             for offset, size in block.spans(self._row_bytes):
                 for at in range(offset, offset + size, PIECE):
