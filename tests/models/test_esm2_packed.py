@@ -16,7 +16,7 @@ from tests.conftest import MODEL, RAGGED
 from tests.made_up import ROOT
 from virnucpro.data.packing import make_pack, pack
 from virnucpro.data.tokens import encode
-from virnucpro.models.attention import attend, attend_memory_efficient, has_bf16
+from virnucpro.models.attention import attend, attend_in_bf16, attend_memory_efficient, attend_one_by_one, has_bf16
 from virnucpro.models.esm2 import ESM2, SHAPES, ESM2Shape, Layer, parts_of
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.models.formats import FORMATS
@@ -64,6 +64,15 @@ def test_half_precision_keeps_every_residues_direction(checkpoint, expected, pre
     for name, found in run(half, RAGGED[:6]).items():
         cosine = torch.cosine_similarity(found.float(), expected[name][6][0], dim=-1)
         assert cosine.min() >= smallest_cosine, name
+
+
+def test_tokens_behind_the_last_protein_get_no_attention():
+    qkv = torch.full((20, 3, 2, 16), torch.nan)
+    qkv[:9] = torch.randn(9, 3, 2, 16, generator=torch.Generator().manual_seed(0))
+    ends = torch.tensor([0, 4, 9], dtype=torch.int32)
+    for kernel in (attend_one_by_one, attend_in_bf16) if has_bf16() else (attend_one_by_one,):
+        found = kernel(qkv.clone(), ends)
+        assert torch.equal(found[:9], kernel(qkv[:9].clone(), ends)) and found[9:].eq(0).all()
 
 
 def test_a_cpus_packs_are_filled_up_and_the_filling_is_not_returned(model):
@@ -118,11 +127,9 @@ print(private() - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not tells_private_memory(), reason="the system does not tell private memory")
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_cpus_memory_does_not_grow_with_every_length(precision):
-    """oneDNN compiles code for each shape of a GEMM: 500 to 800 MiB for 200 lengths."""
-    if precision == "bf16" and not has_bf16():
-        pytest.skip("this CPU has no BF16")
+    """oneDNN compiles code for each shape of a GEMM: 516 MiB for these lengths in FP32."""
     ran = subprocess.run([sys.executable, "-c", MEMORY, precision], capture_output=True, text=True, cwd=ROOT)
     assert ran.returncode == 0, ran.stderr
     assert float(ran.stdout) <= 150

@@ -14,7 +14,7 @@ from tests.models.test_esm2_packed import random_on_cpu, run, twins
 from virnucpro.data.packing import make_pack
 from virnucpro.data.tokens import encode
 from virnucpro.models import quantised
-from virnucpro.models.attention import attend, attend_in_bf16, attend_one_by_one, has_bf16, room_for
+from virnucpro.models.attention import attend, attend_in_bf16, attend_one_by_one, has_bf16
 from virnucpro.models.esm2 import SHAPES, ESM2Shape
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.models.linear import Linear
@@ -346,24 +346,6 @@ def test_a_nan_in_attention_in_bf16_stays_in_its_protein():
     found = attend_in_bf16(qkv, ends)
     assert found[40:75].isnan().all()
     assert torch.equal(found[:40], expected[:40]) and torch.equal(found[75:], expected[75:])
-
-
-@pytest.mark.skipif(not has_bf16(), reason="this CPU has no BF16")
-def test_a_nan_that_an_earlier_pack_left_in_the_scratch_memory_is_not_read():
-    """Behind each protein, where keys without weight are multiplied with values."""
-    attend_in_bf16(torch.full((123, 3, 4, 16), torch.nan), torch.tensor([0, 123], dtype=torch.int32))
-    ends = torch.tensor([0, 70, 123], dtype=torch.int32)
-    qkv = torch.randn(123, 3, 4, 16, generator=torch.Generator().manual_seed(0))
-    expected = attend_one_by_one(qkv.clone(), ends)
-    assert (attend_in_bf16(qkv, ends) - expected).abs().max() <= 0.02 * expected.abs().max()
-
-
-@pytest.mark.skipif(not has_bf16(), reason="this CPU has no BF16")
-def test_scratch_memory_for_a_very_long_protein_is_not_kept(monkeypatch):
-    monkeypatch.setattr("virnucpro.models.attention.MOST_KEPT", 1000)
-    assert room_for("a test", 2, 500).data_ptr() == room_for("a test", 900).data_ptr()
-    held = room_for("a test", 1001)
-    assert room_for("a test", 1001).data_ptr() != held.data_ptr()
 
 
 def test_fp32_attention_stays_exact():

@@ -28,7 +28,7 @@ def attend(qkv: Tensor, rotary: Rotary, cu_seqlens: Tensor, max_seqlen: int) -> 
 
     `qkv`: queries, keys and values, ``[T, 3, H, d]``, contiguous; changed in place. `cu_seqlens`: int32
     ``[N + 1]`` on the same device, 0 and where each protein ends. `max_seqlen`: at least the tokens of the
-    longest. Returns ``[T, H, d]``.
+    longest. Returns ``[T, H, d]``; on a CPU tokens behind the last protein are allowed, and get 0.
 
     The kernel follows from the device, the type and the mode of FP32 products alone: virnucpro's own for FP16 and
     BF16 on a GPU, PyTorch's memory-efficient attention for FP32 there. On the CPU, protein by protein,
@@ -54,33 +54,16 @@ def has_bf16() -> bool:
     return torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
 
 
-WIDTHS = 16
-"""`attend_in_bf16` fills proteins up to a multiple of so many tokens.
-
-oneDNN compiles code for each shape of a product, half a MiB and more, and keeps that of 1,024. Proteins of fewer
-than twice as many tokens stay as they are: they have few shapes, and filling them up would cost most.
-"""
-
-MOST_KEPT = 2**24  # values, 64 MiB
-
 _kept = threading.local()
 
 
-def room_for(use: str, *shape: int) -> Tensor:
-    """FP32 scratch space, kept for this thread: the system would clear new memory for every layer.
-
-    What is larger than `MOST_KEPT` is not kept.
-    """
-    size = math.prod(shape)
-    if size > MOST_KEPT:
-        return torch.empty(shape)
-    room: Tensor | None = getattr(_kept, use, None)
-    if room is None or len(room) < size:
-        setattr(_kept, use, None)  # not both at a time
+def room_for(scores: int) -> Tensor:
+    """FP32 ``[2, at least scores]``, kept for this thread: the system would clear new memory for every layer."""
+    room: Tensor | None = getattr(_kept, "room", None)
+    if room is None or room.shape[1] < scores:
         with torch.inference_mode(False):
-            room = torch.empty(size)
-        setattr(_kept, use, room)
-    return room[:size].view(shape)
+            room = _kept.room = torch.empty(2, scores)
+    return room
 
 
 def attend_in_bf16(qkv: Tensor, cu_seqlens: Tensor) -> Tensor:
@@ -89,53 +72,40 @@ def attend_in_bf16(qkv: Tensor, cu_seqlens: Tensor) -> Tensor:
     The GEMMs of short heads are too small for PyTorch's fused kernel, which asks for many of a few rows; here one
     call takes all heads of a protein, as far as their scores stay in the cache.
     """
-    wide, places = widened(qkv, cu_seqlens)
-    q, k, v = wide.permute(1, 2, 0, 3)  # [H, tokens, d]
+    q, k, v = qkv.float().permute(1, 2, 0, 3)  # [H, T, d]; a view of FP32 queries
     q.mul_(q.shape[-1] ** -0.5)
     heads = len(q)
     out = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
     out_by_head = out.transpose(0, 1)
+    room = room_for(max(SCORES_AT_A_TIME, int(cu_seqlens.diff().max())))
+    ends = cu_seqlens.tolist()
+    out[ends[-1] :] = 0
     with float32_products("bf16"):
-        for start, length, begin, width in places:
-            keys, values = k[:, begin : begin + width].transpose(1, 2), v[:, begin : begin + width]
-            at_once = min(width, max(WIDTHS, SCORES_AT_A_TIME // width // WIDTHS * WIDTHS))
-            together = max(1, SCORES_AT_A_TIME // (at_once * width))
-            for head, row in itertools.product(range(0, heads, together), range(0, length, at_once)):
-                some = slice(head, head + together)
-                queries = q[some, begin + row : begin + min(row + at_once, width)]
-                shape = (*queries.shape[:2], width)
-                scores, weights = room_for("scores", 2, *shape)
+        for start, end in itertools.pairwise(ends):
+            length = end - start
+            keys, values = k[:, start:end].transpose(1, 2), v[:, start:end]
+            rows = min(length, max(1, SCORES_AT_A_TIME // max(1, length)))
+            together = max(1, SCORES_AT_A_TIME // max(1, rows * length))
+            for first, row in itertools.product(range(0, heads, together), range(start, end, max(1, rows))):
+                some, queries = (
+                    slice(first, first + together),
+                    q[first : first + together, row : min(row + rows, end)],
+                )
+                shape = (*queries.shape[:2], length)
+                scores, weights = room[:, : math.prod(shape)].view(2, *shape)
                 torch.bmm(queries, keys[some], out=scores)
-                if length < width:
-                    scores[:, :, length:].fill_(-math.inf)
                 torch._softmax(scores, -1, False, out=weights)
-                real = min(at_once, length - row)
-                attended = torch.bmm(weights, values[some])[:, :real]
-                out_by_head[some, start + row : start + row + real] = attended
+                out_by_head[some, row : row + shape[1]] = torch.bmm(weights, values[some])
     return out
-
-
-def widened(qkv: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, list[list[int]]]:
-    """FP32 `qkv` with zeros behind each protein, so that its width is a multiple of `WIDTHS`.
-
-    Proteins of fewer than ``2 * WIDTHS`` tokens stay as they are. Returns ``[sum of widths, 3, H, d]``, and for
-    each protein that has tokens ``[start, length, begin, width]``: where it is in `qkv` and where in the result.
-    """
-    lengths = cu_seqlens.diff().long()
-    widths = torch.where(lengths < 2 * WIDTHS, lengths, (lengths + WIDTHS - 1) // WIDTHS * WIDTHS)
-    starts, begins = cu_seqlens[:-1].long(), widths.cumsum(0) - widths
-    rows = torch.arange(len(qkv)) + torch.repeat_interleave(begins - starts, lengths, output_size=len(qkv))
-    wide = room_for("qkv", int(widths.sum()), *qkv.shape[1:])
-    behind = torch.ones(len(wide), dtype=torch.bool).index_fill_(0, rows, False).nonzero()[:, 0]
-    wide.index_copy_(0, rows, qkv.float()).index_fill_(0, behind, 0.0)
-    return wide, torch.stack((starts, lengths, begins, widths), dim=1)[lengths > 0].tolist()
 
 
 def attend_one_by_one(qkv: Tensor, cu_seqlens: Tensor) -> Tensor:
     """For the CPU, where a protein is work enough to fill the cores."""
     out = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
     q, k, v = qkv.permute(1, 2, 0, 3)[:, None]  # [1, H, T, d]
-    for start, end in itertools.pairwise(cu_seqlens.tolist()):
+    ends = cu_seqlens.tolist()
+    out[ends[-1] :] = 0
+    for start, end in itertools.pairwise(ends):
         if start < end:
             own = (slice(None), slice(None), slice(start, end))
             one = F.scaled_dot_product_attention(q[own], k[own], v[own])
