@@ -266,8 +266,9 @@ def listening(monkeypatch):
             server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
 
             def serve():
-                connection, _ = server.accept()
-                stack.enter_context(connection).sendall(answer)
+                with contextlib.suppress(OSError):  # the test may be over
+                    connection, _ = server.accept()
+                    stack.enter_context(connection).sendall(answer)
 
             threading.Thread(target=serve, daemon=True).start()
             return f"127.0.0.1:{server.getsockname()[1]}"
