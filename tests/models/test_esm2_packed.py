@@ -16,7 +16,7 @@ from tests.conftest import MODEL, RAGGED
 from tests.made_up import ROOT
 from virnucpro.data.packing import make_pack, pack
 from virnucpro.data.tokens import encode
-from virnucpro.models.attention import attend, attend_in_bf16, attend_memory_efficient, attend_one_by_one, has_bf16
+from virnucpro.models.attention import attend, attend_memory_efficient
 from virnucpro.models.esm2 import ESM2, SHAPES, ESM2Shape, Layer, parts_of
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.models.formats import FORMATS
@@ -66,13 +66,17 @@ def test_half_precision_keeps_every_residues_direction(checkpoint, expected, pre
         assert cosine.min() >= smallest_cosine, name
 
 
-def test_tokens_behind_the_last_protein_get_no_attention():
-    qkv = torch.full((20, 3, 2, 16), torch.nan)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_behind_the_last_protein_get_no_attention(dtype):
+    qkv = torch.full((20, 3, 2, 16), torch.nan, dtype=dtype)
     qkv[:9] = torch.randn(9, 3, 2, 16, generator=torch.Generator().manual_seed(0))
     ends = torch.tensor([0, 4, 9], dtype=torch.int32)
-    for kernel in (attend_one_by_one, attend_in_bf16) if has_bf16() else (attend_one_by_one,):
-        found = kernel(qkv.clone(), ends)
-        assert torch.equal(found[:9], kernel(qkv[:9].clone(), ends)) and found[9:].eq(0).all()
+    positions = torch.arange(20, dtype=torch.int32)
+    found, alone = (
+        attend(tokens.clone(), (positions[: len(tokens)], *rotary_tables(20, 16, CPU)), ends, 5)
+        for tokens in (qkv, qkv[:9])
+    )
+    assert torch.equal(found[:9], alone) and found[9:].eq(0).all()
 
 
 def test_a_cpus_packs_are_filled_up_and_the_filling_is_not_returned(model):

@@ -43,9 +43,9 @@ def attend(qkv: Tensor, rotary: Rotary, cu_seqlens: Tensor, max_seqlen: int) -> 
     if qkv.is_cuda:
         return attend_memory_efficient(qkv, cu_seqlens, max_seqlen)
     in_bf16 = qkv.dtype == torch.bfloat16 or (qkv.dtype == torch.float32 and current_mode() == "bf16")
-    if in_bf16 and has_bf16():
-        return attend_in_bf16(qkv, cu_seqlens)
-    return attend_one_by_one(qkv, cu_seqlens)
+    attended = (attend_in_bf16 if in_bf16 and has_bf16() else attend_one_by_one)(qkv, cu_seqlens)
+    attended[int(cu_seqlens[-1]) :] = 0
+    return attended
 
 
 @functools.cache
@@ -78,10 +78,8 @@ def attend_in_bf16(qkv: Tensor, cu_seqlens: Tensor) -> Tensor:
     out = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
     out_by_head = out.transpose(0, 1)
     room = room_for(max(SCORES_AT_A_TIME, int(cu_seqlens.diff().max())))
-    ends = cu_seqlens.tolist()
-    out[ends[-1] :] = 0
     with float32_products("bf16"):
-        for start, end in itertools.pairwise(ends):
+        for start, end in itertools.pairwise(cu_seqlens.tolist()):
             length = end - start
             keys, values = k[:, start:end].transpose(1, 2), v[:, start:end]
             rows = min(length, max(1, SCORES_AT_A_TIME // max(1, length)))
@@ -103,9 +101,7 @@ def attend_one_by_one(qkv: Tensor, cu_seqlens: Tensor) -> Tensor:
     """For the CPU, where a protein is work enough to fill the cores."""
     out = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
     q, k, v = qkv.permute(1, 2, 0, 3)[:, None]  # [1, H, T, d]
-    ends = cu_seqlens.tolist()
-    out[ends[-1] :] = 0
-    for start, end in itertools.pairwise(ends):
+    for start, end in itertools.pairwise(cu_seqlens.tolist()):
         if start < end:
             own = (slice(None), slice(None), slice(start, end))
             one = F.scaled_dot_product_attention(q[own], k[own], v[own])
