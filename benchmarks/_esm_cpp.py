@@ -45,7 +45,7 @@ def esm_cpp(shape: _gemms.Shape, precision: str, device: str, state: _peers.Stat
         state = {
             name: values
             for name, values in esm.ESM2(shape.layers, shape.dim, shape.heads).state_dict().items()
-            if not name.startswith(("lm_head", "contact_head")) and not name.endswith("inv_freq")
+            if not name.startswith(("lm_head", "contact_head"))
         }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.safetensors")
@@ -62,7 +62,8 @@ def its_names(shape: _gemms.Shape, state: _peers.State) -> dict[str, Tensor]:
     found = {f"esm.{_peers.transformers_name(name)}": values for name, values in state.items()}
     frequencies = 10_000 ** -(torch.arange(0, head, 2) / head)
     for layer in range(shape.layers):
-        found[f"esm.encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq"] = frequencies.clone()
+        place = f"esm.encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq"
+        found[place] = found.get(place, frequencies).clone()  # safetensors takes no tensor twice
     found |= {
         "lm_head.dense.weight": torch.eye(dim),
         "lm_head.dense.bias": torch.zeros(dim),

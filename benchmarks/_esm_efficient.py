@@ -105,6 +105,10 @@ def esm_efficient(shape: _gemms.Shape, precision: str, device: str, state: _peer
     model.eval().requires_grad_(False)
     if state is not None:
         model.load_state_dict(its_names(state), strict=False)
+        for index, layer in enumerate(model.layers):
+            frequencies = state.get(f"layers.{index}.self_attn.rot_emb.inv_freq")
+            if frequencies is not None:  # else an older commit's, which are those that it computes itself
+                layer.self_attn.rot_emb.inv_freq = frequencies.to(device)
 
     def encode(input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
         with _gemms.float32_gemms(precision):

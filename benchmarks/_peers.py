@@ -21,7 +21,7 @@ Encode = Callable[[Tensor], Tensor]
 """Padded tokens ``[B, T]`` on the device to representations of the last layer ``[B, T, D]``."""
 
 State = Mapping[str, Tensor]
-"""An ESM-2 encoder's parameters by fair-esm's names."""
+"""An ESM-2 encoder's parameters by fair-esm's names, and its rotary frequencies where the commit tells them."""
 
 
 class Peer:
@@ -182,6 +182,7 @@ def transformers_name(name: str) -> str:
         ("emb_layer_norm_after", "encoder.emb_layer_norm_after"),
         ("self_attn_layer_norm", "attention.LayerNorm"),
         ("final_layer_norm", "LayerNorm"),
+        ("self_attn.rot_emb", "attention.self.rotary_embeddings"),
         ("self_attn.q_proj", "attention.self.query"),
         ("self_attn.k_proj", "attention.self.key"),
         ("self_attn.v_proj", "attention.self.value"),

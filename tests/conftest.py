@@ -10,7 +10,7 @@ import esm
 import pytest
 import torch
 
-from tests.checkpoints import save_in_fair_esms_format
+from tests.checkpoints import round_frequencies, save_in_fair_esms_format
 
 MODEL = "esm2_t6_8M_UR50D"
 NEEDS_TRITON = "needs Triton, which PyTorch's CPU build does not bring: pip install triton"
@@ -29,12 +29,13 @@ RAGGED = [
 
 @pytest.fixture(scope="session")
 def fair_esm_model() -> esm.ESM2:
-    """fair-esm's own 8M model with random weights, the FP32 reference."""
+    """fair-esm's own 8M model with random weights and frequencies rounded as Meta's, the FP32 reference."""
     torch.manual_seed(20260101)
     model = esm.ESM2(num_layers=6, embed_dim=320, attention_heads=20).eval()
     for parameter in model.parameters():  # fair-esm starts biases at 0 and norms at 1, which would hide mistakes
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, mean=float(parameter.mean() > 0.5), std=0.1)
+    round_frequencies(model)
     return model
 
 

@@ -100,6 +100,6 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     def refuse(path, *_, **__):
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
-    monkeypatch.setattr("os.makedirs", refuse)
+    monkeypatch.setattr("os.mkdir", refuse)
     with pytest.raises(CheckpointError, match=r"PermissionError: .*Permission denied"):
         read_checkpoint(MODEL, "pretrained")

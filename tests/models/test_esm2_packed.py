@@ -22,7 +22,7 @@ from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.models.formats import FORMATS
 from virnucpro.models.linear import Linear, has_onednn
 from virnucpro.models.precision import PRECISIONS
-from virnucpro.models.rotary import RotaryTables, rotary_tables, rotate_
+from virnucpro.models.rotary import RotaryTables, exact_frequencies, rotary_tables, rotate_
 
 CPU = torch.device("cpu")
 
@@ -73,7 +73,7 @@ def test_tokens_behind_the_last_protein_get_no_attention(dtype):
     ends = torch.tensor([0, 4, 9], dtype=torch.int32)
     positions = torch.arange(20, dtype=torch.int32)
     found, alone = (
-        attend(tokens.clone(), (positions[: len(tokens)], *rotary_tables(20, 16, CPU)), ends, 5)
+        attend(tokens.clone(), (positions[: len(tokens)], *rotary_tables(20, exact_frequencies(16), CPU)), ends, 5)
         for tokens in (qkv, qkv[:9])
     )
     assert torch.equal(found[:9], alone) and found[9:].eq(0).all()
@@ -195,9 +195,7 @@ def test_layers_asked_for_together_are_those_asked_for_alone(model):
 def test_the_model_gives_its_weights_by_fair_esms_names(model, fair_esm_model):
     state = fair_esm_model.state_dict()
     found = model.fair_esm_state()
-    assert set(found) == {
-        name for name in state if not name.startswith(("lm_head", "contact_head")) and "inv_freq" not in name
-    }
+    assert set(found) == {name for name in state if not name.startswith(("lm_head", "contact_head"))}
     assert all(torch.equal(value, state[name]) for name, value in found.items())
 
 
@@ -215,7 +213,7 @@ def test_token_dropout_counts_each_proteins_own_masks(model):
 
 
 def test_gelu_is_the_exact_erf_form():
-    layer = Layer(SHAPES[MODEL], FORMATS["native"])
+    layer = Layer(SHAPES[MODEL], FORMATS["native"], 1e-5)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.zero_()
@@ -225,7 +223,7 @@ def test_gelu_is_the_exact_erf_form():
 
 
 def test_rotary_angles_are_fp32_in_half_precision():
-    cos, sin = rotary_tables(1022, 16, CPU)
+    cos, sin = rotary_tables(1022, exact_frequencies(16), CPU)
     assert cos.dtype == sin.dtype == torch.float32
     qkv = torch.randn(1022, 3, 2, 16, generator=torch.Generator().manual_seed(0)).half()
     exact = rotate_(qkv.float(), torch.arange(1022), cos, sin)
@@ -239,7 +237,7 @@ def test_rotary_positions_restart_at_each_protein(model):
 
 
 def test_rotary_tables_grow_with_the_longest_protein_and_are_kept():
-    tables = RotaryTables(16)
+    tables = RotaryTables(exact_frequencies(16))
     short = tables(10, CPU)
     assert tables(1000, CPU) is short
     longer = tables(5000, CPU)
@@ -251,7 +249,7 @@ def test_rotary_tables_grow_with_the_longest_protein_and_are_kept():
 def test_a_token_attends_to_its_own_protein_only():
     qkv = torch.randn(7, 3, 2, 8, generator=torch.Generator().manual_seed(0))
     ends, positions = torch.tensor([0, 3, 7], dtype=torch.int32), torch.tensor([0, 1, 2, 0, 1, 2, 3])
-    rotary = (positions, *rotary_tables(4, 8, CPU))
+    rotary = (positions, *rotary_tables(4, exact_frequencies(8), CPU))
     changed = qkv.clone()
     changed[3:, 1:] = 100.0
     before, after = attend(qkv, rotary, ends, 4), attend(changed, rotary, ends, 4)

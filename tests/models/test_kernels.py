@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.conftest import NEEDS_TRITON
 from virnucpro.models.attention import attend_one_by_one
-from virnucpro.models.rotary import rotary_tables, rotate_
+from virnucpro.models.rotary import exact_frequencies, rotary_tables, rotate_
 
 pytest.importorskip("triton", reason=NEEDS_TRITON)
 
@@ -37,7 +37,7 @@ def positions_of(lengths):
 @pytest.mark.parametrize("head_dim", [16, 24, 64])
 @pytest.mark.parametrize("heads", [1, 20])
 def test_rotation_equals_pytorchs(heads, head_dim, dtype):
-    tables = rotary_tables(64, head_dim, torch.device("cpu"))
+    tables = rotary_tables(64, exact_frequencies(head_dim), torch.device("cpu"))
     qkv = (4 * torch.rand(7, 3, heads, head_dim) - 2).to(dtype)
     positions = torch.tensor([0, 1, 2, 0, 1, 0, 63], dtype=torch.int32)
     expected = rotate_(qkv.clone(), positions, *tables)
@@ -48,7 +48,7 @@ def test_rotation_equals_pytorchs(heads, head_dim, dtype):
 
 def test_keys_alone_can_be_rotated():
     qkv, positions = on_device(torch.randn(4, 3, 5, 64), torch.tensor([0, 1, 2, 0], dtype=torch.int32))
-    tables = rotary_tables(64, 64, DEVICE)
+    tables = rotary_tables(64, exact_frequencies(64), DEVICE)
     both = kernels.rotate_(qkv.clone(), positions, *tables)
     found = kernels.rotate_(qkv.clone(), positions, *tables, queries=False)
     assert torch.equal(found[:, 1], both[:, 1])
@@ -59,7 +59,7 @@ def test_keys_alone_can_be_rotated():
 @pytest.mark.parametrize(("heads", "dim"), [(2, 16), (3, 24), (2, 64), (1, 128)])
 def test_attention_equals_pytorchs(heads, dim, lengths):
     """In FP16: Triton's interpreter multiplies no BF16 matrices."""
-    tables = rotary_tables(256, dim, torch.device("cpu"))
+    tables = rotary_tables(256, exact_frequencies(dim), torch.device("cpu"))
     positions, ends = positions_of(lengths), ends_of(lengths)
     qkv = torch.randn(sum(lengths), 3, heads, dim).half()
     expected = attend_one_by_one(rotate_(qkv.clone(), positions, *tables).float(), ends)
@@ -70,7 +70,7 @@ def test_attention_equals_pytorchs(heads, dim, lengths):
 
 
 def test_attention_within_a_protein_does_not_depend_on_the_pack():
-    tables = rotary_tables(256, 64, DEVICE)
+    tables = rotary_tables(256, exact_frequencies(64), DEVICE)
 
     def attend(lengths, qkv):
         positions, ends = on_device(positions_of(lengths), ends_of(lengths))
@@ -94,7 +94,7 @@ def test_norm_of_the_residual_equals_pytorchs(dim, dtype, tolerance):
 
 
 def test_no_tokens_are_no_work():
-    cos, sin = rotary_tables(4, 16, DEVICE)
+    cos, sin = rotary_tables(4, exact_frequencies(16), DEVICE)
     nowhere, ends = on_device(torch.empty(0, dtype=torch.int32), torch.zeros(1, dtype=torch.int32))
     (ones,) = on_device(torch.ones(8))
     kernels.rotate_(torch.empty(0, 3, 2, 16, device=DEVICE), nowhere, cos, sin)
@@ -117,6 +117,6 @@ def test_no_tokens_are_no_work():
     ids=["strided qkv", "tables of another width", "strided rows", "FP16 offset", "FP32 attention"],
 )
 def test_what_the_kernels_cannot_take_is_refused(call):
-    tables = rotary_tables(4, 16, torch.device("cpu"))
+    tables = rotary_tables(4, exact_frequencies(16), torch.device("cpu"))
     with pytest.raises(ValueError, match="needed, not"):
         call(torch.zeros(4, dtype=torch.int32), torch.ones(8), tables)

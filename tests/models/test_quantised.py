@@ -15,11 +15,12 @@ from virnucpro.data.packing import make_pack
 from virnucpro.data.tokens import encode
 from virnucpro.models import quantised
 from virnucpro.models.attention import attend, attend_in_bf16, attend_one_by_one, has_bf16
-from virnucpro.models.esm2 import SHAPES, ESM2Shape
+from virnucpro.models.esm2 import SHAPES, ESM2Shape, frequency_names
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.models.linear import Linear
 from virnucpro.models.quantised import EightBitLinear, Fp8Linear, Int8Linear, quantise
-from virnucpro.models.rotary import rotary_tables
+from virnucpro.models.rotary import exact_frequencies, rotary_tables
+from virnucpro.models.stored import Checkpoint
 from virnucpro.models.token_budget import bytes_per_token
 from virnucpro.pipeline.async_inference import AsyncInferenceRunner, NonFiniteEmbeddingError
 
@@ -221,10 +222,17 @@ def test_a_protein_of_4000_residues_is_close_to_fair_esms(tmp_path, monkeypatch)
     assert F.cosine_similarity(found, expected).min() >= BOUNDS["int8"][1]
 
 
+def stored(model):
+    """A model's weights as a checkpoint of them would have them."""
+    frequencies = set(frequency_names(model.shape))
+    parameters = {name: values for name, values in model.fair_esm_state().items() if name not in frequencies}
+    return Checkpoint(parameters, model.constants)
+
+
 def copy_as_int8(plain, monkeypatch):
     """A model of `plain`'s weights in INT8."""
     monkeypatch.setitem(SHAPES, "twin", plain.shape)
-    monkeypatch.setattr("virnucpro.models.esm2_flash.read_checkpoint", lambda *_: plain.fair_esm_state())
+    monkeypatch.setattr("virnucpro.models.weights.read_checkpoint", lambda *_: stored(plain))
     return load("made up", "twin")
 
 
@@ -352,7 +360,7 @@ def test_fp32_attention_stays_exact():
     """BF16 products are for the precisions that ask for them."""
     qkv = torch.randn(50, 3, 4, 16, generator=torch.Generator().manual_seed(0))
     ends = torch.tensor([0, 50], dtype=torch.int32)
-    rotary = (torch.zeros(50, dtype=torch.int32), *rotary_tables(64, 16, torch.device("cpu")))
+    rotary = (torch.zeros(50, dtype=torch.int32), *rotary_tables(64, exact_frequencies(16), torch.device("cpu")))
     found = attend(qkv.clone(), rotary, ends, 50)
     exact = attend_one_by_one(qkv.double(), ends)
     assert (found - exact).abs().max() <= 1e-6
@@ -361,7 +369,7 @@ def test_fp32_attention_stays_exact():
 def on_gpu(plain, precision, monkeypatch):
     """A model of `plain`'s weights on the GPU."""
     monkeypatch.setitem(SHAPES, "twin", plain.shape)
-    monkeypatch.setattr("virnucpro.models.esm2_flash.read_checkpoint", lambda *_: plain.fair_esm_state())
+    monkeypatch.setattr("virnucpro.models.weights.read_checkpoint", lambda *_: stored(plain))
     return load_esm2_model("twin", "cuda", precision=precision, weights="made up")[0]
 
 

@@ -53,7 +53,7 @@ def add_embed(commands: Any) -> None:
         "--weights",
         type=file_name,
         default="pretrained",
-        help="pretrained (default), random, or a fair-esm .pt",
+        help="pretrained (default), random, fair-esm's .pt or a folder of them, or one that Transformers saved",
     )
     model.add_argument(
         "--precision",

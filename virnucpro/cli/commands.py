@@ -6,6 +6,7 @@ import ctypes
 import shlex
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from virnucpro.cli.interrupts import Stop
@@ -31,8 +32,7 @@ def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[
 def embed_input(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, skips: "SkipLog") -> dict[str, Any]:
     """Embed the input as chosen; returns the summary."""
     began = time.perf_counter()
-    reads = [0 if each == "-" else each for each in chosen.input]
-    reads += [chosen.weights] if chosen.weights not in ("pretrained", "random") else []
+    reads = [0 if each == "-" else each for each in chosen.input] + files_of(chosen.weights, chosen.model)
     format = format_of(chosen.output, chosen.format, chosen.layout)
     if chosen.shard and format is not TABLE:
         raise ArgumentError(
@@ -104,6 +104,13 @@ def embed_input(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, sk
     now = time.perf_counter()
     seconds = {"seconds": round(now - began, 3), "loading_seconds": round(loaded - began, 3)}
     return {"output": str(chosen.output), **seconds, **summary}
+
+
+def files_of(weights: str, model: str) -> list[str | int]:
+    """The files that hold the weights, as far as the command line names them."""
+    if weights in ("pretrained", "random"):
+        return []
+    return [weights, *(str(each) for pattern in ("*", f"{model}/*") for each in Path(weights).glob(pattern))]
 
 
 def merge(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[str, Any]:

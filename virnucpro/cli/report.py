@@ -43,6 +43,9 @@ def tell(summary: dict[str, Any], skipped: "dict[str, Tally]") -> None:
         frames = f", {closed:,} without an open reading frame" if closed else ""
         embedded = f"{summary['records']:,} records: {summary['embedded_records']:,} embedded"
         say(f"virnucpro: {embedded}, {lost:,} skipped{frames}")
+    settings = summary["settings"]
+    if settings["weights"] != "random" and settings["rotary_frequencies"] == "computed":
+        say("virnucpro: the checkpoint has no rotary frequencies: exact ones were computed, as Transformers does")
     if not summary["sequences"]:
         say("virnucpro: nothing was embedded: the output has no rows")
     if sys.stderr.isatty():

@@ -1,108 +1,101 @@
-"""fair-esm's checkpoints: download, read, check."""
+"""Checkpoints: where a model's is, downloading fair-esm's, and reading it in whichever form it has."""
 
-import contextlib
 import os
-import pickle
-import warnings
-from argparse import Namespace
+import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
-import esm
 import torch
-from torch import Tensor
 
-from virnucpro.errors import UserError
-from virnucpro.models.esm2 import ESM2, SHAPES, ESM2Shape
+from virnucpro.models import fair_esm_form, huggingface
+from virnucpro.models.stored import MERGE, Checkpoint, CheckpointError, ReadError, first_line, unpickled
+
+__all__ = ["Checkpoint", "CheckpointError", "read_checkpoint"]
+
+URL = "https://dl.fbaipublicfiles.com/fair-esm/models/{}.pt"
+"""Where fair-esm downloads its checkpoints from."""
+
+OTHERS = "a folder that Transformers saved, weights='pretrained' or weights='random'"
 
 
-class CheckpointError(UserError, RuntimeError):
-    """A checkpoint is missing, unreadable, or not of the model that was asked for."""
+def read_checkpoint(model_name: str, weights: str | os.PathLike[str]) -> Checkpoint:
+    """A model's checkpoint: ``pretrained`` for fair-esm's, downloaded into its cache; a file; or a folder.
 
-
-def read_checkpoint(model_name: str, weights: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The encoder's parameters on the CPU by name, as stored, from fair-esm's hub or a local ``.pt``."""
+    A file is fair-esm's ``.pt`` or one of those that Transformers saves. A folder has ``MODEL.pt``, a folder
+    ``MODEL`` that Transformers saved, or is one itself. Nothing in a file is run. Raises CheckpointError for
+    anything that is not this model's.
+    """
     if weights == "pretrained":
-        source = f"{torch.hub.get_dir()}/checkpoints/{model_name}.pt"
-        remedy = (
-            "check the network, put fair-esm's file there by hand (delete one that is cut short), "
-            "or pass weights=PATH or weights='random'"
-        )
+        path = Path(torch.hub.get_dir(), "checkpoints", f"{model_name}.pt")
+        remedy = "delete it, and it is downloaded again, or pass weights=PATH or weights='random'"
+        if not path.exists():
+            return fair_esm_form.checkpoint(downloaded(path, model_name), model_name, path)
     else:
-        source = os.fspath(weights)
-        remedy = f"pass fair-esm's {model_name}.pt, weights='pretrained' or weights='random'"
-        if not Path(source).is_file():
-            raise CheckpointError(f"no checkpoint at {source} for {model_name}: {remedy}")
+        path = find(Path(weights), model_name)
+        remedy = f"pass fair-esm's {model_name}.pt, {OTHERS}"
     try:
-        # fair-esm's configuration is a Namespace; PyTorch's warnings are about files that are refused anyway
-        with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings(action="ignore"):
-            if weights == "pretrained":
-                url = f"https://dl.fbaipublicfiles.com/fair-esm/models/{model_name}.pt"
-                data = esm.pretrained.load_hub_workaround(url)
-            else:
-                data = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, pickle, zipfile and urllib each raise their own
+        return read(path, model_name)
+    except (OSError, ReadError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else "") or error
         raise CheckpointError(
-            f"cannot read the checkpoint {source} for {model_name} ({why_unreadable(source, error)}): {remedy}"
+            f"cannot read the checkpoint {path} for {model_name} ({reason}): {remedy}"
         ) from error
-    return encoder_state(data, model_name, source)
 
 
-def encoder_state(data: Any, model_name: str, source: str) -> dict[str, Tensor]:
-    """Pick the encoder's parameters out of a fair-esm checkpoint and check that they are this model's."""
+def read(path: Path, model_name: str) -> Checkpoint:
+    """A model out of a file, or out of a folder that Transformers saved."""
+    if huggingface.is_described_beside(path):
+        return huggingface.checkpoint(path, model_name)
+    data = unpickled(path)
+    if huggingface.is_state(data):
+        return huggingface.checkpoint(path, model_name, data)
+    return fair_esm_form.checkpoint(data, model_name, path)
+
+
+def find(path: Path, model_name: str) -> Path:
+    """The file, or folder of Transformers', that holds a model; CheckpointError where there is none, or two."""
     try:
-        stored = {name.removeprefix("encoder.").removeprefix("sentence_encoder."): value
-                  for name, value in data["model"].items()}  # fmt: skip
-        config = data["cfg"]["model"]
-        found = ESM2Shape(config.encoder_layers, config.encoder_embed_dim, config.encoder_attention_heads)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{source} is not an ESM-2 checkpoint of fair-esm's: {error!r} missing") from error
-    shape = SHAPES[model_name]
-    if found != shape:
-        raise CheckpointError(f"{source} holds another model than {model_name}: {found}, not {shape}")
-    if not getattr(config, "token_dropout", True):
-        warnings.warn(f"{source} was trained without token dropout; ESM-2 models were not", stacklevel=2)
-    with torch.device("meta"):
-        expected = {name: value.shape for name, value in ESM2(shape).fair_esm_state().items()}
-    wrong = [name for name, size in expected.items() if not is_parameter(stored.get(name), size)]
-    if wrong:
-        raise CheckpointError(
-            f"{source} lacks {len(wrong)} of {model_name}'s {len(expected)} parameters, first {wrong[0]}"
-        )
-    return {name: stored[name] for name in expected}
-
-
-def is_parameter(value: Any, shape: torch.Size) -> bool:
-    """Whether it is a tensor of floating-point numbers with this shape, and not packed in some way."""
-    return (
-        isinstance(value, Tensor)
-        and value.is_floating_point()
-        and value.shape == shape
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
+        if not path.exists():
+            raise CheckpointError(
+                f"no checkpoint at {path} for {model_name}: pass fair-esm's {model_name}.pt, {OTHERS}"
+            )
+        if not path.is_dir():
+            return path
+        own = path / huggingface.CONFIG
+        found = [each for each in (path / f"{model_name}.pt", path / model_name, own) if each.exists()]
+        adapter = (path / "adapter_config.json").exists()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path} ({error.strerror or error}): pass {OTHERS}") from error
+    if len(found) > 1:
+        raise CheckpointError(f"{path} has {' and '.join(each.name for each in found)}: name the one you mean")
+    if found:
+        return path if found[0] == own else found[0]
+    if adapter:
+        raise CheckpointError(f"{path} holds an adapter and no model: {MERGE}")
+    raise CheckpointError(
+        f"the folder {path} has neither {model_name}.pt nor {huggingface.CONFIG}: pass fair-esm's file, {OTHERS}"
     )
 
 
-def why_unreadable(source: str, error: Exception) -> str:
-    """What is the matter with a file that is no checkpoint, by its first bytes, or else what was raised.
+def downloaded(path: Path, model_name: str) -> Any:
+    """What fair-esm's file holds, downloaded to `path`, which is where fair-esm itself keeps it.
 
-    PyTorch advises to read what it refuses without its checks, which lets the file run any program.
+    It is read before it gets that name: after a connection that broke off the file would look complete.
     """
-    start = b""
-    with contextlib.suppress(OSError), Path(source).open("rb") as file:
-        start = file.read(512)
-    if Path(source).is_file():
-        if not start:
-            return "it is empty"
-        if start.lstrip().startswith(b"<"):
-            return "it is a web page (HTML) or XML, as servers send instead of a file"
-        if start.startswith(b"version https://git-lfs"):
-            return "it is a pointer of Git LFS and not the file itself: git lfs pull"
-        if start[8:9] == b"{":
-            return "it is a safetensors file"
-        if not start.startswith((b"PK", b"\x80")):
-            return "PyTorch did not write it"
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is damaged, or has objects of Python that are no tensors"
-    first = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {first or 'no details'}"
+    beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.download")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print(f'Downloading: "{URL.format(model_name)}" to {path}', file=sys.stderr)
+        torch.hub.download_url_to_file(URL.format(model_name), str(beside), progress=sys.stderr.isatty())
+        data = unpickled(beside)
+        beside.replace(path)
+    except Exception as error:  # urllib, http and ssl each raise their own
+        reason = error if isinstance(error, ReadError) else f"{type(error).__name__}: {first_line(error)}"
+        raise CheckpointError(
+            f"cannot download the checkpoint {path} for {model_name} ({reason}): check the network, put "
+            "fair-esm's file there by hand, or pass weights=PATH or weights='random'"
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return data

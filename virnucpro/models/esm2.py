@@ -7,7 +7,7 @@ Shapes: T tokens, N proteins, D embedding, H heads, d = D / H.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from virnucpro.models.float32_mode import float32_products
 from virnucpro.models.formats import FORMATS
 from virnucpro.models.linear import Linear, layer_norm, parameter
 from virnucpro.models.precision import PRECISIONS
-from virnucpro.models.rotary import RotaryTables
+from virnucpro.models.rotary import Frequencies, RotaryTables, exact_frequencies
 
 PAD, MASK = 1, 32  # indices in ESM-2's alphabet
 VOCABULARY = 33
@@ -61,24 +61,46 @@ SHAPES = {
 """The six published sizes by their fair-esm names."""
 
 
+@dataclass(frozen=True)
+class Constants:
+    """What of a checkpoint is no parameter, and yet decides its embeddings.
+
+    `frequencies`: of the rotary positions, the same in all layers; Meta's are rounded to FP16, as in training.
+    `token_dropout`: whether ``<mask>`` is zeroed and the rest rescaled for it. `norm_eps`: what layer norms add to
+    the variance. `stored`: whether the frequencies came from a checkpoint, for people to read.
+    """
+
+    frequencies: Frequencies
+    token_dropout: bool = True
+    norm_eps: float = 1e-5
+    stored: bool = field(default=False, compare=False, repr=False)
+
+    @classmethod
+    def exact(cls, shape: ESM2Shape) -> "Constants":
+        """Those of ESM-2, but for the rounding of the frequencies."""
+        return cls(exact_frequencies(shape.dim // shape.heads))
+
+
 class ESM2(nn.Module):
     """ESM-2's encoder in one precision, for inference.
 
-    `precision`: a name in `PRECISIONS`. Rotary angles are FP32 in all of them.
+    `precision`: a name in `PRECISIONS`. Rotary angles are FP32 in all of them. `constants`: by default
+    `Constants.exact`.
     """
 
-    def __init__(self, shape: ESM2Shape, precision: str = "fp32"):
+    def __init__(self, shape: ESM2Shape, precision: str = "fp32", constants: Constants | None = None):
         super().__init__()
         self.shape, self.precision = shape, precision
+        self.constants = constants or Constants.exact(shape)
         linear = FORMATS[PRECISIONS[precision].matmul]
         self.num_layers, self.embed_dim = shape.layers, shape.dim  # fair-esm's attribute names
         # from_pretrained: nn.Embedding's own initialisation takes two seconds of imports on the meta device
         self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(VOCABULARY, shape.dim))
         self.layers: Sequence[Layer] = nn.ModuleList(  # type: ignore[assignment]
-            Layer(shape, linear) for _ in range(shape.layers)
+            Layer(shape, linear, self.constants.norm_eps) for _ in range(shape.layers)
         )
-        self.emb_layer_norm_after = nn.LayerNorm(shape.dim)
-        self.rotary_tables = RotaryTables(shape.dim // shape.heads)
+        self.emb_layer_norm_after = nn.LayerNorm(shape.dim, self.constants.norm_eps)
+        self.rotary_tables = RotaryTables(self.constants.frequencies)
 
     def forward(self, tokens: Tensor, repr_layers: Sequence[int] | None = None) -> dict[str, dict[int, Tensor]]:
         """Representations of padded proteins, as fair-esm's ESM2 returns them, computed without the padding.
@@ -140,9 +162,11 @@ class ESM2(nn.Module):
         return {"representations": {layer: values[:tokens] for layer, values in representations.items()}}
 
     def embed(self, input_ids: Tensor, protein: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """Token embeddings ``[T, D]``: mask tokens zeroed, each protein rescaled for its masked share."""
-        masked = input_ids.eq(MASK)
+        """Token embeddings ``[T, D]``; with token dropout mask tokens are zeroed, and each protein is rescaled."""
         x = self.embed_tokens(input_ids)
+        if not self.constants.token_dropout:
+            return x
+        masked = input_ids.eq(MASK)
         count = torch.zeros(len(cu_seqlens) - 1, device=x.device).index_add_(0, protein, masked.float())
         observed = count / cu_seqlens.diff()
         scale = ((1 - MASK_RATIO_TRAIN) / (1 - observed)).to(x.dtype)[protein].masked_fill_(masked, 0.0)
@@ -159,10 +183,10 @@ class ESM2(nn.Module):
         return (before @ torch.stack(biases).double()).float()  # a sum that is the same in every run
 
     def fair_esm_state(self) -> dict[str, Tensor]:
-        """The parameters by fair-esm's names, as this model computes with them.
+        """The parameters and rotary frequencies by fair-esm's names, as this model computes with them.
 
-        They share memory with this model's, but for 8-bit formats: those give what their numbers stand for, in
-        FP32, with the evening of channels undone.
+        Parameters share memory with this model's, but for 8-bit formats: those give what their numbers stand for,
+        in FP32, with the evening of channels undone.
         """
         values: dict[str, Tensor] = {
             f"{name}.{leaf}": value
@@ -175,22 +199,23 @@ class ESM2(nn.Module):
         for name, value in values.items():
             for part, rows in zip(parts_of(name), value.detach().chunk(len(parts_of(name))), strict=True):
                 state[part] = rows
-        return state
+        frequencies = torch.tensor(self.constants.frequencies, device=self.embed_tokens.weight.device)
+        return state | dict.fromkeys(frequency_names(self.shape), frequencies)
 
 
 class Layer(nn.Module):
     """One transformer layer, pre-norm: attention and a GELU feed-forward, each added to the residual.
 
-    `linear`: the class of its four GEMMs.
+    `linear`: the class of its four GEMMs. `norm_eps`: of its norms.
     """
 
-    def __init__(self, shape: ESM2Shape, linear: type[Linear]):
+    def __init__(self, shape: ESM2Shape, linear: type[Linear], norm_eps: float):
         super().__init__()
         self.self_attn = Attention(shape, linear)
-        self.self_attn_layer_norm = nn.LayerNorm(shape.dim)
+        self.self_attn_layer_norm = nn.LayerNorm(shape.dim, norm_eps)
         self.fc1 = linear(shape.dim, 4 * shape.dim)
         self.fc2 = linear(4 * shape.dim, shape.dim)
-        self.final_layer_norm = nn.LayerNorm(shape.dim)
+        self.final_layer_norm = nn.LayerNorm(shape.dim, norm_eps)
 
     def load_(self, values: dict[str, Tensor], dtype: torch.dtype) -> None:
         """Store FP32 `values` by this layer's names of weights and biases, which are overwritten and taken out.
@@ -244,6 +269,11 @@ class Attention(nn.Module):
         self.heads = shape.heads
         self.qkv_proj = linear(shape.dim, 3 * shape.dim)
         self.out_proj = linear(shape.dim, shape.dim)
+
+
+def frequency_names(shape: ESM2Shape) -> list[str]:
+    """Where fair-esm's ESM-2 keeps its rotary frequencies: a copy in each layer."""
+    return [f"layers.{index}.self_attn.rot_emb.inv_freq" for index in range(shape.layers)]
 
 
 def parts_of(parameter: str) -> list[str]:

@@ -1,17 +1,16 @@
-"""Load ESM-2: fair-esm's checkpoints, or random weights of the same architecture, in a chosen precision."""
+"""Load ESM-2: a checkpoint, or random weights of the same architecture, in a chosen precision."""
 
 import os
-import zlib
 
 import torch
-from torch import Tensor, nn
 
 from virnucpro.data.tokens import BatchConverter
 from virnucpro.errors import ArgumentError
-from virnucpro.models.checkpoint import CheckpointError, read_checkpoint
-from virnucpro.models.esm2 import ESM2, PAD, SHAPES, parts_of
+from virnucpro.models.checkpoint import CheckpointError
+from virnucpro.models.esm2 import ESM2, SHAPES
 from virnucpro.models.linear import parameter
 from virnucpro.models.precision import PRECISIONS, auto_precision, unsupported_reason
+from virnucpro.models.weights import Weights
 
 __all__ = ["CheckpointError", "find_device", "load_esm2_model", "recommended_precision"]
 
@@ -34,8 +33,10 @@ def load_esm2_model(
         it is FP32 in any case.
     precision: a name in `PRECISIONS`: ``fp32`` (IEEE, TF32 off), ``tf32``, ``bf16``, ``fp16``, ``int8`` or
         ``fp8``; wins over the two above.
-    weights: ``pretrained`` (downloaded to and read from fair-esm's cache), the path of a fair-esm ``.pt``,
-        or ``random`` (the exact architecture with seeded weights; nothing is downloaded).
+    weights: ``pretrained`` (downloaded to and read from fair-esm's cache), ``random`` (the exact architecture with
+        seeded weights; nothing is downloaded), or a path: of fair-esm's ``.pt``, of what Transformers saved (a
+        folder with ``config.json``, or its ``model.safetensors`` or ``pytorch_model.bin``), or of a folder with
+        ``MODEL.pt``. Rotary frequencies and token dropout are those of the checkpoint; no file can run code.
     seed: of the random weights. The same seed gives the same weights in every precision, up to rounding.
 
     Returns ``(model, batch_converter)``: the model on the device, in evaluation mode, without gradients.
@@ -54,26 +55,15 @@ def load_esm2_model(
     device = find_device(device)
     check_precision(precision, device)
 
-    state = None if weights == "random" else read_checkpoint(model_name, weights)
+    values = Weights(model_name, weights, seed, device)
     with torch.device("meta"):
-        model, plain = ESM2(SHAPES[model_name], precision), ESM2(SHAPES[model_name])
-
-    def values_of(module: nn.Module, prefix: str) -> dict[str, Tensor]:
-        """FP32 values on the device for the parameters of a module of `plain`."""
-        values = {}
-        for name, planned in module.named_parameters():
-            values[name] = torch.empty(planned.shape, device=device, dtype=torch.float32)
-            parts = parts_of(f"{prefix}.{name}")
-            for part, place in zip(parts, values[name].chunk(len(parts)), strict=True):
-                place.copy_(random_weights(part, place.shape, seed, device) if state is None else state.pop(part))
-        return values
-
+        model = ESM2(values.shape, precision, values.constants)
     dtype = PRECISIONS[precision].activations_on(device.type)
     for index, layer in enumerate(model.layers):  # one at a time: its FP32 values are all that is held beside it
-        layer.load_(values_of(plain.layers[index], f"layers.{index}"), dtype)
+        layer.load_(values.of(f"layers.{index}"), dtype)
     for name in ("embed_tokens", "emb_layer_norm_after"):
-        for leaf, values in values_of(plain.get_submodule(name), name).items():
-            setattr(model.get_submodule(name), leaf, parameter(values.to(dtype)))
+        for leaf, each in values.of(name).items():
+            setattr(model.get_submodule(name), leaf, parameter(each.to(dtype)))
     model.eval()
     return model, BatchConverter()
 
@@ -116,20 +106,3 @@ def check_precision(precision: str, device: torch.device) -> None:
 def recommended_precision(device: str | torch.device | None = None) -> str:
     """The precision of ``--precision auto`` on a device: FP16 on a GPU with tensor cores, FP32 elsewhere."""
     return auto_precision(compute_capability(find_device(device)))
-
-
-def random_weights(name: str, shape: torch.Size, seed: int, device: torch.device) -> Tensor:
-    """Seeded FP32 values for one parameter, on the device, at the scale of PyTorch's own initialisation.
-
-    Seeded by the parameter's name, so that neither the order nor the precision changes them; besides the
-    model, the FP32 values of one parameter at a time are all that is held.
-    """
-    values = torch.empty(shape, device=device, dtype=torch.float32)
-    if "layer_norm" in name:
-        return values.fill_(1.0 if name.endswith("weight") else 0.0)
-    generator = torch.Generator(device).manual_seed(seed + zlib.crc32(name.encode()))
-    if name == "embed_tokens.weight":
-        values.normal_(generator=generator)[PAD] = 0.0
-        return values
-    bound = shape[-1] ** -0.5
-    return values.uniform_(-bound, bound, generator=generator)

@@ -6,19 +6,28 @@ Shapes: T tokens, H heads, d dimensions of a head.
 import torch
 from torch import Tensor
 
+Frequencies = tuple[float, ...]
+"""How fast each pair of a head's dimensions turns, radians a position: d / 2 numbers that FP32 holds exactly."""
 
-def rotary_tables(length: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the angles, FP32 ``[length, head_dim / 2]``, one row a position."""
-    frequencies = 1.0 / 10000 ** (torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
-    angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequencies
+
+def exact_frequencies(head_dim: int, base: float = 10_000.0) -> Frequencies:
+    """``base ** (-2 i / d)`` in FP32, as fair-esm and Transformers compute it where a checkpoint stores none."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
+    return tuple((1.0 / base**exponents).tolist())
+
+
+def rotary_tables(length: int, frequencies: Frequencies, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the angles, FP32 ``[length, d / 2]``, one row a position."""
+    places = torch.arange(length, device=device, dtype=torch.float32)
+    angles = places[:, None] * torch.tensor(frequencies, device=device, dtype=torch.float32)
     return angles.cos(), angles.sin()
 
 
 class RotaryTables:
-    """The tables of one head size, computed once for a device and made longer when a longer protein comes."""
+    """The tables of a model's frequencies, computed once for a device, and longer when a longer protein comes."""
 
-    def __init__(self, head_dim: int):
-        self.head_dim = head_dim
+    def __init__(self, frequencies: Frequencies):
+        self.frequencies = frequencies
         self._tables: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -27,7 +36,7 @@ class RotaryTables:
         if tables is None or len(tables[0]) < length:
             longer = max(1024, 1 << (length - 1).bit_length())
             with torch.inference_mode(False):  # what inference mode makes cannot be used outside of it
-                tables = self._tables[device] = rotary_tables(longer, self.head_dim, device)
+                tables = self._tables[device] = rotary_tables(longer, self.frequencies, device)
         return tables
 
 

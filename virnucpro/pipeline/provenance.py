@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from virnucpro.data.packing import Pack
 from virnucpro.errors import FastaError
-from virnucpro.models.esm2 import ESM2
+from virnucpro.models.esm2 import ESM2, Constants
 from virnucpro.models.precision import PRECISIONS
 from virnucpro.models.token_budget import token_budget
 from virnucpro.pipeline.async_inference import layer_index
@@ -28,10 +28,13 @@ from virnucpro.store.committed import Committed
 from virnucpro.store.hdf5 import attribute
 from virnucpro.store.unfinished import check_same
 
-RECORDED = ("weights", "virnucpro")
+RECORDED = ("weights", "rotary_frequencies", "virnucpro")
 """What an output tells and need not be the same when it is continued: `weights_checksum` and `engine` must."""
 
-NOT_IN_ROWS = ("checkpoint.py", "esm2_flash.py", "precision.py", "token_budget.py")
+NOT_IN_ROWS = (
+    *("checkpoint.py", "esm2_flash.py", "fair_esm_form.py", "huggingface.py", "precision.py", "stored.py"),
+    *("token_budget.py", "weights.py"),
+)
 """Of `virnucpro.models`, what does not compute: its results are the weights and other settings."""
 COMPUTING = ("data/tokens.py", "data/packing.py", "pipeline/async_inference.py")
 """Beside the models, what turns letters into rows."""
@@ -58,7 +61,8 @@ def settings_of(model: ESM2, options: Options, begun: Mapping[str, Any]) -> dict
     on_cpu = device.type == "cpu"
     return {
         "precision": model.precision,
-        "weights_checksum": checksum(model),
+        "weights_checksum": checksum(model, model.constants),
+        "rotary_frequencies": "of the checkpoint" if model.constants.stored else "computed",
         "pool": options.pool,
         "layers": [layer_index(model, layer) for layer in options.layers],
         "max_length": options.max_length,
@@ -110,14 +114,14 @@ def meaning_of(source: str) -> str:
     return ast.unparse(tree)
 
 
-def checksum(model: nn.Module) -> str:
-    """Of the bits of all parameters and persistent buffers, and of their names, types and shapes.
+def checksum(model: nn.Module, constants: Constants | None = None) -> str:
+    """Of the bits of all parameters and persistent buffers, and of their names, types and shapes; of `constants`.
 
     Each 8 bytes are mixed with their position, and the results summed up: integers, so that the sum is exact in
     any order and the same on every device.
     """
     state = sorted(model.state_dict().items())
-    about = [(name, str(values.dtype), tuple(values.shape)) for name, values in state]
+    about = ([(name, str(values.dtype), tuple(values.shape)) for name, values in state], constants)
     total = mixed_sum([words_of(values) for _, values in state])
     return hashlib.blake2b(repr((about, total)).encode(), digest_size=8).hexdigest()
 

@@ -28,7 +28,7 @@ many it has, those without a row included: int64 ``[blocks, 2]``."""
 OF_A_PART = ("format", "shard", "packs_in_block", "input_sequences")
 """Attributes of a part that the whole does not have, or not so."""
 
-MAY_DIFFER = ("shard", "command", "weights", "virnucpro")
+MAY_DIFFER = ("shard", "command", "weights", "rotary_frequencies", "virnucpro")
 """`weights_checksum` and `engine` tell whether those are the same; weights may lie at another path."""
 
 HARDWARE = ("device", "threads")
