@@ -17,7 +17,7 @@ ASV = PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m asv
 NAME = "$$($(PY) -m asv_plugin.machine --name "$(MACHINE)")"
 
 .DEFAULT_GOAL := help
-.PHONY: help ab bench bench-gpu test test-fast compare engine precision publish preview lint setup clean
+.PHONY: help ab bench bench-gpu test test-fast compare engine fidelity precision publish preview lint setup clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,10 @@ ab: setup ## judge two commits in paired rounds: make ab BASE=main~1 HEAD=main R
 
 engine: setup ## print the engine beside its matrix products, fair-esm and Transformers (minutes on a CPU)
 	@$(PY) -m benchmarks._engine_table
+
+fidelity: setup ## print how far each precision moves embeddings [MODEL=] [WEIGHTS=pretrained|random|PATH] [FASTA=] [STRICT=1]
+	@$(PY) -m benchmarks._fidelity_report --weights "$(or $(WEIGHTS),pretrained)" $(if $(MODEL),--model $(MODEL)) \
+	$(if $(FASTA),--fasta "$(FASTA)") $(if $(PRECISIONS),--precisions $(PRECISIONS)) $(if $(STRICT),--strict) $(FORMAT)
 
 publish: setup ## write the dashboard to html/
 	@$(ASV) publish

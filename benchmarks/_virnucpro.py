@@ -18,6 +18,7 @@ from ._workloads import Protein
 
 PLACES: dict[str, tuple[str, ...]] = {
     "load_esm2_model": ("virnucpro.models.esm2_flash",),
+    "representations": ("virnucpro.models.layerwise",),
     "SHAPES": ("virnucpro.models.esm2",),
     "PRECISIONS": ("virnucpro.models.precision",),
     "int8_linear": ("virnucpro.models.kernels.gemm",),

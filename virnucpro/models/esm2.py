@@ -144,10 +144,7 @@ class ESM2(nn.Module):
             torch.autocast(input_ids.device.type, enabled=False),
             float32_products(PRECISIONS[self.precision].float32_mode),
         ):
-            protein = protein_of_each_token(filled, len(input_ids))
-            positions = torch.arange(len(input_ids), device=input_ids.device, dtype=torch.int32) - filled[protein]
-            rotary = (positions, *self.rotary_tables(max_seqlen, input_ids.device))
-            x = self.embed(input_ids, protein, filled)
+            x, rotary = self.begin(input_ids, filled, max_seqlen)
             if 0 in wanted:
                 representations[0] = x.clone()  # the layers below change x in place
             # x is the residual without the biases that were added to it: those are in `before`, summed up
@@ -160,6 +157,13 @@ class ESM2(nn.Module):
             if self.num_layers in wanted:
                 representations[self.num_layers] = layer_norm(x, before[-1], self.emb_layer_norm_after)
         return {"representations": {layer: values[:tokens] for layer, values in representations.items()}}
+
+    def begin(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> tuple[Tensor, Rotary]:
+        """The residual ``[T, D]`` before the first layer, and where each token stands in its protein."""
+        protein = protein_of_each_token(cu_seqlens, len(input_ids))
+        positions = torch.arange(len(input_ids), device=input_ids.device, dtype=torch.int32) - cu_seqlens[protein]
+        rotary = (positions, *self.rotary_tables(max_seqlen, input_ids.device))
+        return self.embed(input_ids, protein, cu_seqlens), rotary
 
     def embed(self, input_ids: Tensor, protein: Tensor, cu_seqlens: Tensor) -> Tensor:
         """Token embeddings ``[T, D]``; with token dropout mask tokens are zeroed, and each protein is rescaled."""

@@ -32,8 +32,8 @@ RECORDED = ("weights", "rotary_frequencies", "virnucpro")
 """What an output tells and need not be the same when it is continued: `weights_checksum` and `engine` must."""
 
 NOT_IN_ROWS = (
-    *("checkpoint.py", "esm2_flash.py", "fair_esm_form.py", "huggingface.py", "precision.py", "stored.py"),
-    *("token_budget.py", "weights.py"),
+    *("checkpoint.py", "esm2_flash.py", "fair_esm_form.py", "huggingface.py", "layerwise.py"),
+    *("precision.py", "stored.py", "token_budget.py", "weights.py"),
 )
 """Of `virnucpro.models`, what does not compute: its results are the weights and other settings."""
 COMPUTING = ("data/tokens.py", "data/packing.py", "pipeline/async_inference.py")

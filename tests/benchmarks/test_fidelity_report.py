@@ -1,0 +1,163 @@
+"""make fidelity: each precision beside FP32, and beside published embeddings."""
+
+import json
+import shutil
+
+import esm
+import pytest
+import torch
+
+from asv_plugin.answer import advice
+from benchmarks import _fidelity, _fidelity_report, _golden
+from benchmarks._hardware import GIB, Hardware
+from tests.checkpoints import round_frequencies, save_in_fair_esms_format
+from tests.conftest import MODEL
+from virnucpro.models import rotary, stored
+from virnucpro.models.esm2_flash import load_esm2_model
+
+CPU = Hardware("cpu", "a CPU", 24 * GIB, (0, 0), {"torch": torch.__version__})
+SEEDED = _golden.FOLDER / "seeded"
+FEW = {"few": [(f"p{n}", "MKTAYIAKQRQISFVKSHF"[: 3 + n % 16] + "ACDEFGHIKLMNPQRSTVWY"[n % 20]) for n in range(40)]}
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory):
+    """What the stored embeddings were made with, in fair-esm's cache.
+
+    Random weights with frequencies as Meta's; queries and keys 3 times as large, so that attention sees places.
+    """
+    model, _ = load_esm2_model(MODEL, "cpu", precision="fp32", weights="random")
+    state = model.fair_esm_state()
+    for name in state:
+        if "q_proj.weight" in name or "k_proj.weight" in name:
+            state[name] = 3 * state[name]
+    theirs = esm.ESM2(6, 320, 20)
+    theirs.load_state_dict(state, strict=False)
+    round_frequencies(theirs)
+    hub = tmp_path_factory.mktemp("hub")
+    (hub / "checkpoints").mkdir()
+    save_in_fair_esms_format(theirs, hub / "checkpoints" / f"{MODEL}.pt")
+    return hub
+
+
+@pytest.fixture
+def cache(seeded, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(seeded))
+
+
+def lines_of(precisions=("int8",)):
+    return _fidelity_report.report(MODEL, "pretrained", precisions, FEW, CPU, SEEDED)
+
+
+def test_the_limit_is_the_advices():
+    assert _fidelity.LARGEST_ERROR == _golden.LIMIT == advice.LARGEST_ERROR
+
+
+def test_pretrained_weights_are_compared_with_published_embeddings_in_every_precision(cache):
+    lines = lines_of()
+    assert [(line.precision, line.proteins, line.passed) for line in lines] == [
+        ("fp32", "published", True),
+        ("int8", "few", True),
+        ("int8", "published", True),
+    ]
+    assert lines[0].found["of_the_norm"] <= 1e-5
+    assert "frequencies rounded to FP16" in lines[0].why
+
+
+def test_recomputed_frequencies_fail_the_comparison(cache, monkeypatch):
+    exact = rotary.exact_frequencies(16)
+    monkeypatch.setattr(
+        stored, "constants_of", lambda _, __, about, ___: stored.Constants(exact, about.token_dropout)
+    )
+    first = lines_of()[0]
+    assert first.passed is False
+    assert first.found["of_the_norm"] > 2e-4
+
+
+def test_nan_fails_the_comparison():
+    published = _golden.golden(MODEL, SEEDED)
+    assert not _golden.difference(published, published.embeddings * torch.nan, "fp32").passed
+
+
+def test_a_model_that_memory_does_not_hold_passes_layer_by_layer(cache, monkeypatch):
+    whole = lines_of()
+    small = Hardware("cpu", "a CPU", 1, (0, 0), CPU.versions)
+    monkeypatch.setattr(_fidelity_report, "fits", lambda model, precision, _: precision != "fp32")
+    by_layer = _fidelity_report.report(MODEL, "pretrained", ["int8"], FEW, small, SEEDED)
+    for one, other in zip(whole, by_layer, strict=True):
+        for name, value in one.found.items():
+            assert other.found[name] == pytest.approx(value, rel=1e-2, abs=1e-6), name
+
+
+def test_what_cannot_be_judged_says_why():
+    lines = _fidelity_report.report(MODEL, "random", ["tf32", "fp8"], FEW, CPU)
+    assert [line.passed for line in lines] == [None, None]
+    assert all("NVIDIA GPUs" in line.why for line in lines)
+    assert "not judged: esm2_t6_8M_UR50D in FP8" in _fidelity_report.table(lines, "random", CPU)
+
+
+def test_fp16_is_left_out_of_a_cpu_without_its_units_unless_asked_for(monkeypatch):
+    monkeypatch.setattr(_fidelity_report, "has_fp16_units", lambda: False)
+    assert "PRECISIONS=fp16" in _fidelity_report.skip_reason(MODEL, "fp16", CPU, asked=False)
+    assert _fidelity_report.skip_reason(MODEL, "fp16", CPU, asked=True) is None
+
+
+def run(monkeypatch, capsys, *words):
+    monkeypatch.setattr(_fidelity_report, "probe", lambda: CPU)
+    monkeypatch.setattr(_fidelity_report, "fidelity_proteins", lambda workload: FEW["few"])
+    status = _fidelity_report.main(["--weights", "random", "--precisions", "int8", *words])
+    return status, *capsys.readouterr()
+
+
+def test_it_prints_a_line_for_each_set_with_a_word_of_judgement(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "mine.fasta"
+    path.write_text("".join(f">{name}\n{protein}\n" for name, protein in FEW["few"]))
+    status, out, _ = run(monkeypatch, capsys, "--fasta", str(path))
+    assert status == 0
+    assert [line.split()[:3] for line in out.splitlines() if "PASS" in line and "INT8" in line] == [
+        [MODEL, "INT8", "seeded"],
+        [MODEL, "INT8", "mine.fasta"],
+    ]
+
+
+def test_json_has_the_figures(monkeypatch, capsys):
+    status, out, _ = run(monkeypatch, capsys, "--json")
+    (line,) = json.loads(out)
+    assert status == 0 and line["passed"] is True and line["precision"] == "int8"
+    assert 0 < line["found"]["error_over_distance"] < 0.05
+    assert line["found"]["smallest_residue_cosine"] <= 1
+
+
+def test_a_failure_is_a_word_and_an_exit_code_only_where_that_was_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr(_fidelity_report, "LARGEST_ERROR", 0.0)
+    status, out, _ = run(monkeypatch, capsys)
+    assert (status, out.count("FAIL")) == (0, 1)
+    assert run(monkeypatch, capsys, "--strict")[0] == 1
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--weights", "gone.pt"], "no checkpoint at gone.pt"),
+        (["--model", "esm3"], "unknown model 'esm3'"),
+        (["--fasta", "gone.fasta"], "cannot read gone.fasta"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line_and_another_exit_code(monkeypatch, capsys, words, said):
+    status, _, err = run(monkeypatch, capsys, *words)
+    assert status == 2
+    assert said in err and "Traceback" not in err
+
+
+def test_a_file_with_too_few_proteins_is_named(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "two.fasta"
+    path.write_text(">a\nMK\n>b\nMKT\n")
+    status, _, err = run(monkeypatch, capsys, "--fasta", str(path))
+    assert status == 2
+    assert "two.fasta has 2 different proteins: at least 32" in err
+
+
+def test_a_folder_of_checkpoints_is_taken(seeded, monkeypatch, capsys, tmp_path):
+    shutil.copy(seeded / "checkpoints" / f"{MODEL}.pt", tmp_path)
+    status, out, _ = run(monkeypatch, capsys, "--weights", str(tmp_path))
+    assert status == 0 and "PASS" in out
