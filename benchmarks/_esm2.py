@@ -24,7 +24,7 @@ if Path("/dev/nvidiactl").exists():  # elsewhere it would only add to the reside
         import triton  # noqa: F401
 
 WEIGHTS = os.environ.get("VIRNUCPRO_BENCH_WEIGHTS", "random")
-"""``random`` (the speed does not depend on the weights' values), ``pretrained``, or a folder of ``.pt``."""
+"""``random`` (the speed does not depend on the weights' values), ``pretrained``, or a path for load_esm2_model."""
 
 
 @functools.cache  # a process can measure several workloads
@@ -89,8 +89,12 @@ def min_cosine(reference: dict[str, torch.Tensor], other: dict[str, torch.Tensor
 
 
 def weights_of(model: str) -> str:
-    """The `weights` argument for a model."""
-    return WEIGHTS if WEIGHTS in ("random", "pretrained") else str(from_project(WEIGHTS) / f"{model}.pt")
+    """The `weights` argument for a model; older commits take files only, so one of the model's name comes first."""
+    if WEIGHTS in ("random", "pretrained"):
+        return WEIGHTS
+    path = from_project(WEIGHTS)
+    own = path / f"{model}.pt"
+    return str(own if own.exists() else path)
 
 
 def peak_memory_of_a_pass(embedder: Embedder) -> Peak:

@@ -19,7 +19,7 @@ AS_FAST = 1.03
 RANDOM = "random"
 """What a note calls weights that were not trained."""
 
-OWN_WEIGHTS = "VIRNUCPRO_BENCH_WEIGHTS=pretrained make bench MACHINE=NAME"
+OWN_WEIGHTS = "make fidelity"
 
 
 @dataclass(frozen=True)
