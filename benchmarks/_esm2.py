@@ -89,7 +89,7 @@ def min_cosine(reference: dict[str, torch.Tensor], other: dict[str, torch.Tensor
 
 
 def weights_of(model: str) -> str:
-    """The `weights` argument for a model; older commits take files only, so one of the model's name comes first."""
+    """The `weights` argument for a model: a file of its name, which older commits take too, or the path."""
     if WEIGHTS in ("random", "pretrained"):
         return WEIGHTS
     path = from_project(WEIGHTS)

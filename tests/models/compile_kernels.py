@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,17 +51,34 @@ def row_kernels(dim: int, element: str, limit: float, capabilities: tuple[int, .
     head, tail = quantise.blocks(dim)
     shape = {"LIMIT": limit, "DIM": dim, "HEAD": head, "TAIL": tail, "ROWS": 1}
     options = {"num_warps": quantise.warps_for(head), "enable_fp_fusion": False}
-    one = ("*bf16", "*fp32", f"*{element}", "*fp32", "i32")
-    norm = ("*fp16", "*bf16", "*fp32", "*bf16", "*bf16", f"*{element}", "*fp32", "i32", "fp32")
+    apart = ("*i32", "*bf16")
+    one = ("*bf16", "*fp32", f"*{element}", "*fp32", "i32", "*fp16", *apart)
+    norm = (
+        "*fp16",
+        "*bf16",
+        "*fp32",
+        "*bf16",
+        "*bf16",
+        f"*{element}",
+        "*fp32",
+        "i32",
+        "fp32",
+        *2 * ("*fp16",),
+        *apart,
+    )
     gelu = element != "i8"
     return [
-        Launch(quantise.quantise_kernel, one, {"GELU": gelu, "BIAS": gelu, **shape}, options, capabilities),
-        Launch(quantise.layer_norm_kernel, norm, {"ADDED": gelu, **shape}, options, capabilities),
+        Launch(kernel, arguments, dict.fromkeys(names, gelu) | {"APART": width} | shape, options, capabilities)
+        for kernel, arguments, names in (
+            (quantise.quantise_kernel, one, ("GELU", "BIAS")),
+            (quantise.layer_norm_kernel, norm, ("ADDED",)),
+        )
+        for width in ((0,) if gelu else (0, 4, 8))
     ]
 
 
-def hopper_gemm(tile: gemm.Tile, epilogue: dict[str, bool], operand: str, out: str) -> Launch:
-    """The persistent GEMM, of 3B's fc1 or fc2."""
+def hopper_gemm(tile: gemm.Tile, epilogue: dict[str, bool], operand: str, out: str, width: int = 0) -> Launch:
+    """The persistent GEMM, of 3B's fc1 or fc2, with digits of a `width`."""
     n, k = (2560, 10240) if epilogue["ADD"] else (10240, 2560)
     boxes = (
         (operand, tile.rows, tile.depth),
@@ -69,19 +87,20 @@ def hopper_gemm(tile: gemm.Tile, epilogue: dict[str, bool], operand: str, out: s
     )
     descriptors = [f"tensordesc<{kind}[{rows}, {columns}]>" for kind, rows, columns in boxes]
     shape = {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth, "PARTS": tile.parts}
-    constants = {"N": n, "K": k, **epilogue, **shape, "PROGRAMS": 132 * tile.programs}
+    constants = {"N": n, "K": k, **epilogue, **shape, "PROGRAMS": 132 * tile.programs, "WIDTH": width}
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
     instruction = r"wgmma\.mma_async\S*\.s32\.s8\.s8" if operand == "i8" else r"wgmma\.mma_async\S*e4m3\.e4m3"
-    arguments = (*descriptors, "*fp32", "*fp32", "*fp32", "i32")
+    arguments = (*descriptors, "*fp32", "*fp32", "*fp32", "*bf16", "*bf16", "i32")
     return Launch(gemm.hopper_kernel, arguments, constants, options, (90,), instruction)
 
 
-def portable_gemm(epilogue: dict[str, bool]) -> Launch:
-    """The GEMM with pointers, of 3B's fc1 or fc2."""
+def portable_gemm(epilogue: dict[str, bool], width: int = 0) -> Launch:
+    """The GEMM with pointers, of 3B's fc1 or fc2, with digits of a `width`."""
     tile = gemm.PORTABLE
     n, k = (2560, 10240) if epilogue["ADD"] else (10240, 2560)
-    constants = {"N": n, "K": k, **epilogue, "ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth}
-    arguments = ("*i8", "*i8", "*fp16", "*fp32", "*fp32", "*fp32", "i32")
+    shape = {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth}
+    constants = {"N": n, "K": k, **epilogue, **shape, "WIDTH": width}
+    arguments = ("*i8", "*i8", "*fp16", "*fp32", "*fp32", "*fp32", "*bf16", "*bf16", "i32")
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
     instruction = r"mma\.sync\S*\.s32\.s8\.s8\.s32"
     return Launch(gemm.portable_kernel, arguments, constants, options, (80, 86, 89), instruction)
@@ -110,12 +129,17 @@ LAUNCHES = [
     hopper_gemm(gemm.PAIR, STORE, "i8", "bf16"),
     hopper_gemm(gemm.PAIR_GELU, GELU, "i8", "bf16"),
     hopper_gemm(gemm.PAIR, ADD, "i8", "fp16"),
-    hopper_gemm(gemm.WIDE, ADD, "i8", "fp16"),
+    hopper_gemm(replace(gemm.PAIR, parts=4), STORE, "i8", "fp16", 16),
+    hopper_gemm(gemm.PAIR_GELU, GELU, "i8", "fp16", 16),
+    hopper_gemm(replace(gemm.PAIR, parts=4), ADD, "i8", "fp16", 16),
+    hopper_gemm(replace(gemm.PAIR, parts=4), ADD, "i8", "fp16", 32),
     hopper_gemm(gemm.WIDE, ADD, "fp8e4nv", "fp16"),
     hopper_gemm(gemm.WIDE_WHOLE, ADD, "fp8e4nv", "fp16"),
     portable_gemm(STORE),
     portable_gemm(GELU),
     portable_gemm(ADD),
+    portable_gemm(GELU, 16),
+    portable_gemm(ADD, 32),
 ]
 
 

@@ -16,6 +16,7 @@ from tests.conftest import NEEDS_TRITON
 
 pytest.importorskip("triton", reason=NEEDS_TRITON)
 
+from virnucpro.models import quantised
 from virnucpro.models.kernels import gemm, quantise
 
 pytestmark = pytest.mark.filterwarnings(
@@ -267,6 +268,80 @@ def test_fp8_products_are_added():
     found = gemm.fp8_add_(x.to(DEVICE, copy=True), a.to(E4M3), a_scales, w.to(E4M3), w_scales).cpu()
     product = exact(a, w) * a_scales.cpu()[:, None] * w_scales.cpu()
     torch.testing.assert_close(found, x + product, rtol=0, atol=2**-20)
+
+
+def apart_from(x, channels, width):
+    """A matrix with these channels apart, as the kernels are to write it."""
+    index = torch.tensor(channels)
+    expected = quantised.quantise(x.float().cpu().clone(), torch.int8, index)
+    places = F.pad(index.int(), (0, width - len(channels)), value=-1)
+    kept = torch.ones(x.shape[1]).index_fill_(0, index, 0.0)
+    return expected, kept.to(DEVICE, torch.float16), places.to(DEVICE)
+
+
+def numbers(digits):
+    """What digits of an operand stand for."""
+    high, _, low, _ = digits.float().cpu().chunk(4, dim=1)
+    return high + low
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("channels", [[3], [0, 2, 5, 15], [0, 1, 2, 3, 4, 5]])
+def test_channels_apart_count_as_0_and_are_written_over_the_scale(dim, channels):
+    x = torch.randn(5, dim).half()
+    x[:, channels] *= 1000
+    x[2] = 0.0
+    x[2, channels[0]] = 7.0  # alone in its row
+    expected, kept, places = apart_from(x, channels, quantised.width_for(len(channels)))
+    values, scales, digits = quantise.quantise_apart(x.to(DEVICE), kept, places)
+    assert torch.equal(values.cpu(), expected.values) and not values[:, channels].any()
+    assert torch.equal(scales.cpu(), expected.scales)
+    assert digits.shape == expected.digits.shape
+    torch.testing.assert_close(numbers(digits), numbers(expected.digits), rtol=2**-15, atol=0)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_the_norm_is_quantised_with_channels_apart(dim):
+    x, offset = torch.randn(4, dim).half(), torch.randn(dim)
+    x[:, [1, 7]] += 300
+    norm = torch.nn.LayerNorm(dim)
+    torch.nn.init.normal_(norm.weight, 1.0, 0.3), torch.nn.init.normal_(norm.bias)
+    whole = F.layer_norm(x.float() + offset, (dim,), norm.weight, norm.bias).detach()
+    expected, kept, places = apart_from(whole, [1, 7], 4)
+    weight, bias = norm.weight.detach().to(DEVICE), norm.bias.detach().to(DEVICE)
+    values, scales, digits = quantise.layer_norm_quantised(
+        x.to(DEVICE), offset.to(DEVICE), weight, bias, 1e-5, torch.int8, apart=(weight * kept, bias * kept, places)
+    )
+    assert (values.cpu().int() - expected.values.int()).abs().max() <= 1 and not values[:, [1, 7]].any()
+    torch.testing.assert_close(scales.cpu(), expected.scales, rtol=1e-5, atol=0)
+    torch.testing.assert_close(numbers(digits), numbers(expected.digits), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("hopper", KERNELS)
+@pytest.mark.parametrize("width", quantised.WIDTHS)
+@pytest.mark.parametrize("tokens, n, k", SIZES)
+def test_products_of_channels_apart_are_added_to_the_sums(hopper, width, tokens, n, k):
+    a, a_scales, w, w_scales, bias = operands(tokens, n, k)
+    x, y = 1000 * torch.randn(tokens, width), torch.randn(n, width)
+    digits = tuple(quantised.digits_of(each, of).to(DEVICE) for each, of in ((x, False), (y, True)))
+    sums = exact(a, w).double() + x.double() @ y.double().T
+    expected = (sums * a_scales.cpu()[:, None] * w_scales.cpu() + bias.cpu()).float()
+    for tile in TILES[hopper][:2]:
+        out = nothing(tokens, n)
+        gemm.launch(out, a, a_scales, w, w_scales, bias, False, hopper, tile, digits)
+        error = (out.cpu() - expected).abs().max() / expected.abs().max()
+        assert error <= 1e-5
+        residual = torch.randn(tokens, n).to(DEVICE)
+        before = residual.cpu().clone()
+        gemm.launch(residual, a, a_scales, w, w_scales, None, False, hopper, tile, digits)
+        assert (residual.cpu() - before - (expected - bias.cpu())).abs().max() / expected.abs().max() <= 1e-5
+
+
+def test_digits_of_the_wrong_shape_are_refused():
+    a, a_scales, w, w_scales, bias = operands(4, 16, 16)
+    digits = torch.zeros(4, 16, dtype=torch.bfloat16), torch.zeros(15, 16, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="digits"):
+        gemm.int8_linear(a, a_scales, w, w_scales, bias, torch.float32, digits=tuple(d.to(DEVICE) for d in digits))
 
 
 def test_no_tokens_are_no_work():

@@ -1,5 +1,6 @@
 """Checkpoints: where a model's is, downloading fair-esm's, and reading it in whichever form it has."""
 
+import contextlib
 import os
 import sys
 import uuid
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from virnucpro.models import fair_esm_form, huggingface
-from virnucpro.models.stored import MERGE, Checkpoint, CheckpointError, ReadError, first_line, unpickled
+from virnucpro.models.stored import Checkpoint, CheckpointError, ReadError, first_line, unpickled
 
 __all__ = ["Checkpoint", "CheckpointError", "read_checkpoint"]
 
@@ -29,12 +30,12 @@ def read_checkpoint(model_name: str, weights: str | os.PathLike[str]) -> Checkpo
     if weights == "pretrained":
         path = Path(torch.hub.get_dir(), "checkpoints", f"{model_name}.pt")
         remedy = "delete it, and it is downloaded again, or pass weights=PATH or weights='random'"
-        if not path.exists():
-            return fair_esm_form.checkpoint(downloaded(path, model_name), model_name, path)
     else:
         path = find(Path(weights), model_name)
         remedy = f"pass fair-esm's {model_name}.pt, {OTHERS}"
     try:
+        if weights == "pretrained" and not path.exists():
+            return fair_esm_form.checkpoint(downloaded(path, model_name), model_name, path)
         return read(path, model_name)
     except (OSError, ReadError) as error:
         reason = (error.strerror if isinstance(error, OSError) else "") or error
@@ -64,15 +65,13 @@ def find(path: Path, model_name: str) -> Path:
             return path
         own = path / huggingface.CONFIG
         found = [each for each in (path / f"{model_name}.pt", path / model_name, own) if each.exists()]
-        adapter = (path / "adapter_config.json").exists()
+        adapter = (path / huggingface.ADAPTER).exists()
     except OSError as error:
         raise CheckpointError(f"cannot read {path} ({error.strerror or error}): pass {OTHERS}") from error
     if len(found) > 1:
         raise CheckpointError(f"{path} has {' and '.join(each.name for each in found)}: name the one you mean")
-    if found:
-        return path if found[0] == own else found[0]
-    if adapter:
-        raise CheckpointError(f"{path} holds an adapter and no model: {MERGE}")
+    if found or adapter:
+        return path if adapter or found[0] == own else found[0]
     raise CheckpointError(
         f"the folder {path} has neither {model_name}.pt nor {huggingface.CONFIG}: pass fair-esm's file, {OTHERS}"
     )
@@ -97,5 +96,6 @@ def downloaded(path: Path, model_name: str) -> Any:
             "fair-esm's file there by hand, or pass weights=PATH or weights='random'"
         ) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where there is no such folder
+            beside.unlink()
     return data

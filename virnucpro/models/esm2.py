@@ -6,7 +6,7 @@ have one projection. The heads for logits and contacts are left out: embeddings 
 Shapes: T tokens, N proteins, D embedding, H heads, d = D / H.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from virnucpro.models.attention import Rotary, attend
-from virnucpro.models.evening import divide_channels_
 from virnucpro.models.float32_mode import float32_products
 from virnucpro.models.formats import FORMATS
 from virnucpro.models.linear import Linear, layer_norm, parameter
 from virnucpro.models.precision import PRECISIONS
 from virnucpro.models.rotary import Frequencies, RotaryTables, exact_frequencies
+
+GEMMS = ("self_attn.qkv_proj", "self_attn.out_proj", "fc1", "fc2")
+"""A layer's GEMMs, by their names in it."""
 
 PAD, MASK = 1, 32  # indices in ESM-2's alphabet
 VOCABULARY = 33
@@ -186,11 +188,17 @@ class ESM2(nn.Module):
         before = torch.ones(len(biases) + 1, len(biases), device=biases[0].device, dtype=torch.float64).tril(-1)
         return (before @ torch.stack(biases).double()).float()  # a sum that is the same in every run
 
+    def channels_apart(self) -> dict[str, list[int]]:
+        """The input channels that GEMMs keep out of 8 bits, by GEMM, as ``layers.3.fc1``, where there are any."""
+        buffers = dict(self.named_buffers())
+        found = {name.removesuffix(".channels"): buffers[name].tolist() for name in buffers if "channels" in name}
+        return {name: channels for name, channels in found.items() if channels}
+
     def fair_esm_state(self) -> dict[str, Tensor]:
         """The parameters and rotary frequencies by fair-esm's names, as this model computes with them.
 
         Parameters share memory with this model's, but for 8-bit formats: those give what their numbers stand for,
-        in FP32, with the evening of channels undone.
+        in FP32.
         """
         values: dict[str, Tensor] = {
             f"{name}.{leaf}": value
@@ -221,15 +229,17 @@ class Layer(nn.Module):
         self.fc2 = linear(4 * shape.dim, shape.dim)
         self.final_layer_norm = nn.LayerNorm(shape.dim, norm_eps)
 
-    def load_(self, values: dict[str, Tensor], dtype: torch.dtype) -> None:
+    def load_(
+        self, values: dict[str, Tensor], dtype: torch.dtype, apart: Mapping[str, Sequence[int]] = {}
+    ) -> None:
         """Store FP32 `values` by this layer's names of weights and biases, which are overwritten and taken out.
 
-        `dtype`: the activations'.
+        `dtype`: the activations'. `apart`: by names in `GEMMS`, the input channels that 8 bits leave out.
         """
-        divisors = self.fc1.prepare_(values)
         for name, module in self.named_modules():
             if isinstance(module, Linear):
-                module.load_(values.pop(f"{name}.weight"), values.pop(f"{name}.bias"), dtype, divisors.get(name))
+                weight, bias = values.pop(f"{name}.weight"), values.pop(f"{name}.bias")
+                module.load_(weight, bias, dtype, apart.get(name, ()))
             elif isinstance(module, nn.LayerNorm):
                 for leaf in ("weight", "bias"):
                     setattr(module, leaf, parameter(values.pop(f"{name}.{leaf}").to(dtype)))
@@ -237,17 +247,11 @@ class Layer(nn.Module):
     def plain_values(self) -> dict[str, Tensor]:
         """What `load_` was given, up to this format's rounding; shared memory where nothing was changed."""
         values: dict[str, Tensor] = {}
-        divisors: dict[str, Tensor] = {}
         for name, module in self.named_modules():
             if isinstance(module, Linear):
                 values |= {f"{name}.weight": module.plain_weight(), f"{name}.bias": module.bias}
-                if module.divisors is not None:
-                    divisors[name] = module.divisors
             elif isinstance(module, nn.LayerNorm):
                 values |= {f"{name}.weight": module.weight, f"{name}.bias": module.bias}
-        if divisors:
-            values = {name: value.detach().to(torch.float32, copy=True) for name, value in values.items()}
-            divide_channels_(values, {name: each.reciprocal() for name, each in divisors.items()})
         return values
 
     def add_attention_(
@@ -262,7 +266,7 @@ class Layer(nn.Module):
 
     def add_feed_forward_(self, x: Tensor, offset: Tensor) -> None:
         """Add the feed-forward of the norm of ``x + offset`` to `x` ``[T, D]``, without fc2's bias."""
-        self.fc2.add_to_(x, self.fc1.gelu(self.fc1.normed(x, offset, self.final_layer_norm)))
+        self.fc2.add_to_(x, self.fc2.operand(self.fc1.gelu(self.fc1.normed(x, offset, self.final_layer_norm))))
 
 
 class Attention(nn.Module):

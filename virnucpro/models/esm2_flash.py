@@ -1,11 +1,13 @@
 """Load ESM-2: a checkpoint, or random weights of the same architecture, in a chosen precision."""
 
 import os
+from collections.abc import Sequence
 
 import torch
 
 from virnucpro.data.tokens import BatchConverter
 from virnucpro.errors import ArgumentError
+from virnucpro.models.apart import Channels, Chooser
 from virnucpro.models.checkpoint import CheckpointError
 from virnucpro.models.esm2 import ESM2, SHAPES
 from virnucpro.models.linear import parameter
@@ -23,6 +25,7 @@ def load_esm2_model(
     precision: str | None = None,
     weights: str | os.PathLike[str] = "pretrained",
     seed: int = 0,
+    channels_apart: Channels | None = None,
 ) -> tuple[ESM2, BatchConverter]:
     """Load ESM-2 and the converter that makes its token batches.
 
@@ -38,6 +41,8 @@ def load_esm2_model(
         folder with ``config.json``, or its ``model.safetensors`` or ``pytorch_model.bin``), or of a folder with
         ``MODEL.pt``. Rotary frequencies and token dropout are those of the checkpoint; no file can run code.
     seed: of the random weights. The same seed gives the same weights in every precision, up to rounding.
+    channels_apart: which input channels INT8's GEMMs keep out of 8 bits, as ``model.channels_apart()`` tells them;
+        by default they are measured.
 
     Returns ``(model, batch_converter)``: the model on the device, in evaluation mode, without gradients.
     Raises ValueError for an unknown model, precision or device, or a device that lacks the precision,
@@ -58,14 +63,25 @@ def load_esm2_model(
     values = Weights(model_name, weights, seed, device)
     with torch.device("meta"):
         model = ESM2(values.shape, precision, values.constants)
-    dtype = PRECISIONS[precision].activations_on(device.type)
+    how = PRECISIONS[precision]
+    dtype = how.activations_on(device.type)
+    embedding = values.of("embed_tokens")["weight"]
+    model.embed_tokens.weight = parameter(embedding.to(dtype))
+    measures = how.matmul == "int8" and channels_apart is None
+    chooser = Chooser(values, embedding) if measures else None
     for index, layer in enumerate(model.layers):  # one at a time: its FP32 values are all that is held beside it
-        layer.load_(values.of(f"layers.{index}"), dtype)
-    for name in ("embed_tokens", "emb_layer_norm_after"):
-        for leaf, each in values.of(name).items():
-            setattr(model.get_submodule(name), leaf, parameter(each.to(dtype)))
+        of_layer = values.of(f"layers.{index}")
+        apart = chooser.next_layer(of_layer) if chooser else within(channels_apart or {}, f"layers.{index}.")
+        layer.load_(of_layer, dtype, apart)
+    for leaf, each in values.of("emb_layer_norm_after").items():
+        setattr(model.emb_layer_norm_after, leaf, parameter(each.to(dtype)))
     model.eval()
     return model, BatchConverter()
+
+
+def within(channels: Channels, prefix: str) -> dict[str, Sequence[int]]:
+    """Those whose names begin so, without it."""
+    return {name.removeprefix(prefix): each for name, each in channels.items() if name.startswith(prefix)}
 
 
 def find_device(device: str | torch.device | None) -> torch.device:

@@ -1,11 +1,20 @@
 """fair-esm's checkpoints: what ``torch.save`` wrote of ``{"cfg": {"model": Namespace}, "model": parameters}``."""
 
-import operator
+from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from virnucpro.models.esm2 import ESM2Shape
-from virnucpro.models.stored import Checkpoint, CheckpointError, Description, Naming, checked
+from virnucpro.models.stored import (
+    Checkpoint,
+    CheckpointError,
+    Description,
+    Naming,
+    checked,
+    shown,
+    whole_number,
+)
 
 UNUSED = frozenset(
     [
@@ -25,24 +34,29 @@ NAMING = Naming(
 
 def checkpoint(data: Any, model_name: str, source: Path) -> Checkpoint:
     """A model out of what a file of fair-esm's holds."""
-    try:
-        stored = data["model"].items()
-        config = data["cfg"]["model"]
-        names = ("encoder_layers", "encoder_embed_dim", "encoder_attention_heads")
-        shape = ESM2Shape(*(number(getattr(config, name), name, source) for name in names))
-        token_dropout = bool(config.token_dropout)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{source} is not an ESM-2 checkpoint of fair-esm's: {error!r} missing") from error
-    except (RuntimeError, ValueError) as error:  # bool of a tensor of several numbers
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{source}: its token_dropout is not true or false") from error
-    return checked(dict(stored), Description(shape, token_dropout), NAMING, model_name, source)
+    stored, about = (data.get(name) if isinstance(data, Mapping) else None for name in ("model", "cfg"))
+    config = about.get("model") if isinstance(about, Mapping) else None
+    if not isinstance(stored, Mapping) or not isinstance(config, Namespace):
+        raise CheckpointError(
+            f"{source} is not an ESM-2 checkpoint of fair-esm's: those have parameters by name under 'model', "
+            "and a configuration under 'cfg'"
+        )
+    fields = vars(config)
+    names = ("encoder_layers", "encoder_embed_dim", "encoder_attention_heads")
+    missing = [name for name in (*names, "token_dropout") if name not in fields]
+    if missing:
+        raise CheckpointError(
+            f"{source} is not an ESM-2 checkpoint of fair-esm's: its configuration lacks {missing[0]}"
+        )
+    shape = ESM2Shape(*(whole_number(fields[name], name, source) for name in names))
+    return checked(stored, Description(shape, truth(fields["token_dropout"], source)), NAMING, model_name, source)
 
 
-def number(value: Any, name: str, source: Path) -> int:
-    """A whole number of a configuration, which may also be a tensor of one number."""
+def truth(value: Any, source: Path) -> bool:
+    """Whether the configuration says that there is token dropout; a tensor may say so too."""
     try:
-        return operator.index(value)
-    except (TypeError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{source}: its {name} is no whole number but {value!r:.80}") from error
+        if value in (True, False):
+            return bool(value)
+    except (RuntimeError, RecursionError):  # of a tensor of several numbers
+        pass
+    raise CheckpointError(f"{source}: its token_dropout is not true or false but {shown(value)}")

@@ -14,16 +14,21 @@ from torch import Tensor
 
 from virnucpro.models.esm2 import MASK, PAD, VOCABULARY, ESM2Shape
 from virnucpro.models.stored import (
+    MERGE,
     Checkpoint,
     CheckpointError,
     Description,
     Naming,
     ReadError,
     checked,
+    first_line,
+    shown,
     unpickled,
+    whole_number,
 )
 
 CONFIG = "config.json"
+ADAPTER = "adapter_config.json"
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
 PART = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
@@ -89,6 +94,11 @@ NAMING = Naming(
     theirs=theirs,
     unused=lambda name: UNUSED.fullmatch(name) is not None,
     shared_frequencies="rotary_embeddings.inv_freq",
+    other_endings=(  # Transformers 5.23 writes so what it reads as the others
+        ("LayerNorm.gamma", "LayerNorm.weight"),
+        ("LayerNorm.beta", "LayerNorm.bias"),
+        ("encoder.layer.*.attention.self.rotary_embeddings.inv_freq", "rotary_embeddings.inv_freq"),
+    ),
 )
 
 
@@ -106,9 +116,12 @@ def checkpoint(path: Path, model_name: str, data: Mapping[str, Tensor] | None = 
     """A model out of a folder, or of the file of one that `path` names; `data`: what that holds, if known."""
     folder = path if path.is_dir() else path.parent
     config = folder / CONFIG
+    if (folder / ADAPTER).exists() and (path.is_dir() or path.name.startswith("adapter_")):
+        raise CheckpointError(f"{path} holds an adapter (LoRA): {MERGE}")
     if not config.is_file():
-        kind = "it is a safetensors file" if is_safetensors(path) else "it has parameters and not what they are of"
-        raise ReadError(f"{kind}, and there is no {CONFIG} beside it")
+        kind = "it is a folder" if path.is_dir() else "it has parameters and not what they are of"
+        kind = "it is a safetensors file" if is_safetensors(path) else kind
+        raise ReadError(f"{kind}, and there is no {CONFIG} {'in' if path.is_dir() else 'beside'} it")
     about = described(json_of(config), config)
     return checked(parameters_of(path, folder, data), about, NAMING, model_name, path)
 
@@ -118,24 +131,28 @@ def described(config: Mapping[str, Any], path: Path) -> Description:
     field = {**DEFAULTS, **config}
     for name, allowed in NEEDED.items():
         if field.get(name) not in allowed:
-            raise CheckpointError(f"{path} is of no ESM-2: its {name} is {field.get(name)!r}, not {allowed[0]!r}")
+            raise CheckpointError(
+                f"{path} is of no ESM-2: its {name} is {shown(field.get(name))}, not {allowed[0]!r}"
+            )
     sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
-    for name in sizes:
-        if type(field[name]) is not int:
-            raise CheckpointError(f"{path}: its {name} is no whole number but {field[name]!r:.80}")
-    layers, dim, heads, wide = (field[name] for name in sizes)
+    layers, dim, heads, wide = (whole_number(field[name], name, path) for name in sizes)
     if wide != 4 * dim:
         raise CheckpointError(f"{path} is of no ESM-2: its intermediate_size is {wide}, not {4 * dim}")
-    token_dropout = bool(field.get("token_dropout"))
-    if token_dropout and field.get("mask_token_id") != MASK:
-        raise CheckpointError(
-            f"{path} is of no ESM-2: its mask_token_id is {field.get('mask_token_id')}, not {MASK}"
-        )
-    for name in ("layer_norm_eps", "rope_theta"):
-        if not isinstance(field[name], int | float) or not 0 < field[name] < float("inf"):
-            raise CheckpointError(f"{path}: its {name} is no positive number but {field[name]!r:.80}")
+    token_dropout, mask = field.get("token_dropout"), field.get("mask_token_id")
+    if token_dropout not in (True, False, None):
+        raise CheckpointError(f"{path}: its token_dropout is not true or false but {shown(token_dropout)}")
+    if token_dropout and mask != MASK:
+        raise CheckpointError(f"{path} is of no ESM-2: its mask_token_id is {shown(mask)}, not {MASK}")
+    for name, least, most in (("layer_norm_eps", 1e-30, 1.0), ("rope_theta", 1.0, 1e30)):
+        if type(field[name]) not in (int, float) or not least <= field[name] <= most:
+            raise CheckpointError(
+                f"{path}: its {name} is no number from {least:g} to {most:g} but {shown(field[name])}"
+            )
     return Description(
-        ESM2Shape(layers, dim, heads), token_dropout, float(field["layer_norm_eps"]), float(field["rope_theta"])
+        ESM2Shape(layers, dim, heads),
+        bool(token_dropout),
+        float(field["layer_norm_eps"]),
+        float(field["rope_theta"]),
     )
 
 
@@ -154,10 +171,12 @@ def parameters_of(path: Path, folder: Path, data: Mapping[str, Tensor] | None) -
     places = json_of(path).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(each, str) for each in places.values()):
         raise ReadError(f"{path.name} has no weight_map of names to files")
-    tensors: dict[str, Tensor] = {}
-    for name in sorted(set(places.values())):
+    names = sorted(set(places.values()))
+    for name in names:
         if Path(name).name != name or not (folder / name).is_file():
             raise ReadError(f"{path.name} names {name!r}, which is no file beside it")
+    tensors: dict[str, Tensor] = {}
+    for name in names:
         part = tensors_of(folder / name)
         wrong = [each for each in part if places.get(each) != name]
         if wrong:
@@ -183,8 +202,8 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
 
     try:
         tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise ReadError(f"{path.name} is damaged, or no safetensors file: {error}") from error
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise ReadError(f"{path.name} is damaged, or no safetensors file: {first_line(error)}") from error
     return tensors
 
 
@@ -198,6 +217,8 @@ def is_safetensors(path: Path) -> bool:
 
 def json_of(path: Path) -> dict[str, Any]:
     """What a file of JSON has by name."""
+    if not path.is_file():  # opening a pipe would wait for someone who writes
+        raise ReadError(f"{path.name} is not a regular file")
     try:
         data = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:

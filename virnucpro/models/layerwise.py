@@ -17,15 +17,15 @@ from virnucpro.models.weights import Weights
 class LayerByLayer:
     """The residual of packs on its way through a model, in FP32 on the device of `weights`.
 
-    What is taken from `weights`: the token embedding.
+    `embedding`: the tokens', FP32, taken from `weights`.
     """
 
     @torch.no_grad()
-    def __init__(self, weights: Weights, packs: Sequence[Pack]):
+    def __init__(self, weights: Weights, embedding: Tensor, packs: Sequence[Pack]):
         shape = weights.shape
         with torch.device("meta"):
             self.outer = ESM2(ESM2Shape(0, shape.dim, shape.heads), "fp32", weights.constants)
-        self.outer.embed_tokens.weight = parameter(weights.of("embed_tokens")["weight"])
+        self.outer.embed_tokens.weight = parameter(embedding)
         self.biases = torch.zeros(shape.dim, device=weights.device, dtype=torch.float64)
         """Of the GEMMs so far whose results were added to the residual; see `ESM2.summed_biases`."""
         self.packs: list[tuple[Tensor, Rotary, Tensor, int]] = []
@@ -73,7 +73,7 @@ def representations(
     `weights` and `seed` as for `load_esm2_model`.
     """
     values = Weights(model_name, weights, seed, torch.device(device))
-    passing = LayerByLayer(values, packs)
+    passing = LayerByLayer(values, values.of("embed_tokens")["weight"], packs)
     for index in range(values.shape.layers):
         passing.through(fp32_layer(values, values.of(f"layers.{index}")))
     return [each.cpu() for each in passing.representations(values)]

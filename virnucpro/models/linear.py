@@ -7,7 +7,7 @@ Shapes: T tokens, `inputs` and `outputs` of the layer.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,39 +20,25 @@ class Linear(nn.Module):
     `weight` ``[outputs, inputs]`` and `bias` ``[outputs]`` have the type of the activations.
     """
 
-    divisors: Tensor | None
-    """What the input's channels were divided by, FP32 ``[inputs]``, where they were evened out; see `evening`."""
-
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.register_parameter("divisors", None)
         self.weight = parameter(torch.empty(outputs, inputs))
         self.bias = parameter(torch.empty(outputs))
 
-    @staticmethod
-    def prepare_(values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Change a layer's FP32 values, by this project's names, before they are stored; see `evening`.
-
-        Returns what the input channels of each GEMM were divided by, for those that were.
-        """
-        return {}
-
-    def load_(self, values: Tensor, bias: Tensor, dtype: torch.dtype, divisors: Tensor | None = None) -> None:
-        """Store the FP32 weight `values`; `dtype` is the activations', `divisors` what `prepare_` returned."""
+    def load_(self, values: Tensor, bias: Tensor, dtype: torch.dtype, apart: Sequence[int] = ()) -> None:
+        """Store the FP32 weight `values`; `dtype` is the activations'. `apart` is INT8's."""
         self.weight, self.bias = parameter(values.to(dtype)), parameter(bias.to(dtype))
 
     def plain_weight(self) -> Tensor:
         """The weight that `forward` stands for."""
         return self.weight
 
-    @staticmethod
-    def normed(x: Tensor, offset: Tensor, norm: nn.LayerNorm) -> Tensor:
+    def normed(self, x: Tensor, offset: Tensor, norm: nn.LayerNorm) -> Tensor:
         """The layer norm of ``x + offset`` as `forward` and `gelu` take it; see `layer_norm`."""
         return layer_norm(x, offset, norm)
 
-    @staticmethod
-    def operand(x: Tensor) -> Tensor:
-        """`x` ``[T, inputs]``, which has not come out of `normed` or `gelu`, as `add_to_` takes it."""
+    def operand(self, x: Tensor) -> Tensor:
+        """`x` ``[T, inputs]``, which has not come out of `normed`, as `add_to_` takes it."""
         return x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +48,7 @@ class Linear(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
     def gelu(self, x: Tensor) -> Tensor:
-        """GELU of `forward`, as `add_to_` takes it.
+        """GELU of `forward`, as the next GEMM's `operand` takes it.
 
         The exact erf form, as fair-esm's, but for FP16 and BF16 on a GPU: there the epilogue of cuBLASLt's GEMM
         computes the tanh form before the result is rounded. That rounding, saved, was worth more than the forms'

@@ -4,7 +4,9 @@ Each form of checkpoints (`fair_esm_form`, `huggingface`) says by what names it 
 stores that embeddings do not need. Any other name is refused: what is not understood could change an embedding.
 """
 
+import operator
 import pickle
+import reprlib
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Collection, Mapping
@@ -22,6 +24,9 @@ from virnucpro.models.rotary import exact_frequencies
 ADAPTED = ("lora_", "base_layer", "base_model.", "modules_to_save", "adapter")
 """What names of parameters have in a model that PEFT, or another library of adapters, has changed."""
 
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""What parameters may be stored in: narrower types need scales, which are stored elsewhere."""
 
 MERGE = (
     "merge it into its model (PEFT: model.merge_and_unload().save_pretrained(FOLDER)), and pass what that saves"
@@ -51,18 +56,23 @@ class Naming:
 
     `prefixes`: which may stand in front, the longest first. `theirs`: its name of a parameter or of a layer's
     rotary frequencies, by fair-esm's. `shared_frequencies`: its name of those that all layers share. `unused`:
-    whether a name belongs to a part that embeddings do not need.
+    whether a name belongs to a part that embeddings do not need. `other_endings`: how names also end, and how
+    those of `theirs` do instead.
     """
 
     prefixes: tuple[str, ...]
     theirs: Callable[[str], str]
     unused: Callable[[str], bool]
     shared_frequencies: str | None = None
+    other_endings: tuple[tuple[str, str], ...] = ()
 
     def bare(self, stored: str) -> str:
-        """A stored name without its prefix."""
-        found = next((prefix for prefix in self.prefixes if stored.startswith(prefix)), "")
-        return stored[len(found) :]
+        """A stored name without its prefix, and with the ending of `theirs`."""
+        name = stored.removeprefix(next(filter(stored.startswith, self.prefixes), ""))
+        for other, ending in self.other_endings:
+            if name.endswith(other):
+                return name.removesuffix(other) + ending
+        return name
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,8 @@ class Description:
 
 def unpickled(path: Path) -> Any:
     """What PyTorch saved in a file, on the CPU; nothing in it is run. ReadError says why it cannot be read."""
+    if not path.is_file():  # opening a pipe would wait for someone who writes
+        raise ReadError("it is not a regular file")
     try:
         # fair-esm's configuration is a Namespace; PyTorch's warnings are about files that are refused anyway
         with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings(action="ignore"):
@@ -91,8 +103,6 @@ def why_unreadable(path: Path, error: Exception) -> str:
     PyTorch advises to read what it refuses without its checks, which lets the file run any program.
     """
     try:
-        if not path.is_file():
-            return "it is not a regular file"
         with path.open("rb") as file:
             start = file.read(512)
     except OSError as unreadable:
@@ -162,10 +172,12 @@ def constants_of(
     if not stored:
         return Constants(exact_frequencies(head_dim, about.rope_base), about.token_dropout, about.norm_eps)
     for name, value in stored.items():
-        if not is_parameter(value, torch.Size([head_dim // 2])) or not value.isfinite().all():
+        if not is_parameter(value, torch.Size([head_dim // 2])):
             raise CheckpointError(
                 f"{source}: {name} is {described(value)}, and not {head_dim // 2} rotary frequencies"
             )
+        if not value.isfinite().all():
+            raise CheckpointError(f"{source}: the rotary frequencies {name} are not all finite")
     (first, frequencies), *others = stored.items()
     for name, value in others:
         if not torch.equal(value.float(), frequencies.float()):
@@ -195,9 +207,28 @@ def is_parameter(value: Any, shape: torch.Size) -> bool:
         and not value.is_nested
         and value.layout == torch.strided
         and value.device.type == "cpu"
-        and value.is_floating_point()
+        and value.dtype in FLOATS
         and value.shape == shape
     )
+
+
+def whole_number(value: Any, name: str, source: Path) -> int:
+    """A size in a configuration, which may also be a tensor of one number; CheckpointError where it is none."""
+    try:
+        number = operator.index(value)
+    except (TypeError, RuntimeError, ValueError):
+        number = 0
+    if not 0 < number < 2**31:
+        raise CheckpointError(f"{source}: its {name} is no whole number above 0 but {shown(value)}")
+    return number
+
+
+def shown(value: Any) -> str:
+    """What a configuration has in the place of something else, in few letters."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python prints no number of more than 4,300 digits
+        return "a number too long to print"
 
 
 def described(value: Any) -> str:

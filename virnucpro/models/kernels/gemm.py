@@ -2,11 +2,12 @@
 
 For operands with a scale for each row, as `quantise` makes them: ``y[t, n]`` is the sum of ``a[t, k] * w[n, k]``
 over k, exact in INT32 (FP8: in the tensor cores' precision), times a's scale of t, times w's scale of n, in FP32.
+To INT8's sums the product of two BF16 matrices of a few columns can be added: channels that are kept apart.
 Two kernels compute it: Hopper's is persistent, with tensor descriptors (TMA) and warpgroup MMA; the portable
 one, with pointers and asynchronous copies, is for Ampere and Ada.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from virnucpro.models.kernels.quantise import INTERPRETED, gelu
+
+Digits = tuple[Tensor, Tensor]
+"""BF16 ``[T, W]`` and ``[N, W]``, W at least 16 and a power of two, whose product is added to the sums."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def hopper_tile(
         return PAIR_GELU
     if add and operands != torch.int8:
         return WIDE if n < 2560 else WIDE_WHOLE
-    return WIDE if add and k >= 2560 and tokens > 8192 else PAIR
+    return PAIR
 
 
 @triton.jit
@@ -85,6 +89,21 @@ def scaled(  # type: ignore[no-untyped-def]
     if GELU:
         y = gelu(y)
     return y
+
+
+@triton.jit
+def load_digits(digits, row, rows, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Rows of ``[rows, WIDTH]``."""
+    place = digits + row.to(tl.int64)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    return tl.load(place, mask=(row < rows)[:, None], other=0.0)
+
+
+@triton.jit
+def with_digits(sums, x, w):  # type: ignore[no-untyped-def]
+    """The sums in FP32, and the products of the channels apart, which are in units of the scales."""
+    if INTERPRETED:  # which multiplies no BF16
+        x, w = x.to(tl.float32), w.to(tl.float32)
+    return tl.dot(x, w.T, sums.to(tl.float32))
 
 
 @triton.jit
@@ -112,8 +131,9 @@ def put(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["tokens"])
 def hopper_kernel(  # type: ignore[no-untyped-def]
-    a, w, out, a_scales, w_scales, bias, tokens,
+    a, w, out, a_scales, w_scales, bias, a_digits, w_digits, tokens,
     N: tl.constexpr, K: tl.constexpr, BIAS: tl.constexpr, GELU: tl.constexpr, ADD: tl.constexpr,
+    WIDTH: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PARTS: tl.constexpr, PROGRAMS: tl.constexpr,
 ):  # fmt: skip
     """Every `PROGRAMS`-th tile. `a`, `w` and `out` are tensor descriptors: outside they load 0 and store none."""
@@ -126,6 +146,10 @@ def hopper_kernel(  # type: ignore[no-untyped-def]
             rows, columns = a.load([m * ROWS, k * DEPTH]), w.load([n * COLUMNS, k * DEPTH])
             sums = tl.dot(rows, columns.T, sums, out_dtype=SUMS)
         row = m * ROWS + tl.arange(0, ROWS)
+        if WIDTH:
+            column = n * COLUMNS + tl.arange(0, COLUMNS)
+            x = load_digits(a_digits, row, tokens, WIDTH)
+            sums = with_digits(sums, x, load_digits(w_digits, column, N, WIDTH))
         a_scale = tl.load(a_scales + row, mask=row < tokens, other=0.0)
         put(
             out, sums, a_scale, w_scales, bias, m * ROWS, n * COLUMNS, ROWS, COLUMNS, PARTS,
@@ -135,8 +159,9 @@ def hopper_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["tokens"])
 def portable_kernel(  # type: ignore[no-untyped-def]
-    a, w, out, a_scales, w_scales, bias, tokens,
+    a, w, out, a_scales, w_scales, bias, a_digits, w_digits, tokens,
     N: tl.constexpr, K: tl.constexpr, BIAS: tl.constexpr, GELU: tl.constexpr, ADD: tl.constexpr,
+    WIDTH: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """One tile. Rows and columns beyond the last are computed from the last and not stored."""
@@ -155,6 +180,9 @@ def portable_kernel(  # type: ignore[no-untyped-def]
         sums = tl.dot(rows, columns, sums, out_dtype=SUMS)
         a_place += DEPTH
         w_place += DEPTH
+    if WIDTH:
+        x = load_digits(a_digits, row, tokens, WIDTH)
+        sums = with_digits(sums, x, load_digits(w_digits, column, N, WIDTH))
     a_scale = tl.load(a_scales + row, mask=row < tokens, other=0.0)
     y = scaled(sums, a_scale, w_scales, bias, column, N, BIAS, GELU)
     place = out + row.to(tl.int64)[:, None] * N + column[None, :]
@@ -172,29 +200,32 @@ def int8_linear(
     bias: Tensor,
     out_dtype: torch.dtype,
     gelu: bool = False,
+    digits: Digits | None = None,
 ) -> Tensor:
     """``[T, N]`` of `out_dtype`: (sums * a_scale) * w_scale + bias in FP32, or the GELU (tanh form) of that.
 
     `a` int8 ``[T, K]`` and `w` int8 ``[N, K]``, contiguous, K and N multiples of 16; `a_scales` ``[T]`` and
     `w_scales` ``[N]`` FP32; `bias` ``[N]``. A GPU fuses the last product with the sum, which saves one rounding.
-    Raises ValueError for what it can't take.
+    `digits`: of the channels apart, see `Digits`. Raises ValueError for what it can't take.
     """
     out = torch.empty((len(a), len(w)), dtype=out_dtype, device=a.device)
     check(torch.int8, out, a, a_scales, w, w_scales)
     if bias.shape != w_scales.shape:
         raise ValueError(f"a bias {tuple(w_scales.shape)} is needed, not {tuple(bias.shape)}")
-    launch(out, a, a_scales, w, w_scales, bias, gelu)
+    launch(out, a, a_scales, w, w_scales, bias, gelu, digits=digits)
     return out
 
 
-def int8_add_(x: Tensor, a: Tensor, a_scales: Tensor, w: Tensor, w_scales: Tensor) -> Tensor:
+def int8_add_(
+    x: Tensor, a: Tensor, a_scales: Tensor, w: Tensor, w_scales: Tensor, digits: Digits | None = None
+) -> Tensor:
     """Add (sums * a_scale) * w_scale to `x` ``[T, N]``, contiguous, in place; the others as for `int8_linear`.
 
     On Hopper the product is rounded to `x`'s type and added in the L2 cache, so the SMs never read `x`. The error
     is at most half a unit in the last place of the product and half a one of the sum, but for FP32's own.
     """
     check(torch.int8, x, a, a_scales, w, w_scales)
-    launch(x, a, a_scales, w, w_scales)
+    launch(x, a, a_scales, w, w_scales, digits=digits)
     return x
 
 
@@ -215,16 +246,25 @@ def launch(
     gelu: bool = False,
     hopper: bool | None = None,
     tile: Tile | None = None,
+    digits: Digits | None = None,
 ) -> None:
     """Store the product in `out` or, without a bias, add it; by the GPU's own kernel and tile if none is given."""
     (tokens, k), n = a.shape, len(w)
     if not tokens:
         return
     add = bias is None
-    vectors = (a_scales, w_scales, w_scales if bias is None else bias, tokens, n, k, not add, gelu, add)
+    width = 0 if digits is None else digits[0].shape[1]
+    if digits is not None and (digits[0].shape, digits[1].shape) != ((tokens, width), (n, width)):
+        raise ValueError(f"digits [T, W] and [N, W] are needed, not {[tuple(each.shape) for each in digits]}")
+    vectors = (
+        a_scales, w_scales, w_scales if bias is None else bias, *(digits or (a_scales, w_scales)), tokens, n, k,
+        not add, gelu, add, width,
+    )  # fmt: skip
     if hopper is None:
         hopper = is_hopper(a.device) and tokens * min(n, k) ** 2 >= LAUNCH_BOUND
     tile = tile or (hopper_tile(tokens, n, k, gelu, add, out.dtype, a.dtype) if hopper else PORTABLE)
+    if digits is not None and hopper:
+        tile = replace(tile, parts=max(4, tile.parts))  # the digits take shared memory
     tiles = triton.cdiv(tokens, tile.rows) * triton.cdiv(n, tile.columns)
     shape, options = (tile.rows, tile.columns, tile.depth), {"num_warps": tile.warps, "num_stages": tile.stages}
     with torch.cuda.device_of(a):  # Triton launches on the current device, wherever the tensors are

@@ -22,6 +22,8 @@ SMALLEST_MAXIMUM = 2.0**-100
 """A row whose largest magnitude is smaller, but not 0, is quantised as if this were it: limit / a stays finite."""
 
 SMALLEST_MAXIMUM_BITS = tl.constexpr((127 - 100) << 23)
+SMALLEST_BESIDE_BITS = tl.constexpr((127 - 40) << 23)
+"""The same beside channels apart, which over the scale must be finite; a row of zeros gets its scale."""
 ROUNDER = tl.constexpr(1.5 * 2.0**23)  # adding it leaves an FP32 number's nearest integer in the lowest bits
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
@@ -60,15 +62,22 @@ def quantised(x, inverse, TYPE: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def store_quantised(  # type: ignore[no-untyped-def]
-    first, second, values, scales, row, rows, LIMIT: tl.constexpr,
+    first, second, values, scales, row, rows, LIMIT: tl.constexpr, APART: tl.constexpr,
     DIM: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr,
 ):  # fmt: skip
-    """Quantise and store rows whose first `HEAD` columns are `first` and whose others are `second`."""
+    """Quantise and store rows whose first `HEAD` columns are `first` and whose others are `second`.
+
+    Returns what they were multiplied by.
+    """
     bits = magnitude(first)
     if TAIL:
         bits = tl.maximum(bits, magnitude(second))
-    largest = tl.maximum(bits, SMALLEST_MAXIMUM_BITS).to(tl.float32, bitcast=True)
-    scale = tl.where(bits == 0, 0.0, tl.div_rn(largest, LIMIT))
+    if APART:
+        largest = tl.maximum(bits, SMALLEST_BESIDE_BITS).to(tl.float32, bitcast=True)
+        scale = tl.div_rn(largest, LIMIT)
+    else:
+        largest = tl.maximum(bits, SMALLEST_MAXIMUM_BITS).to(tl.float32, bitcast=True)
+        scale = tl.where(bits == 0, 0.0, tl.div_rn(largest, LIMIT))
     inverse = tl.div_rn(LIMIT, largest)
     tl.store(scales + row, scale, mask=row < rows)
     column = tl.arange(0, HEAD)[None, :]
@@ -79,6 +88,32 @@ def store_quantised(  # type: ignore[no-untyped-def]
         column = HEAD + tl.arange(0, TAIL)[None, :]
         kept = (row < rows)[:, None] & (column < DIM)
         tl.store(place + column, quantised(second, inverse, TYPE), mask=kept)
+    return inverse
+
+
+@triton.jit
+def apart_of(x, channels, row, DIM: tl.constexpr, APART: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Of one row the channels apart, four times one after the other, in FP32 ``[1, 4 APART]``.
+
+    Also their numbers, and where there are some; elsewhere it is 0.
+    """
+    channel = tl.load(channels + tl.arange(0, 4 * APART) % APART)[None, :]
+    there = channel >= 0
+    return (
+        tl.load(x + row.to(tl.int64)[:, None] * DIM + channel, mask=there, other=0.0).to(tl.float32),
+        channel,
+        there,
+    )
+
+
+@triton.jit
+def store_digits(digits, y, inverse, row, APART: tl.constexpr):  # type: ignore[no-untyped-def]
+    """y, from `apart_of`, over the scale as high, high, low, low: numbers of BF16 with high + low the number."""
+    y = y * inverse[:, None]
+    high = y.to(tl.bfloat16)
+    low = (y - high.to(tl.float32)).to(tl.bfloat16)
+    digit = tl.arange(0, 4 * APART)[None, :]
+    tl.store(digits + row.to(tl.int64)[:, None] * (4 * APART) + digit, tl.where(digit < 2 * APART, high, low))
 
 
 @triton.jit
@@ -100,10 +135,11 @@ def load_vector(v, DIM: tl.constexpr, START: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows"])
 def quantise_kernel(  # type: ignore[no-untyped-def]
-    x, bias, values, scales, rows, LIMIT: tl.constexpr, GELU: tl.constexpr, BIAS: tl.constexpr,
+    x, bias, values, scales, rows, kept, channels, digits,
+    LIMIT: tl.constexpr, GELU: tl.constexpr, BIAS: tl.constexpr, APART: tl.constexpr,
     DIM: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """`ROWS` rows: quantise x, or GELU(x), or GELU(x + bias)."""
+    """`ROWS` rows: quantise x, or GELU(x), or GELU(x + bias); x with `APART` channels apart, 0 in `kept`."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     first = load_columns(x, row, rows, DIM, 0, HEAD)
     second = first
@@ -117,15 +153,27 @@ def quantise_kernel(  # type: ignore[no-untyped-def]
         first = gelu(first)
         if TAIL:
             second = gelu(second)
-    store_quantised(first, second, values, scales, row, rows, LIMIT, DIM, HEAD, TAIL)
+    if APART:
+        tl.static_assert(ROWS == 1 and not GELU and not BIAS)
+        first *= load_vector(kept, DIM, 0, HEAD)
+        if TAIL:
+            second *= load_vector(kept, DIM, HEAD, TAIL)
+    inverse = store_quantised(first, second, values, scales, row, rows, LIMIT, APART, DIM, HEAD, TAIL)
+    if APART:
+        y, _, _ = apart_of(x, channels, row, DIM, APART)
+        store_digits(digits, y, inverse, row, APART)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def layer_norm_kernel(  # type: ignore[no-untyped-def]
-    x, added, offset, weight, bias, values, scales, rows, eps, LIMIT: tl.constexpr, ADDED: tl.constexpr,
+    x, added, offset, weight, bias, values, scales, rows, eps, gain, shift, channels, digits,
+    LIMIT: tl.constexpr, ADDED: tl.constexpr, APART: tl.constexpr,
     DIM: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """`ROWS` rows: x += added, if there is any; then quantise the layer norm of x + offset."""
+    """`ROWS` rows: x += added, if there is any; then quantise the layer norm of x + offset.
+
+    With `APART` channels apart `weight` and `bias` are 0 there, and the norm's own are `gain` and `shift`.
+    """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     first = load_columns(x, row, rows, DIM, 0, HEAD)
     second = first
@@ -156,7 +204,14 @@ def layer_norm_kernel(  # type: ignore[no-untyped-def]
     first = first * shrink * load_vector(weight, DIM, 0, HEAD) + load_vector(bias, DIM, 0, HEAD)
     if TAIL:
         second = second * shrink * load_vector(weight, DIM, HEAD, TAIL) + load_vector(bias, DIM, HEAD, TAIL)
-    store_quantised(first, second, values, scales, row, rows, LIMIT, DIM, HEAD, TAIL)
+    inverse = store_quantised(first, second, values, scales, row, rows, LIMIT, APART, DIM, HEAD, TAIL)
+    if APART:
+        tl.static_assert(ROWS == 1 and not ADDED)
+        y, channel, there = apart_of(x, channels, row, DIM, APART)
+        y = y + tl.load(offset + channel, mask=there, other=0.0) - mean
+        y = y * shrink * tl.load(gain + channel, mask=there, other=0.0).to(tl.float32)
+        y += tl.load(shift + channel, mask=there, other=0.0).to(tl.float32)
+        store_digits(digits, y, inverse, row, APART)
 
 
 def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -170,6 +225,18 @@ def quantise(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return values, scales
 
 
+def quantise_apart(x: Tensor, kept: Tensor, channels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `quantise`, to INT8, with channels apart: they count as 0, and are written as digits ``[T, 4 A]`` BF16.
+
+    `channels`: int32 ``[A]``, -1 for none, A a power of two of at least 4; `kept` ``[K]``: 0 there, 1 elsewhere.
+    """
+    values, scales = outputs(x, torch.int8)
+    digits = torch.empty((len(x), 4 * len(channels)), dtype=torch.bfloat16, device=x.device)
+    if len(x):
+        launch_quantise(x, x, values, scales, False, False, (kept, channels, digits))
+    return values, scales, digits
+
+
 def gelu_quantised(h: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """As `quantise`, of GELU(h + bias) (the tanh form) in FP32; `h` ``[T, K]``, `bias` ``[K]`` or none."""
     values, scales = outputs(h, dtype)
@@ -180,13 +247,23 @@ def gelu_quantised(h: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[
     return values, scales
 
 
-def launch_quantise(x: Tensor, bias: Tensor, values: Tensor, scales: Tensor, gelu: bool, biased: bool) -> None:
-    """Run `quantise_kernel` over all rows."""
+def launch_quantise(
+    x: Tensor,
+    bias: Tensor,
+    values: Tensor,
+    scales: Tensor,
+    gelu: bool,
+    biased: bool,
+    apart: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> None:
+    """Run `quantise_kernel` over all rows; `apart`: as for `quantise_apart`, and the digits."""
     rows, dim = x.shape
+    width = 0 if apart is None else len(apart[1])
     head, tail = blocks(dim)
     with torch.cuda.device_of(x):  # Triton launches on the current device, wherever the tensors are
         quantise_kernel[(rows,)](
-            x, bias, values, scales, rows, LIMITS[values.dtype], gelu, biased, dim, head, tail, 1,
+            x, bias, values, scales, rows, *(apart or (x, x, x)), LIMITS[values.dtype], gelu, biased, width,
+            dim, head, tail, 1,
             num_warps=warps_for(head), enable_fp_fusion=False,
         )  # fmt: skip
 
@@ -199,11 +276,13 @@ def layer_norm_quantised(
     eps: float,
     dtype: torch.dtype,
     added: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+    apart: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> tuple[Tensor, ...]:
     """As `quantise`, of the layer norm of ``x + offset`` in FP32.
 
     `x` ``[T, D]``, contiguous; `offset` FP32 ``[D]``; `weight` and `bias` ``[D]``. With `added`, ``[T, D]``,
-    `x` is first replaced by ``x + added`` in its own type, in the same pass.
+    `x` is first replaced by ``x + added`` in its own type, in the same pass. With `apart`, `weight` and `bias`
+    with zeros at the channels apart and `channels` as for `quantise_apart`, digits are returned, too.
     """
     values, scales = outputs(x, dtype)
     rows, dim = x.shape
@@ -211,15 +290,20 @@ def layer_norm_quantised(
         raise ValueError(f"an FP32 offset [D] is needed, not {offset.dtype} {tuple(offset.shape)}")
     if added is not None and (added.shape != x.shape or not added.is_contiguous()):
         raise ValueError(f"contiguous {tuple(x.shape)} to add are needed, not {tuple(added.shape)}")
+    zeroed, width, digits = (weight, bias), 0, values
+    if apart is not None:
+        zeroed, width = apart[:2], len(apart[2])
+        digits = torch.empty((rows, 4 * width), dtype=torch.bfloat16, device=x.device)
     if rows:
         head, tail = blocks(dim)
         with torch.cuda.device_of(x):
             layer_norm_kernel[(rows,)](
-                x, x if added is None else added, offset, weight, bias, values, scales, rows, eps,
-                LIMITS[dtype], added is not None, dim, head, tail, 1,
+                x, x if added is None else added, offset, *zeroed, values, scales, rows, eps, weight, bias,
+                x if apart is None else apart[2], digits,
+                LIMITS[dtype], added is not None, width, dim, head, tail, 1,
                 num_warps=warps_for(head), enable_fp_fusion=False,
             )  # fmt: skip
-    return values, scales
+    return (values, scales) if apart is None else (values, scales, digits)
 
 
 def outputs(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
