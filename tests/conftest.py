@@ -10,7 +10,11 @@ import esm
 import pytest
 import torch
 
+from benchmarks._massive import Channel, massive
 from tests.checkpoints import round_frequencies, save_in_fair_esms_format
+from virnucpro.data.packing import make_pack
+from virnucpro.data.tokens import encode
+from virnucpro.models.esm2_flash import load_esm2_model
 
 MODEL = "esm2_t6_8M_UR50D"
 NEEDS_TRITON = "needs Triton, which PyTorch's CPU build does not bring: pip install triton"
@@ -44,4 +48,18 @@ def checkpoint(fair_esm_model: esm.ESM2, tmp_path_factory: pytest.TempPathFactor
     """The reference's weights as a file in fair-esm's format."""
     path = tmp_path_factory.mktemp("checkpoint") / f"{MODEL}.pt"
     save_in_fair_esms_format(fair_esm_model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def massive_checkpoint(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a massive channel in the residual, which INT8 keeps apart."""
+    model, _ = load_esm2_model(MODEL, "cpu", precision="fp32", weights=checkpoint)
+    proteins = [(name, encode(name, protein)) for name, protein in RAGGED if "<" not in protein]
+    names, tokens = zip(*proteins, strict=True)
+    massive(model, make_pack(names, tokens), [Channel()])
+    theirs = esm.ESM2(num_layers=6, embed_dim=320, attention_heads=20)
+    theirs.load_state_dict(model.fair_esm_state(), strict=False)
+    path = tmp_path_factory.mktemp("massive") / f"{MODEL}.pt"
+    save_in_fair_esms_format(theirs, path)
     return path

@@ -17,6 +17,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 
@@ -317,6 +318,33 @@ def test_a_compressed_input_that_is_cut_short_keeps_what_came_before(tmp_path, c
     path.write_bytes(whole[:-9])
     assert embed(path, output, "--max-length", "1") == 1
     assert "cut short or damaged" in capsys.readouterr().err and not output.exists()
+
+
+def test_resume_takes_the_recorded_channels_and_refuses_what_are_none(
+    small, tmp_path, capsys, monkeypatch, massive_checkpoint
+):
+    output, words = tmp_path / "out.h5", ["--weights", str(massive_checkpoint), "--precision", "int8"]
+
+    def recorded():
+        with Embeddings(output) as file:
+            return file.settings["channels_apart"]
+
+    assert embed(small, output, *words) == 0
+    before = recorded()
+    assert 77 in json.loads(before)["layers.3.fc1"]
+    monkeypatch.setattr("virnucpro.models.apart.LARGEST", 1e9)
+    monkeypatch.setattr("virnucpro.models.apart.ROOT_MEAN_SQUARE", 1e9)
+    small.write_text(">a\nMKT\n>b\nMKTA\n")
+    assert embed(small, output, *words, "--resume") == 0
+    assert recorded() == before
+    with h5py.File(output, "r+") as file:
+        file.attrs["channels_apart"] = before.replace("77", "777")
+    capsys.readouterr()
+    assert embed(small, output, *words, "--resume") == 1
+    said = capsys.readouterr().err
+    assert f"{output} has no channels_apart to go on with" in said and "Traceback" not in said
+    assert embed(small, output, *words, "--force") == 0
+    assert recorded() == "{}"
 
 
 def test_the_version_is_told(capsys):

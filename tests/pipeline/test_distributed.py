@@ -1,8 +1,10 @@
 """Runs of several workers: what each worker does, and what the driver checks and says. See also tests/scale."""
 
 import contextlib
+import dataclasses
 import errno
 import importlib.util
+import json
 import os
 import re
 import socket
@@ -10,6 +12,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,6 +214,8 @@ def test_only_runs_of_the_same_settings_are_resumed(tmp_path):
         agreed(begun, {**settings, "pool": "bos"}, tmp_path, allow_mixed=True)
     with pytest.raises(StoreError, match="device 'one GPU' and not 'another'"):
         agreed(begun, {**settings, "device": "another"}, tmp_path, allow_mixed=False)
+    with pytest.raises(StoreError, match=r"channels_apart None and not '\{\}'"):
+        agreed(begun, {**settings, "channels_apart": "{}"}, tmp_path, allow_mixed=True)
     kept = agreed(begun, {**settings, "device": "another"}, tmp_path, allow_mixed=True)
     assert kept == {"device": "another | one GPU", "threads": 0, "allow_mixed": True}
 
@@ -401,6 +406,76 @@ def test_mixed_hardware_is_recorded_where_it_is_allowed():
         pool_of(allow_mixed=True)._common([about("a"), about("b", engine="y")])
 
 
+class Reference:
+    """What Ray returns of a call: it can be the key of a dictionary."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+class RayOfOneProcess:
+    """Workers that tell what they were planned to keep apart, or choose the next of `choices`."""
+
+    def __init__(self, *choices):
+        self._choices, self.plans, self.ended = iter(choices), [], []
+
+    def remote(self, what):
+        if not isinstance(what, Plan):
+            return self
+        self.plans.append(what.channels_apart)
+        apart = next(self._choices) if what.channels_apart is None else what.channels_apart
+        settings = {"channels_apart": json.dumps(apart), "weights_checksum": f"of {apart}"}
+        reference = Reference({**about(f"host {len(self.plans)}", **settings), "shape": (320,)})
+        return SimpleNamespace(about=SimpleNamespace(remote=lambda begun: reference))
+
+    def options(self, **_):
+        return self
+
+    def wait(self, refs, **_):
+        return refs[:1], refs[1:]
+
+    def get(self, ref):
+        return ref.value
+
+    def kill(self, actor):
+        self.ended.append(actor)
+
+
+CHOSEN, OTHER = {"layers.0.fc1": [7]}, {"layers.0.fc1": [7, 9]}
+
+
+@pytest.mark.parametrize("allow_mixed", [False, True])
+@pytest.mark.parametrize(
+    "planned, choices, agreed",
+    [(None, [CHOSEN, OTHER, {}], CHOSEN), (None, [CHOSEN] * 3, CHOSEN), (OTHER, [], OTHER), ({}, [], {})],
+    ids=["all choose differently", "all choose alike", "recorded", "none recorded"],
+)
+def test_all_workers_keep_the_first_ones_channels_apart_or_those_recorded(planned, choices, agreed, allow_mixed):
+    ray = RayOfOneProcess(*choices)
+    plan = Plan(MODEL, "random", "int8", "cpu", OPTIONS, "", "", "", channels_apart=planned)
+    pool = Pool(ray, plan, 3, allow_mixed)
+    settings = pool.open({}, lambda: False)
+    assert settings["channels_apart"] == json.dumps(agreed) and settings["weights_checksum"] == f"of {agreed}"
+    others = len([each for each in choices if each != agreed])
+    assert ray.plans == [planned] * 3 + [agreed] * others and len(ray.ended) == others
+    pool._launch(pool.slots[0])  # one that replaces a lost one
+    assert ray.plans[-1] == agreed
+
+
+def test_a_worker_takes_the_channels_of_the_plan(tmp_path, massive_checkpoint):
+    with SegmentedRun(tmp_path / "out.h5", resume=False) as run:
+        for apart in (None, {}, CHOSEN):
+            planned = plan(run, massive_checkpoint)
+            worker = Worker(dataclasses.replace(planned, precision="int8", channels_apart=apart))
+            found = json.loads(worker.about({})["settings"]["channels_apart"])
+            assert found == apart if apart is not None else 77 in found["layers.3.fc1"]
+
+
+def test_workers_with_other_channels_are_refused_with_mixed_hardware_too():
+    with pytest.raises(RayError, match=r"channels_apart is '{}' on a and 'x' on b: make them alike"):
+        pool_of(allow_mixed=True)._common([about("a", channels_apart="{}"), about("b", channels_apart="x")])
+
+
 def test_workers_that_do_not_start_for_long_are_told_once(monkeypatch, caplog):
     pool, asked = pool_of(), iter([False, False, False, True])
     monkeypatch.setattr(pool, "_ready", lambda _: [])
@@ -408,7 +483,7 @@ def test_workers_that_do_not_start_for_long_are_told_once(monkeypatch, caplog):
     for slot in pool.slots:
         slot.starting = object()
     with pytest.raises(Stopped):
-        list(pool._started(lambda: next(asked), "the GPUs are taken"))
+        list(pool._started(pool.slots, lambda: next(asked), "the GPUs are taken"))
     assert caplog.messages == ["still waiting for 2 of 2 workers to start: the GPUs are taken"]
 
 

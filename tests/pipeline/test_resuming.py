@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import json
 import os
 import re
 
@@ -17,6 +18,8 @@ from tests.store.faulty_disk import FaultyDisk, fault_points
 from virnucpro.data.fasta import Fasta, FastaError
 from virnucpro.data.packing import pack
 from virnucpro.data.tokens import ALPHABET
+from virnucpro.errors import ArgumentError
+from virnucpro.models import apart
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.pipeline import embed as module
 from virnucpro.pipeline import prefetch, provenance
@@ -25,13 +28,14 @@ from virnucpro.pipeline.embed import Stopped, embed_file
 from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.prefetch import BackgroundWriter
 from virnucpro.pipeline.provenance import Place, checksum, compared, engine_digest, meaning_of
-from virnucpro.pipeline.resuming import complete_work
+from virnucpro.pipeline.resuming import complete_work, earlier_settings, recorded_channels
 from virnucpro.store import journal
 from virnucpro.store.committed import read_journal
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import StoreError, WriteError
 from virnucpro.store.formats import TABLE
 from virnucpro.store.place import folder_of
+from virnucpro.store.unfinished import differences, shown
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 PROTEINS = [(f"p{number}", LETTERS[: 3 + 5 * number % 17]) for number in range(12)]
@@ -170,6 +174,124 @@ def test_the_engines_digest_is_that_of_what_the_code_means():
     assert meaning_of("x = 1") != meaning_of("x = 2")
     assert engine_digest("fp32") != engine_digest("bf16")
     assert re.fullmatch("[0-9a-f]{16}", engine_digest("fp32"))
+
+
+def in_int8(weights, **keywords):
+    return load_esm2_model(MODEL, "cpu", precision="int8", weights=weights, **keywords)[0]
+
+
+ABOUT = {"model": MODEL}
+
+
+def test_an_int8_run_goes_on_with_the_channels_that_it_was_begun_with(output, massive_checkpoint, monkeypatch):
+    chosen = in_int8(massive_checkpoint)
+    assert 77 in chosen.channels_apart()["layers.3.fc1"]
+    run(PROTEINS, output.with_name("whole.h5"), chosen, about=ABOUT)
+    with pytest.raises(Stopped):
+        run(PROTEINS[:-1], output, chosen, about=ABOUT, stop=StopAfter(4))
+    monkeypatch.setattr(apart, "LARGEST", 1e9)
+    monkeypatch.setattr(apart, "ROOT_MEAN_SQUARE", 1e9)
+    other = in_int8(massive_checkpoint)
+    assert other.channels_apart() == {}
+    for records in (PROTEINS[:-1], PROTEINS):  # of an unfinished run, and of a complete file
+        with pytest.raises(StoreError, match=r"channels_apart '\{\.*\"layers\.0.* and not '\{\}'"):
+            run(records, output, other, about=ABOUT, resume=True)
+        recorded = recorded_channels(earlier_settings(output), output, MODEL, "int8")
+        assert recorded == chosen.channels_apart()
+        again = in_int8(massive_checkpoint, channels_apart=recorded)
+        assert run(records, output, again, about=ABOUT, resume=True)["resumed_sequences"]
+    assert content(output) == content(output.with_name("whole.h5"))
+    with Embeddings(output) as file:
+        assert file.settings["channels_apart"] == json.dumps(recorded, sort_keys=True)
+
+
+def test_only_int8_has_channels_apart(output, model):
+    run(PROTEINS[:2], output, model, about=ABOUT)
+    settings = earlier_settings(output)
+    assert settings["channels_apart"] == "{}"
+    assert recorded_channels(settings, output, MODEL, "fp32") is None
+    assert recorded_channels(settings, output, MODEL, "int8") is None  # of another precision, which is refused
+    settings = {**settings, "precision": "int8"}
+    assert recorded_channels(settings, output, MODEL, "int8") == {}
+    assert recorded_channels(settings, output, "esm2_t12_35M_UR50D", "int8") is None
+    del settings["channels_apart"]
+    assert recorded_channels(settings, output, MODEL, "int8") is None
+    assert recorded_channels({}, output, MODEL, "int8") is None
+
+
+@pytest.mark.parametrize(
+    "channels, said",
+    [
+        ({"layers.6.fc1": [1]}, f"{MODEL} has no GEMM 'layers.6.fc1'"),
+        ({"layers.0": [1]}, "no GEMM 'layers.0'"),
+        ({"layers.0.fc1": [320]}, r"layers.0.fc1 can have at most 8 different ones of 0 to 319, and not \[320\]"),
+        ({"layers.0.fc2": [1280]}, "0 to 1279"),
+        ({"layers.0.fc1": [-1]}, "and not"),
+        ({"layers.0.fc1": [1, 1]}, "and not"),
+        ({"layers.0.fc1": [*range(9)]}, "and not"),
+        ({"layers.0.fc1": [True]}, "and not"),
+        ({"layers.0.fc1": [1.0]}, "and not"),
+        ({"layers.0.fc1": [[1]]}, "and not"),
+        ({"layers.0.fc1": "1"}, "and not"),
+        ({"layers.0.fc1": 1}, "and not"),
+        ({"layers.0.fc1": None}, "and not"),
+        ([["layers.0.fc1", [1]]], "no mapping"),
+        ("layers.0.fc1", "no mapping"),
+    ],
+    ids=str,
+)
+def test_channels_that_the_model_does_not_have_are_refused(output, channels, said):
+    with pytest.raises(ArgumentError, match=said):
+        in_int8("random", channels_apart=channels)
+    begun = {"model": MODEL, "precision": "int8", "channels_apart": json.dumps(channels)}
+    with pytest.raises(StoreError, match=rf"out\.h5 has no channels_apart to go on with .*{said}.* --force"):
+        recorded_channels(begun, output, MODEL, "int8")
+
+
+DAMAGED = ["", "{", "[" * 100_000, "9" * 5_000, b"\xff", 5, None, h5py.Empty("f8"), np.arange(3), np.float64(2)]
+
+
+@pytest.mark.parametrize("recorded", DAMAGED, ids=lambda each: repr(each)[:9])
+def test_a_record_of_channels_that_is_none_is_refused(output, model, recorded):
+    begun = {"model": MODEL, "precision": "int8", "channels_apart": recorded}
+    with pytest.raises(StoreError, match=r"out\.h5 has no channels_apart to go on with"):
+        recorded_channels(begun, output, MODEL, "int8")
+    if recorded is None:
+        return
+    run(PROTEINS[:2], output, model)
+    with h5py.File(output, "r+") as file:
+        file.attrs["channels_apart"] = recorded if len(repr(recorded)) < 9_999 else "long"
+    with pytest.raises(StoreError, match=r"was made with channels_apart .* and not '\{\}'"):
+        run(PROTEINS[:2], output, model, resume=True)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-9, 400) | st.floats() | st.sampled_from(["layers.5.fc2", "fc1"]),
+        lambda each: st.lists(each, max_size=9) | st.dictionaries(st.sampled_from(["layers.0.fc1", "x"]), each),
+    )
+)
+def test_whatever_is_recorded_of_channels_can_be_loaded_or_is_refused(value):
+    begun = {"model": MODEL, "precision": "int8", "channels_apart": json.dumps(value)}
+    try:
+        found = recorded_channels(begun, "out.h5", MODEL, "int8")
+    except StoreError:
+        return
+    assert found == value and all(0 <= at < 320 for each in found.values() for at in each)
+
+
+def test_long_settings_are_told_where_they_differ():
+    one = {f"layers.{layer}.fc1": [1, 2, 3] for layer in range(48)}
+    texts = shown(json.dumps(one), json.dumps(one | {"layers.30.fc1": [1, 7, 3]}))
+    assert all(len(text) <= 106 and '"layers.30.fc1": [1, ' in text for text in texts)
+    assert "[1, 2, 3]" in texts[0] and "[1, 7, 3]" in texts[1]
+    assert shown("a", 5) == ("'a'", "5")
+    assert differences(
+        {"a": 1, "b": np.arange(2), "c": "x"}, {"a": np.int64(1), "b": np.arange(2), "c": None}
+    ) == [
+        "b",
+        "c",
+    ]
 
 
 TYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.float8_e4m3fn, torch.int64]

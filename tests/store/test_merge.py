@@ -207,6 +207,18 @@ def test_parts_of_other_hardware_need_leave_which_is_recorded(fasta, model, tmp_
         assert file.settings["device"] == " | ".join(sorted([device, "another GPU"]))
 
 
+@pytest.mark.parametrize("allow_mixed", [False, True])
+def test_parts_with_other_channels_apart_are_refused_whatever_is_allowed(fasta, model, tmp_path, allow_mixed):
+    parts = made(fasta, model, 3)
+    other = tmp_path / "1.h5"
+    other.write_bytes(parts[0].read_bytes())
+    with h5py.File(other, "r+") as file:
+        file.attrs.update({"device": "another GPU", "channels_apart": '{"layers.0.fc1": [7]}'})
+    said = refused(tmp_path, [other, *parts[1:]], allow_mixed=allow_mixed)
+    assert """channels_apart '{}' and not '{"layers.0.fc1": [7]}'""" in said
+    assert said.endswith("embed that shard again with the same settings, on the same hardware")
+
+
 def test_an_output_is_not_replaced_unless_it_may_be(fasta, model, tmp_path):
     parts = made(fasta, model, 3)
     (tmp_path / "out.h5").write_text("mine")

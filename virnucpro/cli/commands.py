@@ -39,12 +39,13 @@ def embed_input(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, sk
             f"a shard is a part in the format h5, and {chosen.output} would be {format.name}: name a .h5 file; "
             "virnucpro merge makes other formats of the parts"
         )
-    check_output(chosen.output, chosen.resume, chosen.force, reads, format.is_folder)
+    output = check_output(chosen.output, chosen.resume, chosen.force, reads, format.is_folder)
     give_back_freed_memory()
     with Fasta(*chosen.input) as fasta:
         from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
         from virnucpro.pipeline.embed import embed_file
         from virnucpro.pipeline.options import Options
+        from virnucpro.pipeline.resuming import earlier_settings, recorded_channels
         from virnucpro.pipeline.shards import Shard
 
         options = Options(
@@ -88,7 +89,14 @@ def embed_input(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, sk
             return {"output": str(chosen.output), "seconds": round(time.perf_counter() - began, 3), **summary}
         device = None if chosen.device == "auto" else chosen.device
         precision = recommended_precision(device) if chosen.precision == "auto" else chosen.precision
-        model, _ = load_esm2_model(chosen.model, device, precision=precision, weights=chosen.weights)
+        begun = earlier_settings(output) if chosen.resume else {}
+        model, _ = load_esm2_model(
+            chosen.model,
+            device,
+            precision=precision,
+            weights=chosen.weights,
+            channels_apart=recorded_channels(begun, output, chosen.model, precision),
+        )
         loaded = time.perf_counter()
         with stop.on_signals(), Progress() as progress:
             summary = embed_file(

@@ -8,12 +8,13 @@ stand out apart, in 16 bits; see `quantised`.
 import random
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from virnucpro.data.packing import Pack, make_pack
 from virnucpro.data.tokens import RESIDUES, encode
 from virnucpro.models.esm2 import GEMMS
-from virnucpro.models.layerwise import LayerByLayer, fp32_layer
+from virnucpro.models.layerwise import LayerByLayer, layer_of
 from virnucpro.models.linear import Linear
 from virnucpro.models.weights import Weights
 
@@ -47,43 +48,62 @@ def calibration() -> Pack:
 
 
 class Probe(Linear):
-    """An FP32 GEMM that notes which of its input's channels stand out."""
+    """A GEMM that notes how large its input's channels are."""
 
-    found: list[int]
+    sizes: tuple[Tensor, Tensor]
 
     def forward(self, x: Tensor) -> Tensor:
         """As `Linear.forward`."""
-        self.found = standing_out(x)
+        self.sizes = sizes(x)
         return super().forward(x)
 
     def gelu(self, x: Tensor) -> Tensor:
         """As `Linear.gelu`."""
-        self.found = standing_out(x)
+        self.sizes = sizes(x)
         return super().gelu(x)
 
     def add_to_(self, residual: Tensor, x: Tensor) -> None:
         """As `Linear.add_to_`."""
-        self.found = standing_out(x)
+        self.sizes = sizes(x)
         super().add_to_(residual, x)
 
 
-def standing_out(x: Tensor) -> list[int]:
-    """The channels of ``[T, K]`` that stand out, at most `MOST`."""
-    found: set[int] = set()
-    for size, times in ((x.abs().amax(0), LARGEST), (x.square().mean(0).sqrt(), ROOT_MEAN_SQUARE)):
-        largest, channels = size.topk(MOST + 1)
-        found.update(channels[:MOST][largest[:MOST] >= times * largest[MOST]].tolist())
-    return sorted(sorted(found, key=lambda channel: -float(x[:, channel].abs().max()))[:MOST])
+def sizes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest magnitudes and root mean squares of the channels of ``[T, K]``, the `MOST` + 1 largest of each.
+
+    FP64 ``[2, MOST + 1]``, and which channels they are of.
+    """
+    x = x.float()
+    both = torch.stack((x.abs().amax(0), torch.linalg.vector_norm(x, dim=0) * len(x) ** -0.5))
+    largest, channels = both.topk(MOST + 1)
+    return largest.double(), channels.double()
+
+
+def standing_out(largest: list[list[float]], channels: list[list[float]]) -> list[int]:
+    """The channels that stand out, of what `sizes` found, at most `MOST`: first those with the largest magnitudes."""
+    found = [
+        int(channel)
+        for size, of, times in zip(largest, channels, (LARGEST, ROOT_MEAN_SQUARE), strict=True)
+        for channel, each in zip(of[:MOST], size, strict=False)
+        if each >= times * size[MOST]  # not where that is NaN
+    ]
+    return sorted(list(dict.fromkeys(found))[:MOST])
 
 
 class Chooser:
-    """Finds the channels apart, layer by layer, as the layers' values are loaded."""
+    """Finds the channels apart, layer by layer, as the layers' values are loaded.
 
-    def __init__(self, weights: Weights, embedding: Tensor, proteins: Pack | None = None):
-        self._weights, self._passing = weights, LayerByLayer(weights, embedding, [proteins or calibration()])
+    It computes in `dtype`, the type of the model's activations; `embedding`: the tokens', of `weights`.
+    """
+
+    def __init__(self, weights: Weights, embedding: Tensor, dtype: torch.dtype, proteins: Pack | None = None):
+        self._weights, self._dtype = weights, dtype
+        self._passing = LayerByLayer(weights, embedding.to(dtype), [proteins or calibration()])
 
     def next_layer(self, values: dict[str, Tensor]) -> dict[str, list[int]]:
         """Of the next layer's GEMMs, by name; `values` are its FP32 values, which stay as they are."""
-        layer = fp32_layer(self._weights, values, Probe)
+        layer = layer_of(self._weights, values, Probe, self._dtype)
         self._passing.through(layer)
-        return {name: layer.get_submodule(name).found for name in GEMMS}  # type: ignore[misc]
+        gemms = [layer.get_submodule(name) for name in GEMMS]
+        found = torch.stack([torch.stack(gemm.sizes) for gemm in gemms if isinstance(gemm, Probe)]).tolist()
+        return {name: standing_out(*both) for name, both in zip(GEMMS, found, strict=True)}

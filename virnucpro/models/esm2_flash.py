@@ -1,15 +1,16 @@
 """Load ESM-2: a checkpoint, or random weights of the same architecture, in a chosen precision."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from virnucpro.data.tokens import BatchConverter
 from virnucpro.errors import ArgumentError
-from virnucpro.models.apart import Channels, Chooser
+from virnucpro.models.apart import MOST, Channels, Chooser
 from virnucpro.models.checkpoint import CheckpointError
-from virnucpro.models.esm2 import ESM2, SHAPES
+from virnucpro.models.esm2 import ESM2, GEMMS, SHAPES
 from virnucpro.models.linear import parameter
 from virnucpro.models.precision import PRECISIONS, auto_precision, unsupported_reason
 from virnucpro.models.weights import Weights
@@ -45,9 +46,9 @@ def load_esm2_model(
         by default they are measured.
 
     Returns ``(model, batch_converter)``: the model on the device, in evaluation mode, without gradients.
-    Raises ValueError for an unknown model, precision or device, or a device that lacks the precision,
-    RuntimeError for ``int8`` on a CPU that computes it wrongly, and
-    CheckpointError for a checkpoint that is missing, corrupt or of another model.
+    Raises ValueError for an unknown model, precision or device, a device that lacks the precision, or channels
+    that the model lacks, RuntimeError for ``int8`` on a CPU that computes it wrongly, and CheckpointError for a
+    checkpoint that is missing, corrupt or of another model.
     """
     if model_name not in SHAPES:
         raise ArgumentError(f"unknown model {model_name!r}; ESM-2 comes as {', '.join(SHAPES)}")
@@ -59,6 +60,7 @@ def load_esm2_model(
         raise ArgumentError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
     device = find_device(device)
     check_precision(precision, device)
+    check_channels({} if channels_apart is None else channels_apart, model_name)
 
     values = Weights(model_name, weights, seed, device)
     with torch.device("meta"):
@@ -68,7 +70,7 @@ def load_esm2_model(
     embedding = values.of("embed_tokens")["weight"]
     model.embed_tokens.weight = parameter(embedding.to(dtype))
     measures = how.matmul == "int8" and channels_apart is None
-    chooser = Chooser(values, embedding) if measures else None
+    chooser = Chooser(values, embedding, dtype) if measures else None
     for index, layer in enumerate(model.layers):  # one at a time: its FP32 values are all that is held beside it
         of_layer = values.of(f"layers.{index}")
         apart = chooser.next_layer(of_layer) if chooser else within(channels_apart or {}, f"layers.{index}.")
@@ -77,6 +79,28 @@ def load_esm2_model(
         setattr(model.emb_layer_norm_after, leaf, parameter(each.to(dtype)))
     model.eval()
     return model, BatchConverter()
+
+
+def check_channels(channels: Any, model_name: str) -> None:
+    """Raise ArgumentError unless these are input channels of the model's GEMMs, at most `MOST` of each."""
+    if not isinstance(channels, Mapping):
+        raise ArgumentError(f"channels apart: {repr(channels)[:80]} is no mapping of GEMMs to channels")
+    shape = SHAPES[model_name]
+    layers = [f"layers.{index}." for index in range(shape.layers)]
+    inputs = {layer + name: shape.dim * (4 if name == "fc2" else 1) for layer in layers for name in GEMMS}
+    for name, each in channels.items():
+        if name not in inputs:
+            raise ArgumentError(f"channels apart: {model_name} has no GEMM {repr(name)[:80]}")
+        if not (
+            isinstance(each, Sequence)
+            and len(each) <= MOST
+            and all(isinstance(at, int) and not isinstance(at, bool) and 0 <= at < inputs[name] for at in each)
+            and len(set(each)) == len(each)
+        ):
+            raise ArgumentError(
+                f"channels apart: {name} can have at most {MOST} different ones of 0 to {inputs[name] - 1}, "
+                f"and not {repr(each)[:80]}"
+            )
 
 
 def within(channels: Channels, prefix: str) -> dict[str, Sequence[int]]:

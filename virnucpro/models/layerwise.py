@@ -1,4 +1,4 @@
-"""FP32 through a model whose layers are there one at a time: what memory does not hold as a whole."""
+"""Through a model whose layers are there one at a time, where memory does not hold it, or while it is loaded."""
 
 import os
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from virnucpro.models.weights import Weights
 
 
 class LayerByLayer:
-    """The residual of packs on its way through a model, in FP32 on the device of `weights`.
+    """The residual of packs on its way through a model, on the device of `weights`.
 
-    `embedding`: the tokens', FP32, taken from `weights`.
+    `embedding`: the tokens', taken from `weights`, in the type of the layers, FP32 or 16 bits.
     """
 
     @torch.no_grad()
@@ -36,7 +36,7 @@ class LayerByLayer:
 
     @torch.no_grad()
     def through(self, layer: Layer) -> None:
-        """Through the next layer, which is in FP32."""
+        """Through the next layer."""
         with float32_products("ieee"):
             attention, feed_forward = layer.self_attn.out_proj.bias, layer.fc2.bias
             for x, rotary, cu_seqlens, longest in self.packs:
@@ -53,11 +53,13 @@ class LayerByLayer:
         return [layer_norm(x, self.biases.float(), norm) for x, *_ in self.packs]
 
 
-def fp32_layer(weights: Weights, values: dict[str, Tensor], linear: type[Linear] = Linear) -> Layer:
-    """A layer of these FP32 values, with which it shares memory."""
+def layer_of(
+    weights: Weights, values: dict[str, Tensor], linear: type[Linear] = Linear, dtype: torch.dtype = torch.float32
+) -> Layer:
+    """A layer of these FP32 values, in a type; in FP32 it shares their memory."""
     with torch.device("meta"):
         layer = Layer(weights.shape, linear, weights.constants.norm_eps)
-    layer.load_(dict(values), torch.float32)
+    layer.load_(dict(values), dtype)
     return layer
 
 
@@ -75,5 +77,5 @@ def representations(
     values = Weights(model_name, weights, seed, torch.device(device))
     passing = LayerByLayer(values, values.of("embed_tokens")["weight"], packs)
     for index in range(values.shape.layers):
-        passing.through(fp32_layer(values, values.of(f"layers.{index}")))
+        passing.through(layer_of(values, values.of(f"layers.{index}")))
     return [each.cpu() for each in passing.representations(values)]

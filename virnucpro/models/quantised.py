@@ -30,30 +30,30 @@ SMALLEST_MAXIMUM = 2.0**-100
 SMALLEST_BESIDE = 2.0**-40
 """The same beside channels apart: those over the scale must be finite, too. A row of zeros gets its scale."""
 
-WIDTHS = (4, 8)
-"""As how many channels kernels take those that are apart; the digits of what is filled up are 0."""
+FOUR = 4
+"""So many channels at a time kernels take, as 16 digits; the digits of what is filled up are 0."""
 
 
 class Quantised(NamedTuple):
     """`values` ``[T, K]`` of an 8-bit type with FP32 `scales` ``[T]``; they mean ``values * scales[:, None]``.
 
-    `digits` ``[T, 4 A]``: of the channels apart, over the scales; see `digits_of`. None where there are none.
+    `apart`: the channels apart over the scales, FP32 ``[T, A]``, or from a kernel their digits; None without any.
     """
 
     values: Tensor
     scales: Tensor
-    digits: Tensor | None = None
+    apart: Tensor | None = None
 
 
-def quantise(x: Tensor, dtype: torch.dtype, apart: Tensor | None = None, of_weight: bool = False) -> Quantised:
+def quantise(x: Tensor, dtype: torch.dtype, apart: Tensor | None = None) -> Quantised:
     """`x` ``[T, K]`` in 8 bits, by plain operators. FP32 `x` is used as scratch space.
 
-    `apart`: int64, the channels to keep apart; `of_weight`: the order of their digits.
+    `apart`: int64 ``[A]``, the channels to keep apart.
     """
     x = x.float()
     aside = None
     if apart is not None:
-        aside = F.pad(x[:, apart], (0, width_for(len(apart)) - len(apart)))
+        aside = x[:, apart]
         x.index_fill_(1, apart, 0.0)
     largest = torch.maximum(x.amax(-1), x.amin(-1).neg_())  # of magnitudes; NaN where there is one
     limit = torch.full_like(largest, LIMITS[dtype])  # a plain number would be divided by as a product
@@ -63,22 +63,20 @@ def quantise(x: Tensor, dtype: torch.dtype, apart: Tensor | None = None, of_weig
         scales.masked_fill_(largest == 0, 0.0)
     x = x.mul_(inverse)
     values = (x.round_() if dtype == torch.int8 else x).to(dtype)
-    return Quantised(values, scales, None if aside is None else digits_of(aside * inverse, of_weight))
+    return Quantised(values, scales, None if aside is None else aside.mul_(inverse))
 
 
-def digits_of(x: Tensor, of_weight: bool) -> Tensor:
+def digits_of(x: Tensor, of_weight: bool, together: int = FOUR) -> Tensor:
     """FP32 ``[R, A]`` as BF16 ``[R, 4 A]``: high, high, low, low; of a weight high, low, high, low.
 
-    ``high + low`` is the number up to 2^-16 of it: a row times a weight's row is the product of the numbers.
+    ``high + low`` is the number up to 2^-16 of it: a row times a weight's row is the product of the numbers. So many
+    channels stand `together`; the last ones are filled up with 0.
     """
+    x = F.pad(x, (0, -x.shape[1] % together))
     high = x.bfloat16()
     low = (x - high.float()).bfloat16()
-    return torch.cat((high, low, high, low) if of_weight else (high, high, low, low), dim=1)
-
-
-def width_for(channels: int) -> int:
-    """As how many channels kernels take so many that are apart."""
-    return next(width for width in WIDTHS if channels <= width)
+    order = (high, low, high, low) if of_weight else (high, high, low, low)
+    return torch.stack([part.unflatten(1, (-1, together)) for part in order], dim=2).flatten(1)
 
 
 class EightBitLinear(Linear):
@@ -126,13 +124,15 @@ class Int8Linear(EightBitLinear):
     """INT8 with sums in INT32: Triton kernels on a GPU, oneDNN's product (`torch._int_mm`) on the CPU.
 
     `channels`: int64, the input channels apart. Where there are some, `digits` ``[outputs, 4 A]`` are their
-    weights over the scales, and `weight` is 0 there. `kept` ``[inputs]`` and `places` say the same to kernels.
+    weights over the scales, and `weight` is 0 there. `kept` ``[inputs]`` and `places` say the same to kernels,
+    `columns` are the digits for the CPU, FP32 ``[4 A, outputs]``.
     """
 
     format = torch.int8
     channels: Tensor
     kept: Tensor
     places: Tensor
+    columns: Tensor
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs)
@@ -149,22 +149,25 @@ class Int8Linear(EightBitLinear):
             super().load_(values, bias, dtype)
             return
         inputs = values.shape[1]
-        quantised = quantise(values, self.format, self.channels, of_weight=True)
-        assert quantised.digits is not None
+        quantised = quantise(values, self.format, self.channels)
+        assert quantised.apart is not None
         self.weight, self.weight_scales = parameter(quantised.values), parameter(quantised.scales)
-        self.digits = parameter(quantised.digits)
+        self.digits = parameter(digits_of(quantised.apart, True))
         self.bias = parameter(bias.to(dtype))
         kept = torch.ones(inputs, dtype=torch.float16, device=values.device).index_fill_(0, self.channels, 0.0)
-        places = F.pad(self.channels.int(), (0, width_for(len(apart)) - len(apart)), value=-1)
+        places = F.pad(self.channels.int(), (0, -len(apart) % FOUR), value=-1)
+        columns = digits_of(quantised.apart, True, len(apart)).float().t().contiguous()
         self.register_buffer("kept", kept, persistent=False)
         self.register_buffer("places", places, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
 
     def plain_weight(self) -> Tensor:
         """The weight that `forward` stands for, in FP32."""
         plain = super().plain_weight()
         if self.digits is not None:
-            high, low, *_ = self.digits.float().chunk(4, dim=1)
-            plain[:, self.channels] = ((high + low) * self.weight_scales[:, None])[:, : len(self.channels)]
+            digits = self.digits.float().unflatten(1, (-1, 4, FOUR))
+            aside = (digits[:, :, 0] + digits[:, :, 1]).flatten(1) * self.weight_scales[:, None]
+            plain[:, self.channels] = aside[:, : len(self.channels)]
         return plain
 
     def normed(self, x: Tensor, offset: Tensor, norm: nn.LayerNorm) -> Quantised:  # type: ignore[override]
@@ -226,15 +229,14 @@ class Int8Linear(EightBitLinear):
 
     def both(self, x: Quantised) -> tuple[Tensor, Tensor] | None:
         """The digits of an operand and of the weight; None where no channel is apart."""
-        return None if self.digits is None or x.digits is None else (x.digits, self.digits)
+        return None if self.digits is None or x.apart is None else (x.apart, self.digits)
 
     def row_scaled(self, x: Quantised) -> Tensor:
         """The sums times each token's scale: FP32 ``[T, outputs]``."""
         sums = torch._int_mm(x.values, self.weight.t())
         product = sums.view(torch.float32).copy_(sums)  # in the same memory, number for number
-        both = self.both(x)
-        if both is not None:  # exact in whatever way FP32 products are computed: BF16 holds these numbers
-            product.addmm_(both[0].float(), both[1].float().t())
+        if x.apart is not None:  # exact however FP32 products are computed: BF16 holds the digits
+            product.addmm_(digits_of(x.apart, False, len(self.channels)).float(), self.columns)
         return product.mul_(x.scales[:, None])
 
 

@@ -225,10 +225,7 @@ def whole_number(value: Any, name: str, source: Path) -> int:
 
 def shown(value: Any) -> str:
     """What a configuration has in the place of something else, in few letters."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python prints no number of more than 4,300 digits
-        return "a number too long to print"
+    return reprlib.repr(value)
 
 
 def described(value: Any) -> str:

@@ -26,7 +26,7 @@ from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.pool import ALLOW_MIXED, DoneByWorkers, Pool, Task
 from virnucpro.pipeline.prefetch import ReadAhead
 from virnucpro.pipeline.provenance import Place, changed, compared
-from virnucpro.pipeline.resuming import Stopped, complete_work, earlier_settings, until
+from virnucpro.pipeline.resuming import Stopped, complete_work, earlier_settings, recorded_channels, until
 from virnucpro.pipeline.shards import Numbered, numbered
 from virnucpro.pipeline.worker import Engine, ESM2Engine, Plan, compact
 from virnucpro.store.committed import Committed
@@ -77,7 +77,8 @@ def embed_with_ray(
         complete = resume and run.begun is None and output.exists()
         known = earlier_settings(output) if resume else {}
         kind, count = resources(ray, device, 1 if complete else workers)
-        plan = Plan(model, weights, precision, kind, options, run.folder, run.segments, run.proof, engine)
+        apart = recorded_channels(known, output, model, precision)
+        plan = Plan(model, weights, precision, kind, options, run.folder, run.segments, run.proof, engine, apart)
         reader = ProteinReader(fasta, options.max_length, options.chunk, options.strict, on_skip)
         pool = Pool(ray, plan, count, allow_mixed)
         try:

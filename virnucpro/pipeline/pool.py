@@ -1,12 +1,14 @@
 """The workers of a run: a Ray actor for each GPU, replaced where one dies, and the blocks that they have."""
 
 import contextlib
+import dataclasses
+import json
 import logging
 import math
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +17,12 @@ from virnucpro.names import NOT_FINITE
 from virnucpro.pipeline import worker
 from virnucpro.pipeline.cluster import RayError
 from virnucpro.pipeline.embed import Done
-from virnucpro.pipeline.provenance import Place, version_of
+from virnucpro.pipeline.provenance import CHANNELS_APART, Place, version_of
 from virnucpro.pipeline.resuming import Stopped
 from virnucpro.pipeline.worker import CompactPack, Plan, Worker
 from virnucpro.store.merge import HARDWARE, mixed
 from virnucpro.store.segments import Block
+from virnucpro.store.unfinished import shown
 
 BLOCKS_AHEAD = 3  # of a worker: one computed, one received, one being put on disk
 LOSSES_IN_A_ROW = 5  # workers lost without a block being done in between, after which the fault is not theirs
@@ -100,37 +103,52 @@ class Pool:
     def open(self, begun: Mapping[str, Any], stop: Callable[[], bool]) -> dict[str, Any]:
         """Start the workers, and settle what they have in common; Stopped where `stop` says so meanwhile."""
         self._begun = begun
-        for slot in self.slots:
-            self._launch(slot)
-        for slot, about in self._started(stop, "other programs may have the Ray cluster's GPUs or cores"):
-            slot.about = about
+        self._open(self.slots, stop)
+        self._open(self._without_the_channels(), stop)
         found = [slot.about for slot in self.slots]
         self.shape = tuple(found[0]["shape"])
         self._settings = self._common(found)
         return self._settings
+
+    def _open(self, slots: Sequence[Slot], stop: Callable[[], bool]) -> None:
+        for slot in slots:
+            self._launch(slot)
+        for slot, about in self._started(slots, stop, "other programs may have the Ray cluster's GPUs or cores"):
+            slot.about = about
+
+    def _without_the_channels(self) -> list[Slot]:
+        """The workers whose model keeps other channels apart than the first one's, which is the plan from now on.
+
+        They are ended: one that starts again, now or when another is lost, does not choose.
+        """
+        agreed = self.slots[0].about["settings"].get(CHANNELS_APART)
+        if agreed is not None:
+            self._plan = dataclasses.replace(self._plan, channels_apart=json.loads(agreed))
+        others = [slot for slot in self.slots if slot.about["settings"].get(CHANNELS_APART) != agreed]
+        for slot in others:
+            self._ray.kill(slot.actor)
+        return others
 
     def start(self, settings: Mapping[str, Any], stop: Callable[[], bool]) -> None:
         """Have the workers take the settings; Stopped where `stop` says so meanwhile."""
         self._settings = dict(settings)
         for slot in self.slots:
             slot.starting = slot.actor.start.remote(self._settings)
-        for slot, _ in self._started(stop, "they load and warm up"):
+        for slot, _ in self._started(self.slots, stop, "they load and warm up"):
             slot.starting = None
         for slot in self.slots:
             slot.began = time.perf_counter()
 
-    def _started(self, stop: Callable[[], bool], reason: str) -> Iterator[tuple[Slot, Any]]:
+    def _started(self, slots: Sequence[Slot], stop: Callable[[], bool], reason: str) -> Iterator[tuple[Slot, Any]]:
         """Each worker with what its start returned, as they come; `reason`: told where that takes long."""
-        waiting = {slot.starting: slot for slot in self.slots}
+        waiting = {slot.starting: slot for slot in slots}
         told_at = time.monotonic() + LONG_SECONDS
         while waiting:
             if stop():
                 raise Stopped
             if time.monotonic() >= told_at:
                 told_at = math.inf
-                logger.warning(
-                    "still waiting for %d of %d workers to start: %s", len(waiting), len(self.slots), reason
-                )
+                logger.warning("still waiting for %d of %d workers to start: %s", len(waiting), len(slots), reason)
             for ref in self._ready(waiting):
                 slot = waiting.pop(ref)
                 yield slot, self._result(ref, slot)
@@ -273,9 +291,9 @@ class Pool:
                 then = first["settings"].get(name)
                 if then != now and name not in may_differ:
                     remedy = "use --allow-mixed, which is recorded" if name in HARDWARE else "make them alike"
+                    was, is_ = shown(then, now)
                     raise RayError(
-                        f"workers differ: {name} is {then!r} on {first['host']} and {now!r} on {each['host']}: "
-                        + remedy
+                        f"workers differ: {name} is {was} on {first['host']} and {is_} on {each['host']}: {remedy}"
                     )
         settings = {**first["settings"], "token_budget": min(each["settings"]["token_budget"] for each in workers)}
         if self._allow_mixed:

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib.resources
 import itertools
+import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,9 +32,12 @@ from virnucpro.store.unfinished import check_same
 RECORDED = ("weights", "rotary_frequencies", "virnucpro")
 """What an output tells and need not be the same when it is continued: `weights_checksum` and `engine` must."""
 
+CHANNELS_APART = "channels_apart"
+"""The setting that tells, in JSON, the channels that INT8 keeps apart: a run that is continued does not choose."""
+
 NOT_IN_ROWS = (
-    *("checkpoint.py", "esm2_flash.py", "fair_esm_form.py", "huggingface.py", "layerwise.py"),
-    *("precision.py", "stored.py", "token_budget.py", "weights.py"),
+    *("apart.py", "checkpoint.py", "esm2_flash.py", "fair_esm_form.py", "huggingface.py"),
+    *("layerwise.py", "precision.py", "stored.py", "token_budget.py", "weights.py"),
 )
 """Of `virnucpro.models`, what does not compute: its results are the weights and other settings."""
 COMPUTING = ("data/tokens.py", "data/packing.py", "pipeline/async_inference.py")
@@ -63,6 +67,7 @@ def settings_of(model: ESM2, options: Options, begun: Mapping[str, Any]) -> dict
         "precision": model.precision,
         "weights_checksum": checksum(model, model.constants),
         "rotary_frequencies": "of the checkpoint" if model.constants.stored else "computed",
+        CHANNELS_APART: json.dumps(model.channels_apart(), sort_keys=True),
         "pool": options.pool,
         "layers": [layer_index(model, layer) for layer in options.layers],
         "max_length": options.max_length,

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.data.packing import Pack
-from virnucpro.pipeline.provenance import Place, added, check_complete, compared, remaining
+from virnucpro.models.apart import Channels
+from virnucpro.models.esm2_flash import check_channels
+from virnucpro.pipeline.provenance import CHANNELS_APART, Place, added, check_complete, compared, remaining
 from virnucpro.store.committed import Committed
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import StoreError
@@ -44,6 +46,25 @@ def earlier_settings(output: Path) -> Mapping[str, Any]:
         return {}
     with Embeddings(output) as complete:
         return complete.settings
+
+
+def recorded_channels(begun: Mapping[str, Any], output: Path, model: str, precision: str) -> Channels | None:
+    """The channels apart of a run of `output`, whose settings are `begun`, for ``load_esm2_model``.
+
+    None where it has none to tell, or is of another model or precision, which is refused later. Raises StoreError
+    for what are no channels of the model.
+    """
+    then = str(begun.get("model")), str(begun.get("precision"))
+    if then != (model, precision) or precision != "int8" or CHANNELS_APART not in begun:
+        return None
+    try:
+        channels: Channels = json.loads(begun[CHANNELS_APART])
+        check_channels(channels, model)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StoreError(
+            f"{output} has no {CHANNELS_APART} to go on with ({error}): begin anew with --force"
+        ) from error
+    return channels
 
 
 def begin(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from virnucpro.data.packing import Pack, pack
+from virnucpro.models.apart import Channels
 from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
 from virnucpro.pipeline.async_inference import AsyncInferenceRunner, InferenceResult
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
@@ -69,7 +70,13 @@ class ESM2Engine:
                 "and that its PyTorch is a CUDA build"
             )
         precision = recommended_precision(plan.device) if plan.precision == "auto" else plan.precision
-        self._model, _ = load_esm2_model(plan.model, plan.device, precision=precision, weights=plan.weights)
+        self._model, _ = load_esm2_model(
+            plan.model,
+            plan.device,
+            precision=precision,
+            weights=plan.weights,
+            channels_apart=plan.channels_apart,
+        )
         self._options = plan.options
         self._runner = runner_for(self._model, plan.options)
         self.shape = shape_of_row(self._model, plan.options)
@@ -100,7 +107,7 @@ class Plan:
 
     `model`, `weights`, `precision`: as for `load_esm2_model`, or ``auto``. `device`: ``cuda`` or ``cpu``.
     `folder`: the run's; workers write under `segments`, and find `proof` there if they share it. `engine` makes
-    what embeds.
+    what embeds. `channels_apart`: as for `load_esm2_model`.
     """
 
     model: str
@@ -112,6 +119,7 @@ class Plan:
     segments: Path
     proof: str
     engine: Callable[["Plan"], Engine] = ESM2Engine
+    channels_apart: Channels | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from virnucpro.store.hdf5 import FORMAT, reading, write_datasets
 from virnucpro.store.per_protein import checked
 from virnucpro.store.rows import RowSource
 from virnucpro.store.staging import Staging, size_of
-from virnucpro.store.unfinished import begun_settings, check_output, remove
+from virnucpro.store.unfinished import begun_settings, check_output, differences, differing_values, remove
 
 BLOCKS = "blocks"
 """The dataset of a part that says of each of its blocks how many sequences of the input come before it, and how
@@ -205,14 +205,16 @@ def check_same_run(
     first: Path, then: dict[str, Any], path: Path, now: dict[str, Any], may_differ: Sequence[str]
 ) -> None:
     """Raise StoreError where two parts are not of one input and one setting."""
-    differing = [name for name in {**then, **now} if name not in may_differ and then.get(name) != now.get(name)]
+    differing = [name for name in differences(then, now) if name not in may_differ]
     if "input_digest" in differing or "input_sequences" in differing:
         raise StoreError(f"{path} is of another input than {first}: embed that shard again from the same input")
     if differing:
-        pairs = ", ".join(f"{name} {now.get(name)!r} and not {then.get(name)!r}" for name in differing)
+        pairs = differing_values(differing, now, then)
         remedy = "embed that shard again with the same settings"
         if set(differing) <= set(HARDWARE):
             remedy += ", or merge with --allow-mixed, which is recorded"
+        if "channels_apart" in differing:
+            remedy += ", on the same hardware"  # which decides where a channel just stands out
         raise StoreError(f"{path} was made with {pairs}, unlike {first}: {remedy}")
 
 

@@ -19,7 +19,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from virnucpro.models.kernels.quantise import INTERPRETED, gelu
 
 Digits = tuple[Tensor, Tensor]
-"""BF16 ``[T, W]`` and ``[N, W]``, W at least 16 and a power of two, whose product is added to the sums."""
+"""BF16 ``[T, W]`` and ``[N, W]``, W a multiple of 16, whose product is added to the sums."""
 
 
 @dataclass(frozen=True)
@@ -92,18 +92,40 @@ def scaled(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def load_digits(digits, row, rows, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Rows of ``[rows, WIDTH]``."""
-    place = digits + row.to(tl.int64)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-    return tl.load(place, mask=(row < rows)[:, None], other=0.0)
+def load_digits(digits, row, rows, FIRST: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """16 columns of rows of ``[rows, WIDTH]``, from `FIRST` on."""
+    place = digits + row.to(tl.int64)[:, None] * WIDTH + FIRST + tl.arange(0, 16)[None, :]
+    x = tl.load(place, mask=(row < rows)[:, None], other=0.0)
+    if INTERPRETED:  # which multiplies no BF16
+        x = x.to(tl.float32)
+    return x
 
 
 @triton.jit
-def with_digits(sums, x, w):  # type: ignore[no-untyped-def]
+def with_digits(  # type: ignore[no-untyped-def]
+    sums, a_digits, w_digits, row, tokens, column, N: tl.constexpr, WIDTH: tl.constexpr
+):
     """The sums in FP32, and the products of the channels apart, which are in units of the scales."""
-    if INTERPRETED:  # which multiplies no BF16
-        x, w = x.to(tl.float32), w.to(tl.float32)
-    return tl.dot(x, w.T, sums.to(tl.float32))
+    sums = sums.to(tl.float32)
+    for first in tl.static_range(0, WIDTH, 16):
+        x = load_digits(a_digits, row, tokens, first, WIDTH)
+        sums = tl.dot(x, load_digits(w_digits, column, N, first, WIDTH).T, sums)
+    return sums
+
+
+@triton.jit
+def prefetch(digits, row, rows, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Ask for rows of digits, which are needed after the sums."""
+    if not INTERPRETED:
+        places = digits + tl.minimum(row, rows - 1).to(tl.int64) * WIDTH
+        tl.inline_asm_elementwise(
+            "prefetch.global.L1 [$1]; mov.b32 $0, 0;",
+            "=r,l",
+            [places.to(tl.int64)],
+            tl.int32,
+            is_pure=False,
+            pack=1,
+        )
 
 
 @triton.jit
@@ -142,14 +164,16 @@ def hopper_kernel(  # type: ignore[no-untyped-def]
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, PROGRAMS, flatten=True):
         m, n = place_of(tile, tiles_m, tiles_n)
         sums = tl.zeros((ROWS, COLUMNS), dtype=SUMS)
+        if WIDTH:
+            prefetch(a_digits, m * ROWS + tl.arange(0, ROWS), tokens, WIDTH)
+            prefetch(w_digits, n * COLUMNS + tl.arange(0, COLUMNS), N, WIDTH)
         for k in range(tl.cdiv(K, DEPTH)):
             rows, columns = a.load([m * ROWS, k * DEPTH]), w.load([n * COLUMNS, k * DEPTH])
             sums = tl.dot(rows, columns.T, sums, out_dtype=SUMS)
         row = m * ROWS + tl.arange(0, ROWS)
         if WIDTH:
             column = n * COLUMNS + tl.arange(0, COLUMNS)
-            x = load_digits(a_digits, row, tokens, WIDTH)
-            sums = with_digits(sums, x, load_digits(w_digits, column, N, WIDTH))
+            sums = with_digits(sums, a_digits, w_digits, row, tokens, column, N, WIDTH)
         a_scale = tl.load(a_scales + row, mask=row < tokens, other=0.0)
         put(
             out, sums, a_scale, w_scales, bias, m * ROWS, n * COLUMNS, ROWS, COLUMNS, PARTS,
@@ -181,8 +205,7 @@ def portable_kernel(  # type: ignore[no-untyped-def]
         a_place += DEPTH
         w_place += DEPTH
     if WIDTH:
-        x = load_digits(a_digits, row, tokens, WIDTH)
-        sums = with_digits(sums, x, load_digits(w_digits, column, N, WIDTH))
+        sums = with_digits(sums, a_digits, w_digits, row, tokens, column, N, WIDTH)
     a_scale = tl.load(a_scales + row, mask=row < tokens, other=0.0)
     y = scaled(sums, a_scale, w_scales, bias, column, N, BIAS, GELU)
     place = out + row.to(tl.int64)[:, None] * N + column[None, :]

@@ -93,11 +93,12 @@ def store_quantised(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def apart_of(x, channels, row, DIM: tl.constexpr, APART: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Of one row the channels apart, four times one after the other, in FP32 ``[1, 4 APART]``.
+    """Of one row the channels apart, each four of them four times, in FP32 ``[1, 4 APART]``.
 
     Also their numbers, and where there are some; elsewhere it is 0.
     """
-    channel = tl.load(channels + tl.arange(0, 4 * APART) % APART)[None, :]
+    digit = tl.arange(0, 4 * APART)
+    channel = tl.load(channels + digit // 16 * 4 + digit % 4)[None, :]
     there = channel >= 0
     return (
         tl.load(x + row.to(tl.int64)[:, None] * DIM + channel, mask=there, other=0.0).to(tl.float32),
@@ -108,12 +109,12 @@ def apart_of(x, channels, row, DIM: tl.constexpr, APART: tl.constexpr):  # type:
 
 @triton.jit
 def store_digits(digits, y, inverse, row, APART: tl.constexpr):  # type: ignore[no-untyped-def]
-    """y, from `apart_of`, over the scale as high, high, low, low: numbers of BF16 with high + low the number."""
+    """y, from `apart_of`, over the scale, of each four as high, high, low, low: high + low is the number."""
     y = y * inverse[:, None]
     high = y.to(tl.bfloat16)
     low = (y - high.to(tl.float32)).to(tl.bfloat16)
     digit = tl.arange(0, 4 * APART)[None, :]
-    tl.store(digits + row.to(tl.int64)[:, None] * (4 * APART) + digit, tl.where(digit < 2 * APART, high, low))
+    tl.store(digits + row.to(tl.int64)[:, None] * (4 * APART) + digit, tl.where(digit % 16 < 8, high, low))
 
 
 @triton.jit
