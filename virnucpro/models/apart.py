@@ -80,7 +80,7 @@ def sizes(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def standing_out(largest: list[list[float]], channels: list[list[float]]) -> list[int]:
-    """The channels that stand out, of what `sizes` found, at most `MOST`: first those with the largest magnitudes."""
+    """The channels that stand out, of what `sizes` found, at most `MOST`: large magnitudes come first."""
     found = [
         int(channel)
         for size, of, times in zip(largest, channels, (LARGEST, ROOT_MEAN_SQUARE), strict=True)

@@ -69,8 +69,8 @@ def quantise(x: Tensor, dtype: torch.dtype, apart: Tensor | None = None) -> Quan
 def digits_of(x: Tensor, of_weight: bool, together: int = FOUR) -> Tensor:
     """FP32 ``[R, A]`` as BF16 ``[R, 4 A]``: high, high, low, low; of a weight high, low, high, low.
 
-    ``high + low`` is the number up to 2^-16 of it: a row times a weight's row is the product of the numbers. So many
-    channels stand `together`; the last ones are filled up with 0.
+    ``high + low`` is the number up to 2^-16 of it: a row times a weight's row is the product of the numbers. So
+    many channels stand `together`; the last ones are filled up with 0.
     """
     x = F.pad(x, (0, -x.shape[1] % together))
     high = x.bfloat16()
@@ -111,8 +111,10 @@ class EightBitLinear(Linear):
             return Quantised(*layer_norm_quantised(x, offset, norm.weight, norm.bias, norm.eps, self.format))
         return quantise(layer_norm(x, offset, norm), self.format)
 
-    def operand(self, x: Tensor) -> Quantised:  # type: ignore[override]
-        """`x` ``[T, inputs]``, quantised; on the CPU it is used as scratch space."""
+    def operand(self, x: Tensor | Quantised) -> Quantised:  # type: ignore[override]
+        """`x` ``[T, inputs]``, quantised, if `gelu` has not done it; on the CPU it is used as scratch space."""
+        if isinstance(x, Quantised):
+            return x
         if x.is_cuda:
             from virnucpro.models.kernels.quantise import quantise as quantise_on_gpu
 
@@ -187,9 +189,9 @@ class Int8Linear(EightBitLinear):
             )
         )
 
-    def operand(self, x: Tensor) -> Quantised:  # type: ignore[override]
+    def operand(self, x: Tensor | Quantised) -> Quantised:  # type: ignore[override]
         """`x` ``[T, inputs]``, quantised; on the CPU it is used as scratch space."""
-        if self.digits is None:
+        if self.digits is None or isinstance(x, Quantised):
             return super().operand(x)
         if not x.is_cuda:
             return quantise(x, self.format, self.channels)
@@ -264,10 +266,6 @@ class Fp8Linear(EightBitLinear):
     def forward(self, x: Quantised) -> Tensor:  # type: ignore[override]
         """``[T, inputs]`` to BF16 ``[T, outputs]``, with the bias."""
         return self.product(x, self.bias.to(torch.bfloat16))
-
-    def operand(self, x: Tensor | Quantised) -> Quantised:  # type: ignore[override]
-        """`x` ``[T, inputs]``, quantised; what `gelu` returns is already."""
-        return x if isinstance(x, Quantised) else super().operand(x)
 
     def gelu(self, x: Quantised) -> Quantised:  # type: ignore[override]
         """GELU, the tanh form, of `forward`, quantised; the bias is added in FP32."""
