@@ -99,8 +99,8 @@ def massive(model: Any, pack: Any, channels: Sequence[Channel]) -> None:
     spread = sum(value**2 for value in values) / dim - total**2
     for (norm, gemm), deviation in zip(norms(model), deviations, strict=True):
         grown = ((deviation**2 + spread).sqrt() / deviation).mean()
-        norm.bias += norm.weight * total / deviation.mean()
-        norm.weight *= grown
+        norm.bias.add_(norm.weight * total / deviation.mean())
+        norm.weight.mul_(grown)
         usual = norm.weight.abs().mean()
         for channel in channels:
             norm.weight[channel.place], norm.bias[channel.place] = channel.gain * usual, 0.0

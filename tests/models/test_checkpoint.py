@@ -365,14 +365,14 @@ def test_a_download_is_stored_where_fair_esm_looks_and_is_read_from_there(server
 @pytest.mark.parametrize("kept", [0, 100_000, -1])
 def test_a_download_that_breaks_off_leaves_nothing(server, cache, checkpoint, kept, missing):
     server.content, server.missing = checkpoint.read_bytes()[:kept], missing
-    with pytest.raises(CheckpointError, match=rf"cannot download the checkpoint .*{MODEL}\.pt"):
+    with pytest.raises(CheckpointError, match=rf"cannot read the checkpoint .*{MODEL}\.pt"):
         read_checkpoint(MODEL, "pretrained")
     assert list(cache.iterdir()) == []
 
 
 def test_a_download_of_something_else_leaves_nothing(server, cache, tmp_path):
     for server.content in (b"<html>log in", pickle.dumps(Evil(tmp_path / "proof"))):
-        with pytest.raises(CheckpointError, match="cannot download"):
+        with pytest.raises(CheckpointError, match="download failed"):
             read_checkpoint(MODEL, "pretrained")
         assert list(cache.iterdir()) == []
     assert not (tmp_path / "proof").exists()
@@ -514,6 +514,6 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     def refuse(path, *_, **__):
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
-    monkeypatch.setattr("os.mkdir", refuse)
+    monkeypatch.setattr("os.makedirs", refuse)
     with pytest.raises(CheckpointError, match=r"PermissionError: .*Permission denied"):
         read_checkpoint(MODEL, "pretrained")

@@ -84,7 +84,7 @@ def downloaded(path: Path, model_name: str) -> Any:
     """
     beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.download")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(path.parent, exist_ok=True)  # noqa: PTH103 - as torch.hub makes it
         print(f'Downloading: "{URL.format(model_name)}" to {path}', file=sys.stderr)
         torch.hub.download_url_to_file(URL.format(model_name), str(beside), progress=sys.stderr.isatty())
         data = unpickled(beside)
@@ -92,8 +92,8 @@ def downloaded(path: Path, model_name: str) -> Any:
     except Exception as error:  # urllib, http and ssl each raise their own
         reason = error if isinstance(error, ReadError) else f"{type(error).__name__}: {first_line(error)}"
         raise CheckpointError(
-            f"cannot download the checkpoint {path} for {model_name} ({reason}): check the network, put "
-            "fair-esm's file there by hand, or pass weights=PATH or weights='random'"
+            f"cannot read the checkpoint {path} for {model_name}: it is not there, and the download failed "
+            f"({reason}): check the network, put fair-esm's file there by hand, or pass weights=PATH or 'random'"
         ) from error
     finally:
         with contextlib.suppress(OSError):  # where there is no such folder

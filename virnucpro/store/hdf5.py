@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,8 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
         raise
     except OSError as error:
         raise StoreError(f"cannot read {os.fspath(path)}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, ArithmeticError) as error:
-        # h5py raises each of these for some damage, or for objects of another kind
+    except (
+        *(KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, ArithmeticError),
+        zipfile.BadZipFile,
+    ) as error:  # h5py and NumPy raise each of these for some damage, or for objects of another kind
         raise damaged(Path(path)) from error
