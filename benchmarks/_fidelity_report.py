@@ -14,7 +14,7 @@ import json
 import platform
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ class Line:
     """A precision on a set of proteins.
 
     `found`: figures by name. `passed`: whether it is within the limit; None where it was not judged. `why` not, or
-    where what it was compared with comes from.
+    where what it was compared with comes from. `channels`: of INT8, how far the largest input channel of each kind
+    of GEMM stands out, and how many channels are apart in how many layers.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Line:
     found: dict[str, Any]
     passed: bool | None
     why: str = ""
+    channels: dict[str, Any] | None = None
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -136,7 +138,21 @@ def report(
                 lines.append(judged(model, published, found, precision))
             else:
                 lines.append(compared(model, precision, name, reference[name], found[name]))
-    return lines
+    return with_channels(lines, model, weights, hardware)
+
+
+def with_channels(lines: list[Line], model: str, weights: str, hardware: Hardware) -> list[Line]:
+    """The lines of a model, those of INT8 with what stands out of it."""
+    if not any(of_int8(line) for line in lines):
+        return lines
+    found = find("measure")(model, weights, hardware.device)
+    channels = {gemm: standing._asdict() for gemm, standing in found.items()}
+    return [replace(line, channels=channels) if of_int8(line) else line for line in lines]
+
+
+def of_int8(line: Line) -> bool:
+    """Whether INT8 was compared here."""
+    return line.precision == "int8" and line.passed is not None
 
 
 def skip_reason(model: str, precision: str, hardware: Hardware, asked: bool) -> str | None:
@@ -249,11 +265,24 @@ def table(lines: Iterable[Line], weights: str, hardware: Hardware) -> str:
         )
         if "of_the_norm" in found:
             notes.append(f"{line.model} in FP32 differs from {line.why} by {found['of_the_norm']:.1e} of the norm")
+        if line.channels:
+            notes.append(f"{line.model} in INT8: {standing_out(line.channels)}")
     headers = ["model", "precision", "proteins", "error over distance", "smallest cosine", "of a residue",
                "same nearest neighbour", ""]  # fmt: skip
     said = f"{hardware.name}; PyTorch {hardware.versions['torch']}; {weights} weights"
     limit = f"PASS: the error is at most {LARGEST_ERROR:.0%} of the median distance between proteins in FP32"
-    return "\n".join([said, tabulate(rows, headers, disable_numparse=True), limit, *notes])
+    return "\n".join([said, tabulate(rows, headers, disable_numparse=True), limit, *dict.fromkeys(notes)])
+
+
+def standing_out(channels: dict[str, Any]) -> str:
+    """How far channels stand out of each kind of GEMM, in words."""
+    times = ", ".join(f"{of['times']:.1f} ({gemm})" for gemm, of in channels.items())
+    apart = ", ".join(
+        f"{of['channels']} in {of['layers']} layer{'s' * (of['layers'] != 1)} ({gemm})"
+        for gemm, of in channels.items()
+        if of["channels"]
+    )
+    return f"the largest channel stands out by {times} times; apart: {apart or 'none'}"
 
 
 if __name__ == "__main__":

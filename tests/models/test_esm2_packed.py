@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conftest import MODEL, RAGGED
-from tests.made_up import ROOT
+
 from virnucpro.data.packing import make_pack, pack
 from virnucpro.data.tokens import encode
 from virnucpro.models.attention import attend, attend_memory_efficient
@@ -24,6 +24,7 @@ from virnucpro.models.linear import Linear, has_onednn
 from virnucpro.models.precision import PRECISIONS
 from virnucpro.models.rotary import RotaryTables, exact_frequencies, rotary_tables, rotate_
 
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 

@@ -5,17 +5,20 @@ channel sets a token's scale, and costs all others their precision in 8 bits. So
 stand out apart, in 16 bits; see `quantised`.
 """
 
+import os
 import random
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from virnucpro.data.packing import Pack, make_pack
 from virnucpro.data.tokens import RESIDUES, encode
-from virnucpro.models.esm2 import GEMMS
+from virnucpro.models.esm2 import GEMMS, SHAPES
 from virnucpro.models.layerwise import LayerByLayer, layer_of
 from virnucpro.models.linear import Linear
+from virnucpro.models.precision import PRECISIONS
 from virnucpro.models.weights import Weights
 
 Channels = Mapping[str, Sequence[int]]
@@ -99,6 +102,8 @@ class Chooser:
     def __init__(self, weights: Weights, embedding: Tensor, dtype: torch.dtype, proteins: Pack | None = None):
         self._weights, self._dtype = weights, dtype
         self._passing = LayerByLayer(weights, embedding.to(dtype), [proteins or calibration()])
+        self.times: list[dict[str, float]] = []
+        """By layer and GEMM: how many times the `MOST` + 1st largest channel's magnitude the largest one's is."""
 
     def next_layer(self, values: dict[str, Tensor]) -> dict[str, list[int]]:
         """Of the next layer's GEMMs, by name; `values` are its FP32 values, which stay as they are."""
@@ -106,4 +111,41 @@ class Chooser:
         self._passing.through(layer)
         gemms = [layer.get_submodule(name) for name in GEMMS]
         found = torch.stack([torch.stack(gemm.sizes) for gemm in gemms if isinstance(gemm, Probe)]).tolist()
+        magnitudes = [largest[0] for largest, _ in found]
+        self.times.append(
+            {name: of[0] / of[MOST] if of[MOST] else 1.0 for name, of in zip(GEMMS, magnitudes, strict=True)}
+        )
         return {name: standing_out(*both) for name, both in zip(GEMMS, found, strict=True)}
+
+
+class Standing(NamedTuple):
+    """How far the channels of all layers' GEMMs of one kind stand out.
+
+    `times`: the most that the largest channel's magnitude is of the `MOST` + 1st largest's, in any layer.
+    `channels`: how many are apart, in how many `layers`.
+    """
+
+    times: float
+    channels: int
+    layers: int
+
+
+def measure(
+    model_name: str, weights: str | os.PathLike[str], device: str, seed: int = 0
+) -> dict[str, Standing]:
+    """How far channels stand out, by kind of GEMM, as ``fc1``; one layer is held at a time.
+
+    `weights` and `seed` as for `load_esm2_model`.
+    """
+    values = Weights(model_name, weights, seed, torch.device(device))
+    dtype = PRECISIONS["int8"].activations_on(values.device.type)
+    chooser = Chooser(values, values.of("embed_tokens")["weight"], dtype)
+    found = [chooser.next_layer(values.of(f"layers.{index}")) for index in range(SHAPES[model_name].layers)]
+    return {
+        name.rpartition(".")[2]: Standing(
+            max(times[name] for times in chooser.times),
+            sum(len(apart[name]) for apart in found),
+            sum(bool(apart[name]) for apart in found),
+        )
+        for name in GEMMS
+    }
