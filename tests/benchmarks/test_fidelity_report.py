@@ -1,6 +1,7 @@
 """make fidelity: each precision beside FP32, and beside published embeddings."""
 
 import json
+import re
 import shutil
 
 import esm
@@ -13,6 +14,7 @@ from benchmarks._hardware import GIB, Hardware
 from tests.checkpoints import round_frequencies, save_in_fair_esms_format
 from tests.conftest import MODEL
 from virnucpro.models import rotary, stored
+from virnucpro.models.apart import measure
 from virnucpro.models.esm2_flash import load_esm2_model
 
 CPU = Hardware("cpu", "a CPU", 24 * GIB, (0, 0), {"torch": torch.__version__})
@@ -126,6 +128,34 @@ def test_json_has_the_figures(monkeypatch, capsys):
     assert status == 0 and line["passed"] is True and line["precision"] == "int8"
     assert 0 < line["found"]["error_over_distance"] < 0.05
     assert line["found"]["smallest_residue_cosine"] <= 1
+    assert list(line["channels"]) == ["qkv_proj", "out_proj", "fc1", "fc2"]
+    for of in line["channels"].values():
+        assert 1 < of["times"] < 2 and (of["channels"], of["layers"]) == (0, 0)
+
+
+def test_a_note_says_how_far_channels_of_int8_stand_out_once_for_a_model(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "mine.fasta"
+    path.write_text("".join(f">{name}\n{protein}\n" for name, protein in FEW["few"]))
+    _, out, _ = run(monkeypatch, capsys, "--fasta", str(path))
+    (note,) = [line for line in out.splitlines() if "stands out" in line]
+    times = r"1\.\d \(qkv_proj\), 1\.\d \(out_proj\), 1\.\d \(fc1\), 1\.\d \(fc2\) times"
+    assert re.fullmatch(f"{MODEL} in INT8: the largest channel stands out by {times}; apart: none", note)
+
+
+def test_it_counts_channels_apart(massive_checkpoint, monkeypatch, capsys):
+    _, out, _ = run(monkeypatch, capsys, "--weights", str(massive_checkpoint))
+    assert "apart: 6 in 6 layers (qkv_proj), 6 in 6 layers (fc1)" in out
+    model, _ = load_esm2_model(MODEL, "cpu", precision="int8", weights=massive_checkpoint)
+    assert len(model.channels_apart()) == 12
+    found = measure(MODEL, massive_checkpoint, "cpu")
+    assert found["qkv_proj"].times > 3 > found["fc2"].times > 1
+
+
+def test_channels_are_measured_only_for_int8(monkeypatch):
+    monkeypatch.setattr("virnucpro.models.apart.measure", None)
+    (line,) = _fidelity_report.report(MODEL, "random", ["bf16"], FEW, CPU)
+    assert line.passed and line.channels is None
+    assert "stands out" not in _fidelity_report.table([line], "random", CPU)
 
 
 def test_a_failure_is_a_word_and_an_exit_code_only_where_that_was_asked_for(monkeypatch, capsys):

@@ -1,6 +1,5 @@
 """Channels that stand out: which are kept apart from INT8, and how close embeddings are with them."""
 
-import copy
 import functools
 
 import pytest
@@ -52,8 +51,8 @@ def cases(names, fast=FAST):
 
 @functools.cache
 def proteins():
-    """13 of the seeded proteins in a pack."""
-    (found,) = pack(fidelity_proteins("mixed")[::5], 100_000)
+    """13 of the seeded proteins in a pack, 50 to 183 residues."""
+    (found,) = pack(fidelity_proteins("mixed")[:26:2], 100_000)
     return found
 
 
@@ -72,11 +71,11 @@ def changed(case, seed=0):
 
 @pytest.fixture
 def as_int8(monkeypatch):
-    """Loads a copy of an FP32 model in INT8."""
+    """Loads a copy of an FP32 model in INT8, or in another precision."""
 
-    def copied(plain, **options):
+    def copied(plain, precision="int8", **options):
         monkeypatch.setattr("virnucpro.models.weights.read_checkpoint", lambda *_: stored(plain))
-        return load_esm2_model(MODEL, "cpu", precision="int8", weights="made up", **options)[0]
+        return load_esm2_model(MODEL, "cpu", precision=precision, weights="made up", **options)[0]
 
     return copied
 
@@ -109,7 +108,7 @@ def errors(int8, plain):
 def test_embeddings_are_as_close_as_without_massive_channels(case, as_int8):
     plain = changed(case)
     int8 = as_int8(plain)
-    assert int8.channels_apart()
+    assert bool(int8.channels_apart()) == (case != "gain .01")  # which the norm has made as small as the others
     found = errors(int8, plain)
     print(case, found)
     assert max(found) <= LARGEST_ERROR, found
@@ -153,17 +152,27 @@ def test_nothing_stands_out_of_random_weights(model, seed, monkeypatch):
     assert with_channels == [None] * len(gemms)
 
 
-def test_a_mask_token_without_the_massive_channel_is_not_lost(as_int8):
-    """Its embedding is zero, so it does not have the channel that its neighbours have."""
+@pytest.mark.parametrize("residues", [370, 150])
+def test_a_mask_token_without_the_massive_channel_is_not_lost(residues, as_int8):
+    """Its embedding is zero, so it lacks what its neighbours have.
+
+    The biases that take the channel's constant away are wrong there, so that this model, in any precision, is more
+    sensitive: in a short protein BF16 is off by 10 % of the norm. Without channels apart INT8 is by 17 and 34 %.
+    """
     plain = changed("gain 1")
-    residues = fidelity_proteins("mixed")[7][1]
-    some = make_pack(["masked"], [encode("masked", residues[:20] + "<mask>" + residues[20:40] + "<mask>" * 3)])
-    masked = some.input_ids == ALPHABET.mask_idx
-    assert masked.sum() == 4
-    expected, found = (layers(model, some, 6)[6] for model in (plain, as_int8(plain)))
-    away = (found - expected).norm(dim=1) / expected.norm(dim=1)
-    print("mask", away[masked].tolist(), "others", away[~masked].max(), "channel", trace(plain, some).residual[0][:, 77][masked])
-    assert away.max() <= LARGEST_ERROR
+    some = [
+        encode(name, f"{all_[:50]}<mask>{all_[50:residues]}") for name, all_ in fidelity_proteins("mixed")[-3:]
+    ]
+    of = make_pack(["a", "b", "c"], some)
+    assert trace(plain, of).residual[0][of.input_ids == ALPHABET.mask_idx].eq(0).all()
+    expected = layers(plain, of, 6)[6]
+
+    def away(model):
+        return float(((layers(model, of, 6)[6].float() - expected).norm(dim=1) / expected.norm(dim=1)).max())
+
+    int8, bf16 = away(as_int8(plain)), away(as_int8(plain, "bf16"))
+    print(residues, int8, bf16, away(as_int8(plain, channels_apart={})))
+    assert int8 <= max(LARGEST_ERROR, 1.5 * bf16)
 
 
 def chosen(plain, of, monkeypatch):
@@ -188,31 +197,41 @@ def ten_times():
 def test_the_same_channels_stand_out_of_ten_times_as_many_tokens(case, monkeypatch):
     plain = changed(case)
     few, many = (chosen(plain, of, monkeypatch) for of in (calibration(), ten_times()))
-    print(case, few, [(n, name, a[name], b[name]) for n, (a, b) in enumerate(zip(few, many)) for name in a if a[name] != b[name]])
+    print(
+        case,
+        few,
+        [
+            (n, name, a[name], b[name])
+            for n, (a, b) in enumerate(zip(few, many))
+            for name in a
+            if a[name] != b[name]
+        ],
+    )
     assert few == many
 
 
 def test_what_stands_out_only_of_a_users_proteins_fails_make_fidelity(monkeypatch):
-    """Which is how to find out: nothing is noticed at load."""
+    """Nothing at load tells of it."""
     model, _ = load_esm2_model(MODEL, "cpu", precision="fp32", weights="random")
     massive(model, proteins(), [Channel(token=W)])
     monkeypatch.setattr("virnucpro.models.weights.read_checkpoint", lambda *_: stored(model))
+    theirs = {
+        "rich.fasta": [(name, "W".join(residues[:30])) for name, residues in fidelity_proteins("mixed")[:32]]
+    }
     cpu = Hardware("cpu", "a CPU", 24 * GIB, (0, 0), {"torch": torch.__version__})
-    rich = [(name, residues[:60:2] + "W" * (n % 9 + 1)) for n, (name, residues) in enumerate(fidelity_proteins("mixed"))]
 
     def judged():
-        (line,) = _fidelity_report.report(MODEL, "made up", ["int8"], {"mine.fasta": rich[:32]}, cpu)
+        (line,) = _fidelity_report.report(MODEL, "made up", ["int8"], theirs, cpu)
         print(line)
-        return line.passed
+        return line.passed, line.channels["fc1"]["channels"]
 
-    assert judged() is True
+    assert judged() == (True, 6)
     known = calibration()
-    rows = [each[each != W].numpy() for each in known.input_ids.split(known.lengths)]
-    without = make_pack(known.sequence_ids, rows)
+    without = make_pack(
+        known.sequence_ids, [row[row != W].numpy() for row in known.input_ids.split(known.lengths)]
+    )
     monkeypatch.setattr(apart, "calibration", lambda: without)
-    int8, _ = load_esm2_model(MODEL, "cpu", precision="int8", weights="made up")
-    print(int8.channels_apart())
-    assert judged() is False
+    assert judged() == (False, 0)
 
 
 def test_the_channels_that_a_model_tells_make_the_same_model(as_int8):
@@ -221,7 +240,7 @@ def test_the_channels_that_a_model_tells_make_the_same_model(as_int8):
     told = as_int8(plain, channels_apart=measured.channels_apart())
     others = as_int8(plain, channels_apart=measured.channels_apart() | {"layers.0.fc1": [3, 77]})
     assert told.channels_apart() == measured.channels_apart()
-    of = proteins()
+    of = calibration()
     assert torch.equal(layers(told, of, 6)[6], layers(measured, of, 6)[6])
     sums = [checksum(model, model.constants) for model in (measured, told, others)]
     assert sums[0] == sums[1] != sums[2]

@@ -463,7 +463,8 @@ class TestOnGPU:
         before = torch.cuda.memory_allocated()
         model, _ = load_esm2_model("esm2_t33_650M_UR50D", "cuda", precision=precision, weights="random")
         parameters = model.shape.parameters
-        assert torch.cuda.memory_allocated() - before <= 1.02 * parameters
+        # The allocator's blocks are up to a MiB larger than what was asked for; a copy would be twice as large
+        assert torch.cuda.memory_allocated() - before <= 1.05 * parameters
         assert torch.cuda.max_memory_allocated() - before <= 1.5 * parameters
 
     def test_an_empty_pack_has_an_empty_result(self, monkeypatch):

@@ -130,9 +130,7 @@ class Standing(NamedTuple):
     layers: int
 
 
-def measure(
-    model_name: str, weights: str | os.PathLike[str], device: str, seed: int = 0
-) -> dict[str, Standing]:
+def measure(model_name: str, weights: str | os.PathLike[str], device: str, seed: int = 0) -> dict[str, Standing]:
     """How far channels stand out, by kind of GEMM, as ``fc1``; one layer is held at a time.
 
     `weights` and `seed` as for `load_esm2_model`.
