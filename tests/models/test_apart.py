@@ -15,7 +15,6 @@ from virnucpro.data.packing import make_pack, pack
 from virnucpro.data.tokens import ALPHABET, encode
 from virnucpro.models import apart, quantised
 from virnucpro.models.apart import Chooser, calibration
-from virnucpro.models.esm2 import GEMMS, SHAPES
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.models.quantised import Int8Linear
 from virnucpro.models.weights import Weights
@@ -110,7 +109,6 @@ def test_embeddings_are_as_close_as_without_massive_channels(case, as_int8):
     int8 = as_int8(plain)
     assert bool(int8.channels_apart()) == (case != "gain .01")  # which the norm has made as small as the others
     found = errors(int8, plain)
-    print(case, found)
     assert max(found) <= LARGEST_ERROR, found
 
 
@@ -119,14 +117,12 @@ def test_embeddings_are_as_close_as_without_massive_channels(case, as_int8):
 def test_they_are_with_other_weights(seed, as_int8):
     plain = changed("gain 1", seed)
     found = errors(as_int8(plain), plain)
-    print(seed, found)
     assert max(found) <= LARGEST_ERROR, found
 
 
 def test_without_channels_apart_they_are_not(as_int8):
     plain = changed("gain 1")
     found = errors(as_int8(plain, channels_apart={}), plain)
-    print(found)
     assert found[0] >= 0.2
 
 
@@ -152,12 +148,13 @@ def test_nothing_stands_out_of_random_weights(model, seed, monkeypatch):
     assert with_channels == [None] * len(gemms)
 
 
-@pytest.mark.parametrize("residues", [370, 150])
+@pytest.mark.parametrize("residues", [150, pytest.param(370, marks=pytest.mark.slow)])
 def test_a_mask_token_without_the_massive_channel_is_not_lost(residues, as_int8):
     """Its embedding is zero, so it lacks what its neighbours have.
 
-    The biases that take the channel's constant away are wrong there, so that this model, in any precision, is more
-    sensitive: in a short protein BF16 is off by 10 % of the norm. Without channels apart INT8 is by 17 and 34 %.
+    The biases that take the channel's constant away are wrong there, so that this model is more sensitive in any
+    precision. Of the norm, INT8 was off by 9.9 and 6.0 % (150 and 370 residues), BF16 by 10.5 and 3.9 %, INT8
+    without channels apart by 37 and 27 %.
     """
     plain = changed("gain 1")
     some = [
@@ -171,8 +168,8 @@ def test_a_mask_token_without_the_massive_channel_is_not_lost(residues, as_int8)
         return float(((layers(model, of, 6)[6].float() - expected).norm(dim=1) / expected.norm(dim=1)).max())
 
     int8, bf16 = away(as_int8(plain)), away(as_int8(plain, "bf16"))
-    print(residues, int8, bf16, away(as_int8(plain, channels_apart={})))
-    assert int8 <= max(LARGEST_ERROR, 1.5 * bf16)
+    assert int8 <= 2 * bf16
+    assert 2 * int8 <= away(as_int8(plain, channels_apart={}))
 
 
 def chosen(plain, of, monkeypatch):
@@ -197,16 +194,6 @@ def ten_times():
 def test_the_same_channels_stand_out_of_ten_times_as_many_tokens(case, monkeypatch):
     plain = changed(case)
     few, many = (chosen(plain, of, monkeypatch) for of in (calibration(), ten_times()))
-    print(
-        case,
-        few,
-        [
-            (n, name, a[name], b[name])
-            for n, (a, b) in enumerate(zip(few, many))
-            for name in a
-            if a[name] != b[name]
-        ],
-    )
     assert few == many
 
 
@@ -222,7 +209,6 @@ def test_what_stands_out_only_of_a_users_proteins_fails_make_fidelity(monkeypatc
 
     def judged():
         (line,) = _fidelity_report.report(MODEL, "made up", ["int8"], theirs, cpu)
-        print(line)
         return line.passed, line.channels["fc1"]["channels"]
 
     assert judged() == (True, 6)
