@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import esm
 import pytest
 import torch
 
 from asv_plugin.answer import advice
-from benchmarks import _fidelity, _fidelity_report, _golden
+from benchmarks import _esm2, _fidelity, _fidelity_report, _golden
 from benchmarks._hardware import GIB, Hardware
 from tests.checkpoints import round_frequencies, save_in_fair_esms_format
 from tests.conftest import MODEL
@@ -191,3 +192,26 @@ def test_a_folder_of_checkpoints_is_taken(seeded, monkeypatch, capsys, tmp_path)
     shutil.copy(seeded / "checkpoints" / f"{MODEL}.pt", tmp_path)
     status, out, _ = run(monkeypatch, capsys, "--weights", str(tmp_path))
     assert status == 0 and "PASS" in out
+
+
+class Runs:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_prepared_pickle_in_the_cache_runs_nothing_and_is_named(monkeypatch, capsys, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"model": Runs(tmp_path / "ran")}, tmp_path / "checkpoints" / f"{MODEL}.pt")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("benchmarks._esm2.WEIGHTS", "pretrained")
+    _esm2.load.cache_clear()
+    with pytest.raises(RuntimeError, match=rf"checkpoints/{MODEL}\.pt.*objects of Python that are no tensors"):
+        _esm2.load(MODEL, "fp32", "cpu")
+    status, _, err = run(monkeypatch, capsys, "--weights", "pretrained")
+    assert status == 2 and f"{MODEL}.pt" in err
+    assert not (tmp_path / "ran").exists()

@@ -13,7 +13,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.conftest import MODEL, RAGGED
-
 from virnucpro.data.packing import make_pack, pack
 from virnucpro.data.tokens import encode
 from virnucpro.models.attention import attend, attend_memory_efficient
