@@ -234,7 +234,7 @@ def compared(model: str, precision: str, proteins: str, reference: Embedded, oth
 def judged(model: str, published: _golden.Golden, found: dict[str, Embedded], precision: str = "fp32") -> Line:
     """A precision beside published embeddings."""
     away = _golden.difference(published, found[PUBLISHED].pooled, precision)
-    of = "of_the_norm" if precision == "fp32" else "error_over_distance"
+    of = "of_the_norm" if precision == "fp32" or len(published.proteins) == 1 else "error_over_distance"
     return Line(model, precision, PUBLISHED, {of: away.value, "limit": away.limit}, away.passed, published.source)
 
 
@@ -264,7 +264,8 @@ def table(lines: Iterable[Line], weights: str, hardware: Hardware) -> str:
             ]
         )
         if "of_the_norm" in found:
-            notes.append(f"{line.model} in FP32 differs from {line.why} by {found['of_the_norm']:.1e} of the norm")
+            differs = f"{line.model} in {line.precision.upper()} differs from {line.why}"
+            notes.append(f"{differs} by {found['of_the_norm']:.1e} of the norm")
         if line.channels:
             notes.append(f"{line.model} in INT8: {standing_out(line.channels)}")
     headers = ["model", "precision", "proteins", "error over distance", "smallest cosine", "of a residue",

@@ -12,7 +12,7 @@ from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.models.precision import PRECISIONS, unsupported_reason
 from virnucpro.pipeline.async_inference import AsyncInferenceRunner
 
-THREE_B = "esm2_t36_3B_UR50D"
+PUBLISHED = ["esm2_t33_650M_UR50D", "esm2_t36_3B_UR50D"]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 TRANSFORMERS = torch.tensor(
@@ -38,15 +38,16 @@ def test_the_8m_gives_the_numbers_of_transformers_tests():
 
 
 @pytest.mark.pretrained
+@pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_3b_gives_the_published_embeddings(precision):
-    needs(THREE_B)
+def test_embeddings_are_the_published_ones(name, precision):
+    needs(name)
     capability = torch.cuda.get_device_capability() if DEVICE == "cuda" else None
     reason = unsupported_reason(precision, capability, DEVICE)
     if reason:
         pytest.skip(reason)
-    published = _golden.golden(THREE_B)
-    model, _ = load_esm2_model(THREE_B, DEVICE, precision=precision)
+    published = _golden.golden(name)
+    model, _ = load_esm2_model(name, DEVICE, precision=precision)
     results = AsyncInferenceRunner(model).run(pack(published.proteins, 2_048))
     found = torch.cat([result.embeddings for result in results])
     assert _golden.difference(published, found, precision).passed
