@@ -17,6 +17,9 @@ What they share (asv imports these, too, and finds no benchmark in them):
 - ``_memory``: how peak memory is measured
 - ``_energy``: joules of a GPU
 - ``_fidelity``: how a precision's embeddings are judged
+- ``_golden``: published embeddings of ESM-2's own weights, to compare with
+- ``_fidelity_report``: a program, `make fidelity`: how far each precision moves embeddings
+- ``_massive``: weights with a massive channel, made out of others
 - ``_conditions``: threads, CPUs and the GPU's state, which are recorded beside each number
 - ``_workloads``: which proteins are embedded
 - ``_hardware``: what this machine is and which cells it can run; the table of precisions

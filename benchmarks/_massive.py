@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._virnucpro import find
+
 
 @dataclass(frozen=True)
 class Channel:
@@ -46,8 +48,6 @@ class Trace:
 @torch.no_grad()
 def trace(model: Any, pack: Any) -> Trace:
     """Run a model in FP32 (an ESM2 of virnucpro's) over a pack."""
-    from virnucpro.models.attention import attend
-
     device, found = model.embed_tokens.weight.device, Trace()
     cu_seqlens = pack.cu_seqlens.to(device)
     x, rotary = model.begin(pack.input_ids.to(device), cu_seqlens, pack.max_seqlen)
@@ -56,7 +56,7 @@ def trace(model: Any, pack: Any) -> Trace:
         found.residual.append(x)
         qkv = linear(attention.qkv_proj, normed(x, layer.self_attn_layer_norm))
         qkv = qkv.unflatten(-1, (3, attention.heads, -1)).contiguous()
-        found.attended.append(attend(qkv, rotary, cu_seqlens, pack.max_seqlen).flatten(1))
+        found.attended.append(find("attend")(qkv, rotary, cu_seqlens, pack.max_seqlen).flatten(1))
         x = x + linear(attention.out_proj, found.attended[-1])
         found.residual.append(x)
         found.hidden.append(F.gelu(linear(layer.fc1, normed(x, layer.final_layer_norm))))

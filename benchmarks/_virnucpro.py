@@ -20,6 +20,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "load_esm2_model": ("virnucpro.models.esm2_flash",),
     "representations": ("virnucpro.models.layerwise",),
     "measure": ("virnucpro.models.apart",),
+    "attend": ("virnucpro.models.attention",),
     "SHAPES": ("virnucpro.models.esm2",),
     "PRECISIONS": ("virnucpro.models.precision",),
     "int8_linear": ("virnucpro.models.kernels.gemm",),
