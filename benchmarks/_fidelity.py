@@ -55,7 +55,11 @@ def embed(embedder: Embedder, batches: Sequence[Any]) -> Embedded:
     by_residue = embedder.residue_runner()
     if by_residue is None:
         return Embedded(torch.cat([result.embeddings.double() for result in embedder.runner.run(batches)]))
-    results = by_residue.run(batches)
+    return of_results(by_residue.run(batches))
+
+
+def of_results(results: Iterable[Any]) -> Embedded:
+    """From what a runner that gives an embedding for each residue yields."""
     return of_residues(rows for result in results for rows in result.embeddings.split(list(result.residues)))
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from . import _golden
-from ._fidelity import FIGURE, LARGEST_ERROR, LEAST_PROTEINS, Embedded, fidelity, of_residues
+from ._fidelity import FIGURE, LARGEST_ERROR, LEAST_PROTEINS, Embedded, fidelity, of_residues, of_results
 from ._hardware import GIB, PRECISIONS, Hardware, precision_skip_reason, probe
 from ._in_turn import show
 from ._virnucpro import find
@@ -192,12 +192,7 @@ def embedded(
             return one_layer_at_a_time(model, weights, batches, hardware)
         esm2, _ = find("load_esm2_model")(model, hardware.device, precision=precision, weights=weights)
         runner = find("AsyncInferenceRunner")(esm2, pool="residue")
-        return {
-            name: of_residues(
-                rows for result in runner.run(some) for rows in result.embeddings.split(list(result.residues))
-            )
-            for name, some in batches.items()
-        }
+        return {name: of_results(runner.run(some)) for name, some in batches.items()}
     finally:
         esm2 = runner = None
         gc.collect()
