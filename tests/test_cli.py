@@ -17,11 +17,11 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-import h5py
 import pytest
 import torch
 
 from tests.command import start
+from tests.store.rows import as_another_run_has_it
 from virnucpro import cli
 from virnucpro.cli import main
 from virnucpro.cli.arguments import installed_version
@@ -30,10 +30,10 @@ from virnucpro.data.fasta import FastaError
 from virnucpro.data.tokens import ALPHABET
 from virnucpro.models.precision import PRECISIONS
 from virnucpro.pipeline.async_inference import POOLS
-from virnucpro.pipeline.embed import Done
+from virnucpro.pipeline.embed import Progressed
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.place import folder_of
-from virnucpro.store.unfinished import begun_settings
+from virnucpro.store.run import begun_settings, has_segments
 
 MODEL = ["--model", "esm2_t6_8M_UR50D", "--weights", "random", "--device", "cpu"]
 PATIENCE = 60  # seconds
@@ -79,9 +79,8 @@ def run(fasta, tmp_path):
 
 def wait_for_work(process, output):
     """Until something was committed."""
-    journal = folder_of(output) / "journal"
     deadline = time.monotonic() + PATIENCE
-    while not (journal.exists() and journal.stat().st_size) and process.is_alive():
+    while not has_segments(folder_of(output)) and process.is_alive():
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
@@ -337,8 +336,7 @@ def test_resume_takes_the_recorded_channels_and_refuses_what_are_none(
     small.write_text(">a\nMKT\n>b\nMKTA\n")
     assert embed(small, output, *words, "--resume") == 0
     assert recorded() == before
-    with h5py.File(output, "r+") as file:
-        file.attrs["channels_apart"] = before.replace("77", "777")
+    as_another_run_has_it(output, channels_apart=before.replace("77", "777"))
     capsys.readouterr()
     assert embed(small, output, *words, "--resume") == 1
     said = capsys.readouterr().err
@@ -483,7 +481,7 @@ def test_a_home_that_cannot_be_written_is_told(small, tmp_path, capsys, monkeypa
 
 def done(sequences, fraction):
     about = {"tokens": 10 * sequences, "seconds": sequences, "fraction": fraction}
-    return Done(sequences=sequences, **about)
+    return Progressed(sequences=sequences, **about)
 
 
 class Terminal(io.StringIO):

@@ -11,7 +11,6 @@ import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,23 +20,25 @@ import torch
 from tests.conftest import MODEL, RAGGED
 from virnucpro.cli import main
 from virnucpro.cli.progress import Progress
-from virnucpro.data.fasta import Fasta, FastaError
+from virnucpro.data.fasta import Fasta
 from virnucpro.data.packing import pack
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.pipeline.cluster import RayError, check_reachable, connected, resources
-from virnucpro.pipeline.distributed import RAY, agreed, embed_with_ray, tasks
+from virnucpro.pipeline.distributed import agreed, embed_with_ray, tasks
 from virnucpro.pipeline.embed import embed_file
+from virnucpro.pipeline.input import NumberedPacks
 from virnucpro.pipeline.options import Options
-from virnucpro.pipeline.pool import LOSSES_IN_A_ROW, DoneByWorkers, Pool, Task, not_started
-from virnucpro.pipeline.provenance import Place, compared, version_of
+from virnucpro.pipeline.pool import LOSSES_IN_A_ROW, DoneByWorkers, Pool, not_started
+from virnucpro.pipeline.provenance import compared, version_of
 from virnucpro.pipeline.resuming import Stopped
-from virnucpro.pipeline.shards import PACKS_IN_BLOCK, numbered
-from virnucpro.pipeline.worker import Done, ESM2Engine, Plan, Worker, compact, expand
+from virnucpro.pipeline.shards import PACKS_IN_BLOCK
+from virnucpro.pipeline.worker import BlockDone, ESM2Engine, Plan, Worker, compact, expand
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import StoreError
 from virnucpro.store.place import folder_of
-from virnucpro.store.segmented_run import SegmentedRun
-from virnucpro.store.segments import Block, Counts, SegmentRows, read_index
+from virnucpro.store.rows import Rows
+from virnucpro.store.run import Run
+from virnucpro.store.segments import read_index
 
 PROTEINS = [
     (f"{name}{number}", protein[:60]) for number in range(9) for name, protein in RAGGED if "<" not in protein
@@ -81,14 +82,14 @@ def plan(run, checkpoint, engine=ESM2Engine, proof=None):
     )
 
 
-def all_tasks(before=None, proteins=PROTEINS):
+def all_tasks(proteins=PROTEINS):
     """All of the input, as the driver hands it out."""
 
     class NoFile:
         def fraction(self):
             return None
 
-    return list(tasks(numbered(pack(proteins, OPTIONS.token_budget)), before or {}, NoFile()))
+    return list(tasks(NumberedPacks(pack(proteins, OPTIONS.token_budget)), NoFile()))
 
 
 def started(run, checkpoint, **keywords):
@@ -98,33 +99,39 @@ def started(run, checkpoint, **keywords):
 
 
 def test_a_pack_is_sent_in_an_eighth_of_the_bytes():
-    for each in pack(PROTEINS, 90):
+    for each in NumberedPacks(pack(PROTEINS, 90)):
         sent = compact(each)
-        assert sent[1].nbytes * 8 == each.input_ids.numpy().nbytes
+        assert sent.tokens.nbytes * 8 == each.pack.input_ids.numpy().nbytes
         again = expand(sent)
-        assert again.sequence_ids == each.sequence_ids and again.max_seqlen == each.max_seqlen
-        assert (again.input_ids == each.input_ids).all() and (again.cu_seqlens == each.cu_seqlens).all()
-        assert again.input_ids.dtype == each.input_ids.dtype and again.cu_seqlens.dtype == each.cu_seqlens.dtype
+        assert (again.number, again.begins, again.digest) == (each.number, each.begins, each.digest)
+        before, after = each.pack, again.pack
+        assert after.sequence_ids == before.sequence_ids and after.max_seqlen == before.max_seqlen
+        for name in ("input_ids", "cu_seqlens"):
+            one, other = getattr(after, name), getattr(before, name)
+            assert (one == other).all() and one.dtype == other.dtype
 
 
 def test_two_workers_together_make_the_rows_of_one_process(tmp_path, checkpoint, whole):
-    *blocks, count = all_tasks()
-    with SegmentedRun(tmp_path / "out.h5", resume=False) as run, ThreadPoolExecutor(6) as pool:
+    blocks = all_tasks()
+    with Run(tmp_path / "out.h5", resume=False) as run, ThreadPoolExecutor(6) as pool:
         workers = [started(run, checkpoint) for _ in range(2)]
         calls = [
-            pool.submit(workers[task.number % 2].embed, task.number, task.place, task.packs)
-            for task in reversed(blocks)
+            pool.submit(workers[number % 2].embed, task.packs)
+            for number, task in reversed(list(enumerate(blocks)))
         ]
         assert sum(call.result(60).sequences for call in calls) == len(PROTEINS)
-        rows = SegmentRows(read_index(run.segments), 320, np.dtype("float32"))
-        assert count == len(blocks) > 2
+        found = read_index(run.segments)
+        rows = Rows(
+            [pack for number in sorted(found) for pack in found[number].values()], 320, np.dtype("float32")
+        )
+        assert len(blocks) > 2
         assert [name for names in rows.names() for name in names] == whole[0]
         assert np.concatenate(list(rows.lengths())).tolist() == whole[1]
         assert (np.concatenate(list(rows.embeddings())) == whole[2]).all()
 
 
 def test_a_worker_that_does_not_share_the_folder_is_refused(tmp_path, checkpoint):
-    with SegmentedRun(tmp_path / "out.h5", resume=False) as run:
+    with Run(tmp_path / "out.h5", resume=False) as run:
         with pytest.raises(StoreError, match=r"does not see .*name an output on storage that all nodes share"):
             Worker(plan(run, checkpoint, proof="of another folder"))
         (run.folder / "shared").unlink()
@@ -134,7 +141,7 @@ def test_a_worker_that_does_not_share_the_folder_is_refused(tmp_path, checkpoint
 
 def test_a_worker_without_its_gpu_is_refused(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with SegmentedRun(tmp_path / "out.h5", resume=False) as run:
+    with Run(tmp_path / "out.h5", resume=False) as run:
         on_gpu = Plan(MODEL, "random", "auto", "cuda", OPTIONS, run.folder, run.segments, run.proof)
         with pytest.raises(
             StoreError, match=f"worker on {os.uname().nodename} was given a GPU that PyTorch does not"
@@ -144,9 +151,9 @@ def test_a_worker_without_its_gpu_is_refused(tmp_path, checkpoint, monkeypatch):
 
 def test_a_full_disk_is_told_by_every_call_and_nothing_of_it_counts(tmp_path, checkpoint, monkeypatch):
     first, second, *_ = all_tasks()
-    with SegmentedRun(tmp_path / "out.h5", resume=False) as run:
+    with Run(tmp_path / "out.h5", resume=False) as run:
         worker = started(run, checkpoint)
-        worker.embed(first.number, first.place, first.packs)
+        worker.embed(first.packs)
 
         def full(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -154,9 +161,9 @@ def test_a_full_disk_is_told_by_every_call_and_nothing_of_it_counts(tmp_path, ch
         monkeypatch.setattr(os, "write", full)
         for _ in range(2):
             with pytest.raises(StoreError, match=f"on {os.uname().nodename}: No space left on device"):
-                worker.embed(second.number, second.place, second.packs)
+                worker.embed(second.packs)
         monkeypatch.undo()
-        assert set(read_index(run.segments)) == {first.number}
+        assert set(read_index(run.segments)) == {each.number for each in first.packs}
 
 
 def test_what_the_engine_raises_is_raised_where_the_block_is_awaited(tmp_path, checkpoint):
@@ -165,12 +172,12 @@ def test_what_the_engine_raises_is_raised_where_the_block_is_awaited(tmp_path, c
             next(iter(packs))
             raise ArithmeticError("NaN or Inf")
 
-    with SegmentedRun(tmp_path / "out.h5", resume=False) as run:
+    with Run(tmp_path / "out.h5", resume=False) as run:
         worker = started(run, checkpoint, engine=Broken)
         task = all_tasks()[0]
         for _ in range(2):
             with pytest.raises(ArithmeticError, match="NaN or Inf"):
-                worker.embed(task.number, task.place, task.packs)
+                worker.embed(task.packs)
 
 
 def test_a_worker_whose_engine_does_not_start_says_so(tmp_path, checkpoint):
@@ -179,37 +186,22 @@ def test_a_worker_whose_engine_does_not_start_says_so(tmp_path, checkpoint):
             raise ArithmeticError("no room for a pack")
 
     refused = pytest.raises(ArithmeticError, match="no room for a pack")
-    with SegmentedRun(tmp_path / "out.h5", resume=False) as run, refused:
+    with Run(tmp_path / "out.h5", resume=False) as run, refused:
         started(run, checkpoint, engine=Broken)
 
 
-def done(task):
-    """What an index has of a block."""
-    return Block("rows", 0, (Counts(1, 1, 1, 1),), (), task.place.digest)
-
-
-def test_blocks_are_whole_packs_and_those_on_disk_are_not_handed_out():
-    *blocks, count = all_tasks()
-    assert [task.number for task in blocks] == list(range(count))
+def test_blocks_are_whole_packs():
+    blocks = all_tasks()
     assert {len(task.packs) for task in blocks[:-1]} == {PACKS_IN_BLOCK}
-    found = all_tasks({1: done(blocks[1])})
-    assert [type(each) for each in found[:3]] == [Task, Block, Task] and found[-1] == count
-
-
-def test_blocks_of_another_input_are_refused():
-    *blocks, _ = all_tasks()
-    with pytest.raises(FastaError, match="does not begin with"):
-        all_tasks({1: done(blocks[0])})
-    with pytest.raises(FastaError, match="does not begin with"):
-        all_tasks({len(blocks) - 1: done(blocks[-1])}, PROTEINS[:5])
+    assert [each.number for task in blocks for each in task.packs] == list(
+        range(sum(len(task.packs) for task in blocks))
+    )
 
 
 def test_only_runs_of_the_same_settings_are_resumed(tmp_path):
     settings = {"device": "one GPU", "threads": 0, "pool": "mean", "weights": "here"}
-    begun = {**compared(settings), RAY: True, "run": "x"}
+    begun = compared(settings)
     assert agreed(begun, {**settings, "weights": "there"}, tmp_path, allow_mixed=False) == {}
-    with pytest.raises(StoreError, match="begun without --ray"):
-        agreed(settings, settings, tmp_path, allow_mixed=False)
     with pytest.raises(StoreError, match="pool 'mean' and not 'bos'"):
         agreed(begun, {**settings, "pool": "bos"}, tmp_path, allow_mixed=True)
     with pytest.raises(StoreError, match="device 'one GPU' and not 'another'"):
@@ -463,7 +455,7 @@ def test_all_workers_keep_the_first_ones_channels_apart_or_those_recorded(planne
 
 
 def test_a_worker_takes_the_channels_of_the_plan(tmp_path, massive_checkpoint):
-    with SegmentedRun(tmp_path / "out.h5", resume=False) as run:
+    with Run(tmp_path / "out.h5", resume=False) as run:
         for apart in (None, {}, CHOSEN):
             planned = plan(run, massive_checkpoint)
             worker = Worker(dataclasses.replace(planned, precision="int8", channels_apart=apart))
@@ -512,17 +504,10 @@ def test_a_real_local_ray_writes_the_bytes_of_one_process(fasta, tmp_path, check
     assert not folder_of(output).exists()
 
 
-def test_a_place_tells_where_a_block_begins():
-    *blocks, _ = all_tasks()
-    begins = [task.place.begins for task in blocks]
-    sizes = [sum(len(names) for names, _, _ in task.packs) for task in blocks]
-    assert begins == np.cumsum([0, *sizes])[:-1].tolist() and isinstance(blocks[0].place, Place)
-
-
 def test_progress_tells_the_speed_of_each_worker_and_of_all(monkeypatch, capsys):
     monkeypatch.setattr(Progress, "SECONDS_BETWEEN_LINES", 0.0)
     so_far = DoneByWorkers()
-    so_far.add(Done(3, 94, ["x"], Block(Path("rows"), 0, (), (), "")), 0.25)
+    so_far.add(BlockDone(3, 94, ["x"], []), 0.25)
     so_far.speeds, so_far.seconds = [30.0, 20.0], 2.0
     with Progress() as progress:
         progress(so_far)

@@ -13,7 +13,6 @@ import torch
 import virnucpro
 from tests.conftest import MODEL, RAGGED
 from virnucpro.data.fasta import Fasta, FastaError
-from virnucpro.data.packing import pack
 from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
 from virnucpro.pipeline import embed as module
 from virnucpro.pipeline import provenance
@@ -21,11 +20,9 @@ from virnucpro.pipeline.async_inference import AsyncInferenceRunner
 from virnucpro.pipeline.embed import Stopped, embed_file
 from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.prefetch import ReadAhead
-from virnucpro.pipeline.provenance import remaining
-from virnucpro.store.committed import Committed
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import StoreError
-from virnucpro.store.formats import FORMATS, PER_PROTEIN, format_of
+from virnucpro.store.formats import BY_NAME, PER_PROTEIN, format_of
 from virnucpro.store.place import folder_of
 
 PROTEINS = [(name, protein[:60]) for name, protein in RAGGED if "<" not in protein]  # <mask> is not FASTA
@@ -334,14 +331,6 @@ def test_the_recommended_precision_of_a_cpu_is_fp32():
     assert recommended_precision("cpu") == "fp32"
 
 
-def test_remaining_packs_continue_those_committed():
-    packs = list(remaining(pack(PROTEINS, 60), Committed()))
-    for number, (done, place) in enumerate(packs[:-1]):
-        committed = Committed(sequences=place.begins + len(done), digest=place.digest)
-        rest = list(remaining(pack(PROTEINS, 60), committed))
-        assert [place for _, place in rest] == [place for _, place in packs[number + 1 :]]
-
-
 def test_reading_ahead_keeps_order_and_raises_at_its_place():
     def items():
         yield from range(100)
@@ -415,5 +404,5 @@ def test_a_folder_of_something_else_is_not_replaced_by_a_parquet_dataset(tmp_pat
     (tmp_path / "out.parquet").mkdir()
     (tmp_path / "out.parquet" / "thesis.tex").write_text("mine")
     with pytest.raises(StoreError, match="holds something else"):
-        run(fasta, tmp_path / "out.parquet", model, format=FORMATS["parquet"], force=True)
+        run(fasta, tmp_path / "out.parquet", model, format=BY_NAME["parquet"], force=True)
     assert (tmp_path / "out.parquet" / "thesis.tex").read_text() == "mine"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import h5py
 
-from virnucpro.store.unfinished import JOURNAL
+from virnucpro.store.segments import JOURNAL
 
 SEED = "virnucpro scale"
 MODEL = ["--model", "esm2_t6_8M_UR50D", "--weights", "random", "--device", "cpu", "--token-budget", "600"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-CALLS = ("open", "write", "pwrite", "fsync", "ftruncate", "replace", "mkdir")
+CALLS = ("open", "write", "pwrite", "fsync", "ftruncate", "replace", "mkdir", "link")
 
 
 class FaultyDisk:
@@ -59,7 +59,9 @@ class FaultyDisk:
 
     def lose_power(self, folder):
         """All that was never synced is lost."""
-        for path in folder.iterdir() if folder.exists() else ():
+        for path in folder.rglob("*") if folder.exists() else ():
+            if path.is_dir():
+                continue
             with path.open("r+b") as file:
                 self.lose(file.fileno())
 

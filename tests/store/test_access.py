@@ -25,15 +25,17 @@ class Ragged(Access):
 def embeddings(request, tmp_path):
     """A file of five sequences, and what is to be found of each."""
     import virnucpro
+    from tests.store.rows import SmallRun, rows_in
     from virnucpro.store.hdf5 import write_hdf5
-    from virnucpro.store.journal import Partial
 
     ragged = request.param == "residue"
     parts = Ragged.parts if ragged else [np.full((1, 2), number) for number in range(5)]
     path = tmp_path / "out.h5"
-    with Partial(path, {}, 2, "float32", resume=False) as partial:
-        partial.append(NAMES, [len(part) for part in Ragged.parts], np.concatenate(parts).astype("f4"), "digest")
-        partial.finish(lambda path, rows: write_hdf5(path, rows, {}, (2,), ragged))
+    with SmallRun(path) as run:
+        run.append(0, NAMES, [len(part) for part in Ragged.parts], np.concatenate(parts).astype("f4"), "digest")
+        rows = rows_in(run, 2)
+        pool = {"pool": request.param}
+        run.finish(rows, lambda path, there: write_hdf5(path, rows, pool, (2,), ragged, in_place=there))
     with virnucpro.Embeddings(path) as file:
         yield file, parts if ragged else [part[0] for part in parts]
 

@@ -6,15 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.store.faulty_disk import FaultyDisk, fault_points
-from tests.store.rows import SEQUENCES, append, datasets, finish, partial, whole_run
-from virnucpro.store import journal
-from virnucpro.store.committed import read_journal
-from virnucpro.store.errors import StoreError, WriteError
+from tests.store.rows import SEQUENCES, append, datasets, finish, partial, rows_in, whole_run
+from virnucpro.store import run as run_module
+from virnucpro.store.errors import WriteError
 from virnucpro.store.place import folder_of
-from virnucpro.store.unfinished import JOURNAL
+from virnucpro.store.run import LEAST_BYTES, bytes_of, has_work, size_of
 
 
 @pytest.fixture
@@ -25,10 +25,6 @@ def output(tmp_path):
 @pytest.fixture
 def expected(tmp_path):
     return datasets(whole_run(tmp_path / "whole.h5"))
-
-
-def as_another_process():
-    journal._failed.clear()
 
 
 @pytest.mark.parametrize("begun", [0, 2], ids=["from the beginning", "resumed"])
@@ -58,19 +54,19 @@ def test_whatever_fails_the_output_is_complete_or_absent_and_can_be_continued(
         start(output)
         with pytest.MonkeyPatch.context() as patch:
             disk = FaultyDisk(patch, tmp_path, failing, error, dead, torn)
-            with pytest.raises(WriteError, match=os.strerror(error)):
+            try:
                 whole_run(output, resume=True)
+            except WriteError as told:
+                assert os.strerror(error) in str(told)
+            else:  # making a folder that is there
+                assert begun and datasets(output) == expected
             assert disk.failed
         folder = folder_of(output)
         if output.exists():
             assert datasets(output) == expected  # the rename succeeded, and syncing it failed
-        if folder.exists():
-            assert read_journal(folder / JOURNAL)[0].sequences
-            with pytest.raises(StoreError, match="nothing more is written"):
-                partial(output, resume=True)
+        assert has_work(folder) or not folder.exists()
         if power_fails:
             disk.lose_power(folder)
-        as_another_process()
         with pytest.MonkeyPatch.context() as patch:
             FaultyDisk(patch, tmp_path)
             assert datasets(whole_run(output, resume=True)) == expected
@@ -88,18 +84,17 @@ def test_after_each_write_that_failed_nothing_is_committed(output):
             except WriteError:
                 assert not folder_of(output).exists()
                 continue
-            steps = [lambda run: append(run, range(5)), lambda run: run.commit(), finish]
+            steps = [lambda run: append(run, range(5)), lambda run: run.commit()]
             with run:
                 try:
                     for step in steps:
                         step(run)
                 except WriteError:
                     calls = disk.calls.total()
-                    for step in steps:
+                    for step in (*steps, finish):
                         with pytest.raises(WriteError, match="Input/output error"):
                             step(run)
                     assert disk.calls.total() == calls
-        as_another_process()
         output.unlink(missing_ok=True)
 
 
@@ -116,7 +111,6 @@ def test_an_older_output_stays_or_is_replaced_as_a_whole(tmp_path, expected):
             with pytest.raises(WriteError):
                 whole_run(output)
         assert datasets(output) in (older, expected)
-        as_another_process()
 
 
 def test_the_first_failure_is_told_of_again(output):
@@ -125,22 +119,19 @@ def test_the_first_failure_is_told_of_again(output):
         run.commit()
         with pytest.MonkeyPatch.context() as patch:
             FaultyDisk(patch, output.parent, 1, errno.ENOSPC)
-            with pytest.raises(
-                WriteError, match=r"No space left on device: at least .* is needed, and .* is free"
-            ):
+            with pytest.raises(WriteError, match=r"No space left on device: .* is free"):
                 append(run, [1])
         for later in (lambda: append(run, [2]), run.commit, lambda: finish(run)):
-            with pytest.raises(WriteError, match="No space left on device: at least"):
+            with pytest.raises(WriteError, match="No space left on device"):
                 later()
-    as_another_process()
     with partial(output, resume=True) as run:
-        assert run.committed.sequences == 1
+        assert run.counts.sequences == 1
 
 
 def test_a_disk_that_is_too_full_for_the_copy_is_told_what_is_missing(output, monkeypatch):
     with partial(output) as run:
         append(run, range(5))
-        monkeypatch.setattr("virnucpro.store.whole.free_bytes", lambda folder: 123)
+        monkeypatch.setattr("virnucpro.store.run.free_bytes", lambda folder: 123)
         with pytest.raises(WriteError, match=r"needs 3\d\.\d\d kB, 123 bytes is free: 3\d\.\d\d kB are missing"):
             finish(run)
     monkeypatch.undo()
@@ -152,11 +143,11 @@ def test_a_disk_that_is_too_full_for_the_copy_is_told_what_is_missing(output, mo
 def test_the_copy_needs_no_more_than_was_reckoned(output, count, ragged):
     rows = sum(range(1, count + 1)) if ragged else count
     with partial(output) as run:
-        values = journal.np.ones((rows, 4), journal.np.float32)
-        run.append([f"protein {n}" for n in range(count)], list(range(1, count + 1)), values, "digest")
-        reckoned = run.size_of_copy(run.committed)
+        values = np.ones((rows, 4), np.float32)
+        run.append(0, [f"protein {n}" for n in range(count)], list(range(1, count + 1)), values, "digest")
+        reckoned = size_of(rows_in(run)) + bytes_of(rows_in(run))
         finish(run, ragged=ragged)
-    assert output.stat().st_size <= reckoned <= 2 * output.stat().st_size + journal.LEAST_BYTES
+    assert output.stat().st_size <= reckoned <= 2 * output.stat().st_size + LEAST_BYTES
 
 
 def test_leftovers_that_cannot_be_removed_do_not_make_the_output_incomplete(output, monkeypatch, caplog):
@@ -165,7 +156,7 @@ def test_leftovers_that_cannot_be_removed_do_not_make_the_output_incomplete(outp
 
     with partial(output) as run:
         append(run, range(len(SEQUENCES)))
-        monkeypatch.setattr(journal, "remove", refuse)
+        monkeypatch.setattr(run_module, "remove", refuse)
         assert finish(run)
     assert "is complete, but cannot remove" in caplog.text
     assert len(datasets(output)["ids"]) == len(SEQUENCES)
@@ -176,7 +167,7 @@ import resource, sys
 from pathlib import Path
 from tests.store.rows import whole_run
 from virnucpro.store.errors import WriteError
-resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, resource.RLIM_INFINITY))  # HDF5 needs more, the rows do not
+resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))  # HDF5 needs more, the rows do not
 try:
     whole_run(Path(sys.argv[1]))
 except WriteError as error:

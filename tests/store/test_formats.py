@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import os
 import subprocess
+import zlib
 from pathlib import Path
 
 import h5py
@@ -12,23 +13,22 @@ import pytest
 
 from virnucpro.data.fasta import FastaError
 from virnucpro.store import parquet
-from virnucpro.store.committed import Committed
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import StoreError
-from virnucpro.store.formats import FORMATS, PER_PROTEIN, format_of
+from virnucpro.store.formats import BY_NAME, PER_PROTEIN, format_of
 from virnucpro.store.hdf5 import write_hdf5
-from virnucpro.store.per_protein import checked
-from virnucpro.store.rows import batches
+from virnucpro.store.per_protein import nameable
+from virnucpro.store.rows import Counts, batches
 
 NAMES = ["sp|P69905|HBA_HUMAN", "zeta", "alpha", "tr|A0A024R161|A0A024R161_HUMAN", "ünicode", "a.b|c", "last"]
 LENGTHS = np.array([3, 1, 7, 2, 5, 4, 6])
 
 needs_pyarrow = pytest.mark.skipif(not importlib.util.find_spec("pyarrow"), reason="pyarrow is not installed")
 ALL = [
-    pytest.param(FORMATS["h5"], id="h5"),
+    pytest.param(BY_NAME["h5"], id="h5"),
     pytest.param(PER_PROTEIN, id="per-protein"),
-    pytest.param(FORMATS["parquet"], id="parquet", marks=needs_pyarrow),
-    pytest.param(FORMATS["npz"], id="npz"),
+    pytest.param(BY_NAME["parquet"], id="parquet", marks=needs_pyarrow),
+    pytest.param(BY_NAME["npz"], id="npz"),
 ]
 
 
@@ -40,7 +40,7 @@ class MadeUp:
         self.row_size = int(np.prod(shape))
         count = int(sum(lengths)) if ragged else len(names)
         self.values = np.arange(count * self.row_size, dtype=dtype).reshape(count, *shape)
-        self.committed = Committed(len(names), int(sum(lengths)), count)
+        self.counts = Counts(len(names), int(sum(lengths)), count)
         ends = np.cumsum([0, *(lengths if ragged else [1] * len(names))])
         self.expected = [self.values[a:b] if ragged else self.values[a] for a, b in itertools.pairwise(ends)]
 
@@ -49,6 +49,11 @@ class MadeUp:
 
     def lengths(self):
         return (self._lengths[at : at + 3] for at in range(0, len(self._lengths), 3))
+
+    def pieces(self):
+        return np.array(
+            [(len(part), zlib.crc32(part.copy())) for part in self.embeddings() if len(part)], "<i8"
+        ).reshape(-1, 2)
 
     def embeddings(self):
         flat = self.values.reshape(len(self.values), self.row_size)
@@ -106,11 +111,11 @@ def test_batches_are_in_step_and_bounded():
 @pytest.mark.parametrize(
     "name, format, layout, expected",
     [
-        ("out.h5", None, "table", FORMATS["h5"]),
+        ("out.h5", None, "table", BY_NAME["h5"]),
         ("out.HDF5", None, "per-protein", PER_PROTEIN),
-        ("out.npz", None, "table", FORMATS["npz"]),
-        ("out", None, "table", FORMATS["h5"]),
-        ("out.dat", "npz", "table", FORMATS["npz"]),
+        ("out.npz", None, "table", BY_NAME["npz"]),
+        ("out", None, "table", BY_NAME["h5"]),
+        ("out.dat", "npz", "table", BY_NAME["npz"]),
     ],
 )
 def test_the_ending_or_the_option_chooses_the_format(name, format, layout, expected):
@@ -131,13 +136,13 @@ def test_without_pyarrow_parquet_is_refused_with_the_remedy(monkeypatch):
 @pytest.mark.parametrize("name", ["a/b", ".", "sp|a/b|C"])
 def test_a_name_that_hdf5_takes_for_a_path_is_refused(name):
     with pytest.raises(FastaError, match="rename it"):
-        list(checked([("good", "MK"), (name, "MK")]))
+        list(nameable([("good", "MK"), (name, "MK")]))
 
 
 @pytest.mark.parametrize("names", [["a", "a"], ["sp|P1|X", "tr|P1|Y"], ["P1", "sp|P1|X"]])
 def test_two_proteins_of_one_dataset_are_refused(names):
     with pytest.raises(FastaError, match="two sequences would be the dataset"):
-        list(checked((name, "MK") for name in names))
+        list(nameable((name, "MK") for name in names))
 
 
 def test_what_is_not_of_virnucpros_is_refused(tmp_path):
@@ -189,7 +194,7 @@ def test_duckdb_runs_the_query_of_the_documentation(tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "embed.md").read_text()
     (query,) = (part.partition("```")[0] for part in page.split("```sql\n")[1:])
     rows = MadeUp((5,), False)
-    FORMATS["parquet"].write(tmp_path / "OUT.parquet", rows, {}, (5,), False)
+    BY_NAME["parquet"].write(tmp_path / "OUT.parquet", rows, {}, (5,), False)
     monkeypatch.chdir(tmp_path)
     found = duckdb.sql(query.replace("'my protein'", "'zeta'")).fetchall()
     units = rows.values / np.linalg.norm(rows.values, axis=1, keepdims=True)
@@ -201,7 +206,7 @@ def test_a_table_is_the_same_as_before(tmp_path):
     rows = MadeUp((5,), True)
     write_hdf5(tmp_path / "out.h5", rows, {}, (5,), True)
     with h5py.File(tmp_path / "out.h5") as file:
-        assert sorted(file) == ["embeddings", "ids", "lengths", "offsets"]
+        assert sorted(file) == ["embeddings", "ids", "lengths", "offsets", "pieces"]
         assert file["offsets"][()].tolist() == np.cumsum([0, *LENGTHS]).tolist()
 
 

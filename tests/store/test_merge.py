@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.conftest import MODEL
+from tests.store.rows import as_another_run_has_it
 from virnucpro.cli import main, parser
 from virnucpro.data.fasta import Fasta, FastaError
 from virnucpro.models.esm2_flash import load_esm2_model
@@ -198,9 +199,9 @@ def test_parts_of_other_hardware_need_leave_which_is_recorded(fasta, model, tmp_
     parts = made(fasta, model, 3)
     other = tmp_path / "1.h5"
     other.write_bytes(parts[0].read_bytes())
-    with h5py.File(other, "r+") as file:
+    with h5py.File(other) as file:
         device = file.attrs["device"]
-        file.attrs["device"] = "another GPU"
+    as_another_run_has_it(other, device="another GPU")
     assert "merge with --allow-mixed" in refused(tmp_path, [other, *parts[1:]])
     merge(tmp_path / "out.h5", [other, *parts[1:]], TABLE, allow_mixed=True)
     with Embeddings(tmp_path / "out.h5") as file:
@@ -212,8 +213,7 @@ def test_parts_with_other_channels_apart_are_refused_whatever_is_allowed(fasta, 
     parts = made(fasta, model, 3)
     other = tmp_path / "1.h5"
     other.write_bytes(parts[0].read_bytes())
-    with h5py.File(other, "r+") as file:
-        file.attrs.update({"device": "another GPU", "channels_apart": '{"layers.0.fc1": [7]}'})
+    as_another_run_has_it(other, device="another GPU", channels_apart='{"layers.0.fc1": [7]}')
     said = refused(tmp_path, [other, *parts[1:]], allow_mixed=allow_mixed)
     assert """channels_apart '{}' and not '{"layers.0.fc1": [7]}'""" in said
     assert said.endswith("embed that shard again with the same settings, on the same hardware")

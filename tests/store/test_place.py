@@ -10,7 +10,7 @@ import pytest
 from tests.store.rows import append, datasets, finish, partial, whole_run
 from virnucpro.store.errors import StoreError
 from virnucpro.store.place import PARTIAL, check_apart, folder_of, place_of
-from virnucpro.store.unfinished import JOURNAL, OURS, check_output
+from virnucpro.store.run import OURS, SETTINGS, check_output
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_a_link_stays_and_the_file_goes_where_it_leads(tmp_path, output, exists,
         assert run.folder == folder_of(output) == folder_of(target) == disk / "target.h5.partial"
         append(run, [0])
         run.commit()
-        assert (disk / "target.h5.partial" / JOURNAL).exists()
+        assert (disk / "target.h5.partial" / SETTINGS).exists()
     for name in (output, target):
         with pytest.raises(StoreError, match="holds an unfinished run"):
             check_output(name, resume=False, force=False)
@@ -225,7 +225,7 @@ def test_what_came_to_its_place_meanwhile_is_not_replaced(output, what):
     assert os.path.samestat(os.lstat(output), before)
     output.rmdir() if what == "folder" else output.unlink()
     with partial(output, resume=True) as run:
-        assert run.committed.sequences == 5 and finish(run)
+        assert run.counts.sequences == 5 and finish(run)
 
 
 def test_a_link_that_came_to_its_place_meanwhile_is_not_replaced(output, tmp_path):

@@ -6,12 +6,13 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.store.rows import SEQUENCES, SETTINGS, append, finish, never, partial
-from virnucpro.store.committed import Committed
+from tests.store.rows import SEQUENCES, SETTINGS, append, datasets, finish, never, partial, whole_run
 from virnucpro.store.embeddings import Embeddings
-from virnucpro.store.errors import StoreError
+from virnucpro.store.errors import LostError, StoreError
 from virnucpro.store.place import folder_of
-from virnucpro.store.unfinished import JOURNAL, check_output
+from virnucpro.store.rows import Counts
+from virnucpro.store.run import check_output
+from virnucpro.store.segments import JOURNAL, NAMES, ROWS
 
 
 @pytest.fixture
@@ -25,6 +26,12 @@ def begun(output):
         append(run, [0])
         run.commit()
     return output
+
+
+def only(output, name):
+    """The file of the only worker."""
+    (found,) = folder_of(output).glob(f"segments/*/*/{name}")
+    return found
 
 
 def finished(output, ragged=False, dtype="float32", shape=(4,)):
@@ -101,7 +108,7 @@ def test_a_run_that_is_resumed_ends_with_the_same_datasets(tmp_path, committed):
         run.commit()
         append(run, range(committed, min(committed + 2, 5)))  # and is killed here
     with partial(resumed, resume=True) as run:
-        assert run.committed.sequences == committed
+        assert run.counts.sequences == committed
         append(run, range(committed, 5))
         assert finish(run, {}, (4,), False, never)
     with h5py.File(whole) as one, h5py.File(resumed) as other:
@@ -115,23 +122,37 @@ def test_half_a_line_of_the_journal_counts_for_nothing(output, left):
     with partial(output) as run:
         append(run, [0])
         run.commit()
-    with (folder_of(output) / JOURNAL).open("ab") as journal:
+    with only(output, JOURNAL).open("ab") as journal:
         journal.write(left)
     with partial(output, resume=True) as run:
-        assert run.committed.sequences == 1
+        assert run.counts.sequences == 1
         append(run, [1])
         run.commit()
     with partial(output, resume=True) as run:
-        assert (run.committed.sequences, run.committed.digest) == (2, "digest 1")
+        assert (run.counts.sequences, run.done[1].digest) == (2, "digest 1")
 
 
-def test_lost_rows_are_told_of(output):
+def test_packs_whose_rows_are_lost_are_computed_again(output):
+    only(begun(output), ROWS).write_bytes(b"")
+    with partial(output, resume=True) as run:
+        assert run.counts == Counts()
+
+
+@pytest.mark.parametrize("name, at", [(ROWS, 4_100), (NAMES, 0), (NAMES, 5)])
+def test_a_byte_that_changes_before_the_end_is_told_of_and_its_pack_is_computed_again(output, name, at):
     with partial(output) as run:
-        append(run, [0])
+        append(run, range(5))
         run.commit()
-    (folder_of(output) / "embeddings").write_bytes(b"")
-    with pytest.raises(StoreError, match=r"embeddings has lost rows .* --force"):
-        partial(output, resume=True)
+    path = only(output, name)
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+    with partial(output, resume=True) as run, pytest.raises(LostError, match=r"block 0 of the rows in .*--resume"):
+        finish(run)
+    assert not output.exists()
+    with partial(output, resume=True) as run:
+        assert sorted(run.done) == [1, 2, 3, 4]
+    assert datasets(whole_run(output, resume=True)) == datasets(finished(output.with_name("other.h5")))
 
 
 def test_other_settings_are_refused_by_name(output):
@@ -163,7 +184,7 @@ def test_without_resume_an_unfinished_run_is_dropped(output):
         append(run, [0])
         run.commit()
     with partial(output) as run:
-        assert run.committed == Committed()
+        assert run.counts == Counts()
         append(run, [4])
         assert finish(run, {}, (4,), False, never)
     with Embeddings(output) as file:

@@ -36,4 +36,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if found is None:
             raise
         return complain(found[0], error, chosen, words, found[1])
-    return 0
+    return 0 if summary.get("ok", True) else 1

@@ -7,9 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from virnucpro.cli.commands import DEFAULT_CHUNK, embed, merge
+from virnucpro.cli.commands import DEFAULT_CHUNK, embed, merge, verify
 from virnucpro.models.precision import PRECISIONS
-from virnucpro.store.formats import FORMATS, LAYOUTS
+from virnucpro.store.formats import BY_NAME, LAYOUTS
 
 EXIT_CODES = """\
 exit codes: 0 done; 1 the input, the output, the model or the device is not as it should be; 2 the command is not;
@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
     commands = program.add_subparsers(required=True, metavar="COMMAND")
     add_embed(commands)
     add_merge(commands)
+    add_verify(commands)
     return program
 
 
@@ -152,10 +153,25 @@ def add_merge(commands: Any) -> None:
     command.add_argument("--debug", action="store_true", help="show where in the program an error came from")
 
 
+def add_verify(commands: Any) -> None:
+    """The options of ``virnucpro verify``."""
+    command = commands.add_parser(
+        "verify",
+        help="check that files hold what was written to them",
+        description="Read outputs or parts to the end, and compare all with its checksums. Prints a line a file.",
+        epilog="exit codes: 0 all are as they were written; 1 one is damaged, or has no checksums; 2 the command "
+        "is wrong.",
+    )
+    command.set_defaults(run=verify)
+    command.add_argument("files", type=path, nargs="+", metavar="FILE", help="of any format that virnucpro writes")
+    command.add_argument("--json", action="store_true", help="print the result as JSON instead")
+    command.add_argument("--debug", action="store_true", help="show where in the program an error came from")
+
+
 def add_format(command: argparse.ArgumentParser) -> None:
     """The options of an output's format."""
     command.add_argument(
-        "--format", choices=tuple(FORMATS), help="default: by the output's ending, .h5, .parquet or .npz"
+        "--format", choices=tuple(BY_NAME), help="default: by the output's ending, .h5, .parquet or .npz"
     )
     command.add_argument(
         "--layout", choices=LAYOUTS, default="table", help="per-protein: a dataset for each protein, as UniProt's"

@@ -13,9 +13,9 @@ from virnucpro.cli.interrupts import Stop
 from virnucpro.cli.progress import Progress
 from virnucpro.cli.report import SkipLog, tell
 from virnucpro.data.fasta import Fasta
-from virnucpro.errors import ArgumentError
+from virnucpro.errors import ArgumentError, UserError
 from virnucpro.store.formats import TABLE, format_of
-from virnucpro.store.unfinished import check_output
+from virnucpro.store.run import check_output
 
 DEFAULT_CHUNK = 500
 M_MMAP_THRESHOLD = -3  # mallopt(3)
@@ -133,6 +133,28 @@ def merge(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[
     if summary is None:
         raise Stopped("stopped, and nothing was written")
     return summary
+
+
+def verify(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[str, Any]:
+    """``virnucpro verify``; returns the summary, and prints a line a file unless that will be printed."""
+    from virnucpro.store.embeddings import Embeddings
+
+    files = []
+    for path in chosen.files:
+        found: dict[str, Any] = {"file": str(path), "ok": False}
+        try:
+            with Embeddings(path) as embeddings:
+                found |= {"ok": embeddings.verify(), "sequences": len(embeddings)}
+            line = f"{path}: ok, {found['sequences']:,} sequences"
+            if not found["ok"]:
+                found["reason"] = "it has no checksums, as files of virnucpro 0.4.0"
+                line = f"{path}: not proved: {found['reason']}"
+        except UserError as error:
+            found["reason"] = line = str(error)
+        files.append(found)
+        if not chosen.json:
+            print(line, flush=True)
+    return {"ok": all(each["ok"] for each in files), "files": files}
 
 
 def give_back_freed_memory() -> None:

@@ -12,7 +12,7 @@ from virnucpro.cli.commands import embed
 from virnucpro.cli.interrupts import Stop
 from virnucpro.cli.streams import say
 from virnucpro.errors import UserError
-from virnucpro.store.unfinished import begun_settings
+from virnucpro.store.run import begun_settings
 
 OUT_OF_MEMORY = (
     "can't allocate memory", "not enough memory", "Cannot allocate memory", "bad_alloc", "can't start new thread",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from virnucpro.cli.streams import say
 
 if TYPE_CHECKING:  # it imports PyTorch
-    from virnucpro.pipeline.embed import Done
+    from virnucpro.pipeline.embed import Progressed
 
 
 class Progress:
@@ -22,7 +22,7 @@ class Progress:
         self._told = time.monotonic()
         self._at_first: float | None = None
 
-    def __call__(self, done: "Done") -> None:
+    def __call__(self, done: "Progressed") -> None:
         """Show it, if it is time."""
         fraction = done.fraction or 0.0
         if self._at_first is None:

@@ -45,8 +45,8 @@ def write_summary(summary: dict[str, Any]) -> None:
         flush_output()
     if error is not None:
         raise SummaryError(
-            f"{summary['output']} is complete, but its summary cannot be written to standard output: "
-            f"{getattr(error, 'strerror', None) or error}"
+            (f"{summary['output']} is complete, but its" if "output" in summary else "the")
+            + f" summary cannot be written to standard output: {getattr(error, 'strerror', None) or error}"
         ) from error
 
 

@@ -70,14 +70,16 @@ class Record(tuple[str, str]):
 class FastaFile:
     """The records of one FASTA file, or of standard input for ``-``; see `Fasta`."""
 
+    touched = False
+
     def __init__(self, path: str):
         self.label = "standard input" if path == "-" else path
         if "\0" in path:
             raise FastaError(f"{path!r} is no name of a file")
         try:
             self._raw = InterruptibleFile(0, closefd=False) if path == "-" else InterruptibleFile(path)
-            about = os.fstat(self._raw.fileno())
-            self.size = about.st_size if stat.S_ISREG(about.st_mode) else None
+            self.about = os.fstat(self._raw.fileno())
+            self.size = self.about.st_size if stat.S_ISREG(self.about.st_mode) else None
             self._file = io.BufferedReader(self._raw, 65_536)
             self._lines = io.TextIOWrapper(self._decompressed(), "utf-8-sig", "backslashreplace")
         except (OSError, CompressionError) as error:
@@ -118,7 +120,33 @@ class FastaFile:
         try:
             yield from self._records()
         except (OSError, CompressionError) as error:
+            self._check_same()
             raise self._unreadable(error) from error
+
+    def expect(self, earlier: os.stat_result | None) -> None:
+        """It should be what it was when it was looked at before."""
+        self.about = earlier or self.about
+
+    def _check_same(self) -> None:
+        """Raise FastaError where the file is not the one that was opened any more, or has another size.
+
+        `touched` tells whether only its time is another one.
+        """
+        if self.size is None:
+            return
+        here, there = os.fstat(self._raw.fileno()), Path(self.label)
+        now = there.stat() if there.exists() else None
+        if now is None or not os.path.samestat(now, self.about):
+            what = "was removed" if now is None else "was replaced by another file"
+        elif here.st_size != self.about.st_size:
+            what = f"had {self.about.st_size:,} bytes and has {here.st_size:,}"
+        else:
+            self.touched = here.st_mtime_ns != self.about.st_mtime_ns
+            return
+        raise FastaError(
+            f"{self.label} was changed while it was read: it {what}. What was embedded is kept: give it back its "
+            "records, and go on with --resume"
+        )
 
     def _records(self) -> Iterator[Record]:
         name: str | None = None
@@ -146,6 +174,7 @@ class FastaFile:
                 )
             else:
                 lines.append(text)
+        self._check_same()
         if name is None:
             raise FastaError(f"{self.label} is empty: it has no FASTA record, which starts with '>name'")
         yield self._record(name, header, lines)
@@ -182,7 +211,8 @@ class Fasta:
     as on Unix, Windows or an old Mac; gzip, bzip2, xz and zstd are recognised by their first bytes.
     Iterate once, and close (or use ``with``).
     Raises FastaError, naming the file and the remedy, for a file that cannot be opened, has no record, is not
-    FASTA, has a ``>`` inside a sequence or breaks off in the middle of its compressed data.
+    FASTA, has a ``>`` inside a sequence, breaks off in the middle of its compressed data, or is cut, grows or is
+    replaced while it is read. `touched`: whether one was written to meanwhile, and has its size.
     """
 
     def __init__(self, path: str | os.PathLike[str], *more: str | os.PathLike[str]):
@@ -191,9 +221,16 @@ class Fasta:
             raise FastaError("standard input is named more than once as an input")
         self._closed = False
         self._before = 0  # bytes of the files that have been read
+        self._touched = False
         self._file = FastaFile(self.paths[0])
-        sizes = [self._file.size, *map(checked_size, self.paths[1:])]
+        self._later = [looked_at(path) for path in self.paths[1:]]
+        sizes = [self._file.size, *(about and about.st_size for about in self._later)]
         self._size = None if None in sizes else sum(size for size in sizes if size is not None)
+
+    @property
+    def touched(self) -> bool:
+        """Whether a file's time changed while it was read, and its size did not."""
+        return self._touched or self._file.touched
 
     def __enter__(self) -> "Fasta":
         return self
@@ -214,23 +251,25 @@ class Fasta:
 
     def __iter__(self) -> Iterator[Record]:
         yield from self._file
-        for path in self.paths[1:]:
+        for path, about in zip(self.paths[1:], self._later, strict=True):
             if self._closed:
                 return
             self._before += self._file.size or 0
+            self._touched |= self._file.touched
             self._file.close()
             self._file = FastaFile(path)
+            self._file.expect(about)
             yield from self._file
 
 
-def checked_size(path: str) -> int | None:
-    """The size of a file that is read later, which is looked at now; None where only reading it would tell."""
+def looked_at(path: str) -> os.stat_result | None:
+    """What is at a path that is read later, looked at now; None where only reading it would tell."""
     with contextlib.suppress(OSError):  # which opening it explains
         if path == "-" or stat.S_ISFIFO(Path(path).stat().st_mode) or stat.S_ISCHR(Path(path).stat().st_mode):
             return None
     file = FastaFile(path)
     file.close()
-    return file.size
+    return file.about if file.size is not None else None
 
 
 class Joined(io.RawIOBase):

@@ -1,6 +1,5 @@
 """`embed_file`: from FASTA to a file of embeddings."""
 
-import functools
 import math
 import os
 import resource
@@ -8,7 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 
@@ -18,23 +18,25 @@ from virnucpro.data.proteins import ProteinReader, Skipped, Tally
 from virnucpro.models.esm2 import ESM2
 from virnucpro.names import NOT_FINITE
 from virnucpro.pipeline.async_inference import InferenceResult
+from virnucpro.pipeline.input import InputChangedError, NumberedPacks
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
 from virnucpro.pipeline.prefetch import BackgroundWriter, InterruptiblePacks, ReadAhead
-from virnucpro.pipeline.provenance import settings_of
+from virnucpro.pipeline.provenance import compared, settings_of
 from virnucpro.pipeline.resuming import Stopped, begin, earlier_settings
-from virnucpro.pipeline.shards import Shard, ShardOfPacks, begin_shard
-from virnucpro.store.committed import Committed
+from virnucpro.pipeline.shards import Shard
 from virnucpro.store.formats import TABLE, Format
-from virnucpro.store.merge import write_part
-from virnucpro.store.per_protein import checked
-from virnucpro.store.unfinished import check_output
+from virnucpro.store.hdf5 import keeps_rows_in_place
+from virnucpro.store.per_protein import nameable
+from virnucpro.store.rows import Counts
+from virnucpro.store.run import Run, check_output
+from virnucpro.store.settings import check_same
 
 PACKS_AHEAD = 4  # read, tokenised and packed while the device computes
 DEFAULTS = Options()
 
 
 @dataclass
-class Done:
+class Progressed:
     """How far a run is. `sequences` and `residues`: in all; `resumed`: of the sequences, by an earlier run.
 
     `not_finite`: sequences left out because their embeddings have NaN or Inf, in all; of an earlier run no names.
@@ -53,7 +55,7 @@ class Done:
     _started: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def after(cls, before: Committed) -> "Done":
+    def after(cls, before: Counts) -> Self:
         """At the beginning of a run that continues another one."""
         return cls(before.sequences, before.residues, before.sequences, not_finite=Tally(before.skipped))
 
@@ -84,7 +86,7 @@ def embed_file(
     resume: bool = False,
     force: bool = False,
     stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[Done], None] = lambda done: None,
+    progress: Callable[[Progressed], None] = lambda done: None,
     on_skip: Callable[[Skipped], None] = lambda skipped: None,
 ) -> dict[str, Any]:
     """Embed a FASTA file into a file (docs/embed.md has the layouts); returns a summary, for JSON.
@@ -100,42 +102,85 @@ def embed_file(
     """
     output = check_output(output, resume, force, inputs_of(fasta), format.is_folder)
     settings = {**(about or {}), **settings_of(model, options, earlier_settings(output) if resume else {})}
+    settings |= shard.settings if shard is not None else {}
     runner, shape = runner_for(model, options), shape_of_row(model, options)
     reader = ProteinReader(fasta, options.max_length, options.chunk, options.strict, on_skip)
-    packs = pack(checked(reader) if format.named else reader, settings["token_budget"])
+    packs = pack(nameable(reader) if format.named else reader, settings["token_budget"])
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])  # sums are split among threads, and their rounding follows
-    write_rows = format.write
-    part: ShardOfPacks | None = None
-    if shard is not None:
-        settings |= shard.settings
-        work, part = begin_shard(output, settings, packs, math.prod(shape), options.dtype, resume, shard, stop)
-    else:
-        work = begin(output, settings, packs, math.prod(shape), options.dtype, resume, stop, format)
-    done = Done.after(work.before)
-    if work.partial is not None:
-        with work.partial as partial:
-            with ReadAhead(work.packs, PACKS_AHEAD, stop) as ahead, BackgroundWriter(partial) as write:
-                source = InterruptiblePacks(ahead, stop)
-                for result in runner.run(source):
-                    write(result, source.places.popleft())
+    source = NumberedPacks(packs, shard)
+    with Run(output, resume, format.is_folder, format is TABLE and keeps_rows_in_place()) as run:
+        check_begun(run, settings)
+        work = begin(run, compared(settings), source, format, resume, stop)
+        done = Progressed.after(work.before)
+        if work.packs is not None:
+            write = BackgroundWriter(run.writer(options.dtype), run.add)
+            with ReadAhead(work.packs, PACKS_AHEAD, stop) as ahead, write:
+                interruptible = InterruptiblePacks(ahead, stop)
+                for result in runner.run(interruptible):
+                    write(result, interruptible.begun.popleft())
                     done.count(result, fasta.fraction())
                     for name in result.skipped.values():
                         on_skip(Skipped(name, NOT_FINITE))
                     progress(done)
-                if source.error:
-                    raise source.error
-            attributes = {**settings, "command": command, "input_digest": partial.committed.digest}
-            if part is not None:
-                attributes |= part.attributes
-                write_rows = functools.partial(write_part, blocks=part.blocks)
-            ragged = options.pool == "residue"
-            if stop() or not partial.finish(
-                lambda path, rows: write_rows(path, rows, attributes, shape, ragged, stop)
-            ):
+                if interruptible.error:
+                    raise interruptible.error
+            if stop():
                 raise Stopped
+            write_output(run, source, format, {**settings, "command": command}, shape, options, fasta, stop)
             done.end()
     return summary_of(done, settings, reader, runner.device)
+
+
+def check_begun(run: Run, settings: Mapping[str, Any]) -> None:
+    """Raise StoreError where an unfinished run was begun with other settings."""
+    if run.begun is not None:
+        check_same(run.begun, compared(settings), f"{run.folder} was begun")
+
+
+def write_output(
+    run: Run,
+    source: NumberedPacks,
+    format: Format,
+    settings: Mapping[str, Any],
+    shape: tuple[int, ...],
+    options: Options,
+    fasta: Fasta,
+    stop: Callable[[], bool],
+) -> None:
+    """Put the rows of all packs of `source`, which were read to the end, together; Stopped where `stop` says so.
+
+    Raises InputChangedError where the input was written to while it was read, and is another one now.
+    """
+    check_untouched(fasta, source, options, settings["token_budget"])
+    rows = run.rows(source.numbers, math.prod(shape), options.dtype)
+    attributes = {**settings, **source.attributes}
+    ragged = options.pool == "residue"
+
+    def write(path: Path, in_place: bool) -> bool:
+        more: dict[str, Any] = {"in_place": in_place} if format is TABLE else {}
+        if "shard" in settings:
+            more["blocks"] = source.blocks
+        return format.write(path, rows, attributes, shape, ragged, stop, **more)
+
+    if not run.finish(rows, write, stop):
+        raise Stopped
+
+
+def check_untouched(fasta: Fasta, source: NumberedPacks, options: Options, token_budget: int) -> None:
+    """Raise InputChangedError where a file's time has changed since it was opened, and what it says has, too."""
+    if not fasta.touched:
+        return
+    with Fasta(*fasta.paths) as again:
+        reader = ProteinReader(again, options.max_length, options.chunk, options.strict, lambda skipped: None)
+        now = NumberedPacks(pack(reader, token_budget))
+        for _ in now:
+            pass
+    if now.digest != source.digest:
+        raise InputChangedError(
+            f"{' or '.join(fasta.paths)} was changed while it was read, so what was embedded may be of neither "
+            "the old nor the new one: begin anew with --force, when nobody writes to it"
+        )
 
 
 def inputs_of(fasta: Fasta) -> list[str | int]:
@@ -144,7 +189,7 @@ def inputs_of(fasta: Fasta) -> list[str | int]:
 
 
 def summary_of(
-    done: Done, settings: Mapping[str, Any], reader: ProteinReader, device: torch.device
+    done: Progressed, settings: Mapping[str, Any], reader: ProteinReader, device: torch.device
 ) -> dict[str, Any]:
     """What a run did, for JSON."""
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

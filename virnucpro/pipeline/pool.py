@@ -14,15 +14,14 @@ from typing import Any
 
 from virnucpro.data.proteins import Skipped
 from virnucpro.names import NOT_FINITE
-from virnucpro.pipeline import worker
 from virnucpro.pipeline.cluster import RayError
-from virnucpro.pipeline.embed import Done
-from virnucpro.pipeline.provenance import CHANNELS_APART, Place, version_of
+from virnucpro.pipeline.embed import Progressed
+from virnucpro.pipeline.provenance import CHANNELS_APART, version_of
 from virnucpro.pipeline.resuming import Stopped
-from virnucpro.pipeline.worker import CompactPack, Plan, Worker
+from virnucpro.pipeline.worker import BlockDone, CompactPack, Plan, Worker
 from virnucpro.store.merge import HARDWARE, mixed
-from virnucpro.store.segments import Block
-from virnucpro.store.unfinished import shown
+from virnucpro.store.segments import StoredPack
+from virnucpro.store.settings import shown
 
 BLOCKS_AHEAD = 3  # of a worker: one computed, one received, one being put on disk
 LOSSES_IN_A_ROW = 5  # workers lost without a block being done in between, after which the fault is not theirs
@@ -36,12 +35,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Task:
-    """A block to be embedded. `place`: where it begins, and a digest of the input up to its end."""
+    """A block to be embedded, and how much of the input was read up to it."""
 
-    number: int
-    place: Place
     packs: list[CompactPack]
-    fraction: float | None  # of the input that was read, up to here
+    fraction: float | None
 
 
 @dataclass
@@ -65,18 +62,10 @@ class Slot:
 
 
 @dataclass
-class DoneByWorkers(Done):
+class DoneByWorkers(Progressed):
     """How far a run of several workers is."""
 
-    def skip(self, block: Block) -> None:
-        """A block that an earlier run did."""
-        sequences = sum(counts.sequences for counts in block.packs)
-        self.resumed += sequences
-        self.sequences += sequences
-        self.residues += sum(counts.residues for counts in block.packs)
-        self.not_finite.count += len(block.skipped)
-
-    def add(self, block: worker.Done, fraction: float | None) -> None:
+    def add(self, block: BlockDone, fraction: float | None) -> None:
         """A block more."""
         self.sequences += block.sequences
         self.residues += block.residues
@@ -155,48 +144,43 @@ class Pool:
 
     def run(
         self,
-        tasks: Iterator[Task | Block | int],
+        tasks: Iterator[Task],
         done: DoneByWorkers,
         stop: Callable[[], bool],
-        progress: Callable[[Done], None],
+        progress: Callable[[Progressed], None],
         on_skip: Callable[[Skipped], None],
-        on_block: Callable[[int, Block], None],
-    ) -> int:
-        """Have all blocks embedded; returns how many the input has. When `stop` is true, those in flight are."""
+        on_disk: Callable[[list[StoredPack]], None],
+    ) -> None:
+        """Have all blocks embedded; when `stop` is true, those in flight."""
         again: deque[Task] = deque()
-        blocks: int | None = None
+        ended = False
         while True:
-            while blocks is None or again:
+            while again or not ended:
                 slot = self._free()
                 if slot is None or stop():
                     break
-                task = again.popleft() if again else next(tasks, -1)
-                if isinstance(task, int):
-                    blocks = task
+                task = again.popleft() if again else next(tasks, None)
+                if task is None:
+                    ended = True
                     break
-                if isinstance(task, Block):
-                    done.skip(task)
-                    continue
-                slot.in_flight[slot.actor.embed.remote(task.number, task.place, task.packs)] = task
+                slot.in_flight[slot.actor.embed.remote(task.packs)] = task
             busy = any(slot.in_flight for slot in self.slots)
-            if not busy and not again and (blocks is not None or stop()):
-                return blocks or 0
-            if not busy and stop():
-                return 0
+            if not busy and (stop() or (ended and not again)):
+                return
             refs = {
                 ref: slot for slot in self.slots for ref in (*slot.in_flight, slot.starting) if ref is not None
             }
             for ref in self._ready(refs):
-                again.extend(self._taken(refs[ref], ref, done, progress, on_skip, on_block))
+                again.extend(self._taken(refs[ref], ref, done, progress, on_skip, on_disk))
 
     def _taken(
         self,
         slot: Slot,
         ref: Any,
         done: DoneByWorkers,
-        progress: Callable[[Done], None],
+        progress: Callable[[Progressed], None],
         on_skip: Callable[[Skipped], None],
-        on_block: Callable[[int, Block], None],
+        on_disk: Callable[[list[StoredPack]], None],
     ) -> list[Task]:
         """Take what a worker returned; the blocks to be done again, if it is lost."""
         if ref is not slot.starting and ref not in slot.in_flight:
@@ -217,7 +201,7 @@ class Pool:
         self._losses_in_a_row = 0
         slot.tokens += value.residues + 2 * value.sequences
         slot.seconds = time.perf_counter() - slot.began
-        on_block(task.number, value.block)
+        on_disk(value.packs)
         done.add(value, task.fraction)
         for name in value.not_finite:
             on_skip(Skipped(name, NOT_FINITE))

@@ -15,8 +15,8 @@ import numpy as np
 from virnucpro.data.packing import Pack
 from virnucpro.errors import UserError
 from virnucpro.pipeline.async_inference import InferenceResult
-from virnucpro.pipeline.provenance import Place
-from virnucpro.store.journal import Partial
+from virnucpro.pipeline.input import Numbered
+from virnucpro.store.segments import SegmentWriter, StoredPack
 
 logger = logging.getLogger(__name__)
 
@@ -82,58 +82,59 @@ class ReadAhead(Generic[Item]):
 class InterruptiblePacks:
     """Packs for the runner until there are no more, `stop` says so, or reading fails, which `error` then holds.
 
-    So the runner ends in order, and what it has begun is not lost. `places` are those of the packs handed out.
+    So the runner ends in order, and what it has begun is not lost. `begun` are the packs handed out.
     """
 
-    def __init__(self, packs: Iterable[tuple[Pack, Place]], stop: Callable[[], bool]):
+    def __init__(self, packs: Iterable[Numbered], stop: Callable[[], bool]):
         self._packs, self._stop = packs, stop
-        self.places: deque[Place] = deque()
+        self.begun: deque[Numbered] = deque()
         self.error: Exception | None = None
 
     def __iter__(self) -> Iterator[Pack]:
         try:
-            for each, place in self._packs:
+            for each in self._packs:
                 if self._stop():
                     return
-                self.places.append(place)
-                yield each
+                self.begun.append(each)
+                yield each.pack
         except Exception as error:
             self.error = error
 
 
 class BackgroundWriter:
-    """Appends results to a `Partial` in a thread of its own, and commits now and then, and at the end.
+    """Appends results to a run's files in a thread of its own, and commits now and then, and at the end.
 
-    What fails there first is raised by a later call, or at the end; where something else is raised already, it is
-    logged. Use as a context manager.
+    `on_disk` is called with what was committed. What fails there first is raised by a later call, or at the end;
+    where something else is raised already, it is logged. Use as a context manager.
     """
 
-    def __init__(self, partial: Partial):
-        self._partial = partial
+    def __init__(self, writer: SegmentWriter, on_disk: Callable[[list[StoredPack]], None]):
+        self._writer, self._on_disk = writer, on_disk
         self._pool = ThreadPoolExecutor(1)
         self._pending: deque[Future[None]] = deque()
         self._committed = time.monotonic()
         self._failure: BaseException | None = None
 
-    def __call__(self, result: InferenceResult, place: Place) -> None:
-        """Write a result; waits while `RESULTS_BEHIND` others are not written yet."""
+    def __call__(self, result: InferenceResult, each: Numbered) -> None:
+        """Write a pack's result; waits while `RESULTS_BEHIND` others are not written yet."""
         if len(self._pending) == RESULTS_BEHIND:
             self._pending.popleft().result()
-        self._pending.append(self._pool.submit(self._write, result, place))
+        self._pending.append(self._pool.submit(self._write, result, each))
 
-    def _write(self, result: InferenceResult, place: Place) -> None:
+    def _write(self, result: InferenceResult, each: Numbered) -> None:
         if self._failure is not None:  # what came after a batch that is missing would be misplaced
             raise self._failure
         try:
-            rows = in_type(result, self._partial.dtype)
-            skipped = [place.begins + at for at in result.skipped]
-            self._partial.append(result.sequence_ids, result.residues, rows, place.digest, skipped)
+            append(self._writer, result, each.number, each.begins, each.digest)
             if time.monotonic() - self._committed >= COMMIT_SECONDS:
-                self._partial.commit()
+                self._commit()
                 self._committed = time.monotonic()
         except BaseException as failure:
             self._failure = failure
             raise
+
+    def _commit(self) -> None:
+        self._on_disk(self._writer.commit())
 
     def __enter__(self) -> "BackgroundWriter":
         return self
@@ -141,17 +142,25 @@ class BackgroundWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         failures = []
         try:
-            for finish in (*(pending.result for pending in self._pending), self._partial.commit):
+            for finish in (*(pending.result for pending in self._pending), self._commit):
                 try:
                     finish()
                 except Exception as failure:  # in order: the first is the cause of the others
                     failures.append(failure)
         finally:
             self._pool.shutdown()
+            self._writer.close()
         if failures and error is None:
             raise failures[0]
         if failures and error is not failures[0]:
             logger.warning("%s", failures[0])
+
+
+def append(writer: SegmentWriter, result: InferenceResult, number: int, begins: int, digest: str) -> None:
+    """Write the result of the pack `number`; see `input.Numbered`."""
+    skipped = [begins + at for at in result.skipped]
+    rows = in_type(result, writer.dtype)
+    writer.append(number, result.sequence_ids, result.residues, rows, digest, skipped)
 
 
 class TooNarrowError(UserError, ArithmeticError):

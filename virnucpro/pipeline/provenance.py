@@ -1,14 +1,10 @@
-"""What decides the bytes of an output: settings, weights, versions and the input, to tell one run from another."""
+"""What decides the bytes of an output: settings, weights and versions, to tell one run from another."""
 
-import ast
-import functools
 import hashlib
-import importlib.resources
 import itertools
 import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,16 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from virnucpro.data.packing import Pack
-from virnucpro.errors import FastaError
 from virnucpro.models.esm2 import ESM2, Constants
-from virnucpro.models.precision import PRECISIONS
 from virnucpro.models.token_budget import token_budget
 from virnucpro.pipeline.async_inference import layer_index
 from virnucpro.pipeline.options import Options
-from virnucpro.store.committed import Committed
 from virnucpro.store.hdf5 import attribute
-from virnucpro.store.unfinished import check_same
+from virnucpro.store.settings import check_same
 
 RECORDED = ("weights", "rotary_frequencies", "virnucpro")
 """What an output tells and need not be the same when it is continued: `weights_checksum` and `engine` must."""
@@ -35,13 +27,12 @@ RECORDED = ("weights", "rotary_frequencies", "virnucpro")
 CHANNELS_APART = "channels_apart"
 """The setting that tells, in JSON, the channels that INT8 keeps apart: a run that is continued does not choose."""
 
-NOT_IN_ROWS = (
-    *("apart.py", "checkpoint.py", "esm2_flash.py", "fair_esm_form.py", "huggingface.py"),
-    *("layerwise.py", "precision.py", "stored.py", "token_budget.py", "weights.py"),
-)
-"""Of `virnucpro.models`, what does not compute: its results are the weights and other settings."""
-COMPUTING = ("data/tokens.py", "data/packing.py", "pipeline/async_inference.py")
-"""Beside the models, what turns letters into rows."""
+ENGINE = "1"
+"""The version of what computes rows: raised by hand when the same settings give other bytes.
+
+tests/engine/sources.txt has a hash of each file that computes; a test fails where one has changed and nobody said
+whether results did.
+"""
 
 CHUNK = 2**16  # 8-byte words mixed at a time: they stay in a core's cache
 CHUNK_ON_GPU = 2**22
@@ -49,14 +40,6 @@ CHUNK_ON_GPU = 2**22
 MIX_1, MIX_2, GOLDEN = (
     constant - 2**64 for constant in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53, 0x9E3779B97F4A7C15)
 )
-
-
-@dataclass(frozen=True)
-class Place:
-    """A pack's place in the input: how many sequences come before it, and a digest of the input up to its end."""
-
-    begins: int
-    digest: str
 
 
 def settings_of(model: ESM2, options: Options, begun: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,7 +59,7 @@ def settings_of(model: ESM2, options: Options, begun: Mapping[str, Any]) -> dict
         "token_budget": options.token_budget or number_in(begun, "token_budget") or token_budget(model),
         "device": device_name(device),
         "threads": (number_in(begun, "threads") or torch.get_num_threads()) if on_cpu else 0,
-        "engine": engine_digest(model.precision),
+        "engine": ENGINE,
         **{name: version_of(name) for name in ("virnucpro", "fair-esm")},
         "torch": str(torch.__version__),  # with the build, as +cu130, which a package's metadata may lack
     }
@@ -91,32 +74,6 @@ def number_in(begun: Mapping[str, Any], name: str) -> int | None:
     """A number of at least 1 that an earlier run has kept; None for anything else."""
     value = begun.get(name)
     return int(value) if isinstance(value, int | np.integer) and value >= 1 else None
-
-
-@functools.cache
-def engine_digest(precision: str) -> str:
-    """Of the code that computes rows in a precision, without comments, docstrings and layout."""
-    package = importlib.resources.files("virnucpro")
-    models = package / "models"
-    parts = [part for folder in (models, models / "kernels") for part in folder.iterdir()]
-    sources = {str(part): part for part in parts if part.name.endswith(".py") and part.name not in NOT_IN_ROWS}
-    sources |= {name: package / name for name in COMPUTING}
-    found = sorted((source.name, meaning_of(source.read_text("utf-8"))) for source in sources.values())
-    how = PRECISIONS[precision]
-    decides = (how.storage, how.compute, how.compute_on_cpu, how.matmul, how.float32_mode, found)
-    return hashlib.blake2b(repr(decides).encode(), digest_size=8).hexdigest()
-
-
-def meaning_of(source: str) -> str:
-    """Python code without comments, docstrings and layout."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [  # type: ignore[attr-defined]
-                each for each in body if not (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))
-            ] or [ast.Pass()]
-    return ast.unparse(tree)
 
 
 def checksum(model: nn.Module, constants: Constants | None = None) -> str:
@@ -184,87 +141,6 @@ def version_of(distribution: str) -> str:
         return version(distribution)
     except PackageNotFoundError:
         return "not installed"
-
-
-class InputDigest:
-    """Of the names and tokens of all packs so far, and how many `sequences` those are."""
-
-    def __init__(self) -> None:
-        self.sequences = 0
-        self._hash = hashlib.blake2b(digest_size=16)
-
-    def add(self, pack: Pack, count: int | None = None) -> "InputDigest":
-        """Itself, with a pack more, or with its first `count` sequences."""
-        count = len(pack) if count is None else count
-        tokens = pack.input_ids.numpy()[: int(pack.cu_seqlens[count])]
-        self._hash.update("\n".join(pack.sequence_ids[:count]).encode("utf-8", "surrogatepass"))
-        self._hash.update(tokens.astype(np.uint8).tobytes())
-        self.sequences += count
-        return self
-
-    def copy(self) -> "InputDigest":
-        """One that goes on by itself."""
-        other = InputDigest()
-        other.sequences, other._hash = self.sequences, self._hash.copy()
-        return other
-
-    def __str__(self) -> str:
-        return self._hash.hexdigest() if self.sequences else ""
-
-
-class InputChangedError(FastaError):
-    """The input does not begin with what was embedded."""
-
-    resume_helps = False
-
-
-def remaining(packs: Iterable[Pack], before: Committed) -> Iterator[tuple[Pack, Place]]:
-    """The packs after those that an earlier run embedded, each with its place in the input.
-
-    Raises InputChangedError where the input does not begin with what was embedded.
-    """
-    digest = InputDigest()
-    for each in packs:
-        begins = digest.sequences
-        digest.add(each)
-        if begins >= before.taken:
-            yield each, Place(begins, str(digest))
-        elif digest.sequences > before.taken or (
-            digest.sequences == before.taken and str(digest) != before.digest
-        ):
-            raise changed(before)
-    if digest.sequences < before.taken:
-        raise changed(before)
-
-
-def added(packs: Iterable[Pack], complete: Committed) -> tuple[Place, Iterator[tuple[Pack, Place]]]:
-    """What to do where a complete file's input may have grown: how much of it stays, and the packs to compute.
-
-    The last pack of the complete file may have ended only because its input did. So it is computed again with what
-    comes after it, if anything does. The place is that of what stays: how many sequences, and their digest.
-    Raises InputChangedError where the input does not begin with that of the complete file.
-    """
-    packs, digest = iter(packs), InputDigest()
-    for each in packs:
-        begins, stays = digest.sequences, str(digest)
-        if begins + len(each) > complete.taken:
-            if str(digest.copy().add(each, complete.taken - begins)) != complete.digest:
-                raise changed(complete)
-            digest.add(each)
-            rest = ((pack, Place(digest.sequences, str(digest.add(pack)))) for pack in packs)
-            return Place(begins, stays), itertools.chain([(each, Place(begins, str(digest)))], rest)
-        digest.add(each)
-    if str(digest) != complete.digest:
-        raise changed(complete)
-    return Place(digest.sequences, str(digest)), iter(())
-
-
-def changed(before: Committed) -> InputChangedError:
-    """What to say where the input is not the one that was begun."""
-    return InputChangedError(
-        f"the input does not begin with the {before.taken:,} sequences that were embedded: resume with the same "
-        "input, or begin anew with --force"
-    )
 
 
 def check_complete(output: Path, then: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

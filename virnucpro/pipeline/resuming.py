@@ -3,23 +3,25 @@
 import contextlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from virnucpro.data.packing import Pack
+import numpy as np
+
 from virnucpro.models.apart import Channels
 from virnucpro.models.esm2_flash import check_channels
-from virnucpro.pipeline.provenance import CHANNELS_APART, Place, added, check_complete, compared, remaining
-from virnucpro.store.committed import Committed
+from virnucpro.pipeline.input import Numbered, NumberedPacks, Stays, added, changed, left, stored_counts
+from virnucpro.pipeline.provenance import CHANNELS_APART, check_complete
 from virnucpro.store.embeddings import Embeddings
-from virnucpro.store.errors import StoreError
-from virnucpro.store.formats import TABLE, Format
-from virnucpro.store.hdf5 import Complete
-from virnucpro.store.journal import Partial
-from virnucpro.store.place import folder_of
-from virnucpro.store.unfinished import begun_settings, remove
+from virnucpro.store.errors import StoreError, reading
+from virnucpro.store.formats import TABLE, Format, open_table
+from virnucpro.store.rows import Counts
+from virnucpro.store.run import Run, begun_settings
+
+Item = TypeVar("Item")
 
 
 class Stopped(Exception):
@@ -28,14 +30,10 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Work:
-    """What is left to do: `packs`, each with its place in the input, and `partial`, where their rows go.
+    """What is left to do: `packs`; None where a complete output has all. `before`: what an earlier run did."""
 
-    `before`: what an earlier run did. Without `partial` it did everything.
-    """
-
-    before: Committed
-    packs: Iterator[tuple[Pack, Place]]
-    partial: Partial | None
+    before: Counts
+    packs: Iterator[Numbered] | None
 
 
 def earlier_settings(output: Path) -> Mapping[str, Any]:
@@ -68,68 +66,77 @@ def recorded_channels(begun: Mapping[str, Any], output: Path, model: str, precis
 
 
 def begin(
-    output: Path,
+    run: Run,
     settings: Mapping[str, Any],
-    packs: Iterable[Pack],
-    row_size: int,
-    dtype: str,
+    source: NumberedPacks,
+    format: Format,
     resume: bool,
     stop: Callable[[], bool],
-    format: Format = TABLE,
 ) -> Work:
-    """Find out what there is to do; close `Work.partial` after it.
+    """Find out what there is to do: the packs to embed of the whole input, or of a shard.
 
-    `packs`: of the whole input. With `resume` a complete file, too, is continued where its input has grown: its
-    rows are put back into the folder of a run, and it stays as it is until the new one is complete. Of the
-    formats only a table can: StoreError for another one whose input has grown.
-    Raises what `Partial` raises, InputChangedError for another input, and Stopped when `stop` says so.
+    With `resume` a complete output, too, is continued where its input has grown: its rows are put back into the
+    run, and it stays as it is until the new one is complete. Of the formats only a table that is no part can:
+    StoreError for another one whose input has grown.
+    Raises InputChangedError for another input, StoreError, and Stopped when `stop` says so.
     """
-    begun = compared(settings)
-    if not resume or begun_settings(output) is not None or not output.exists():
-        partial = Partial(output, begun, row_size, dtype, resume, format.is_folder)
-        return Work(partial.committed, remaining(packs, partial.committed), partial)
-    if format is not TABLE:
-        return complete_work(output, begun, until(stop, packs), format)
-    with Complete(output) as complete:
-        check_complete(output, complete.settings, begun)
-        stays, new = added(until(stop, packs), complete.committed)
-        first = next(new, None)
-        if first is None:
-            remove(folder_of(output))  # what a run that was killed while it tidied up left
-            return Work(complete.committed, new, None)
-        with contextlib.ExitStack() as on_failure:
-            partial = on_failure.enter_context(Partial(output, begun, row_size, dtype, resume))
-            complete.put_back(partial, stays.begins, stays.digest)
-            on_failure.pop_all()
-    return Work(partial.committed, itertools.chain([first], new), partial)
-
-
-def complete_work(output: Path, settings: Mapping[str, Any], packs: Iterable[Pack], format: Format) -> Work:
-    """What there is to do where a complete output of any format has all of the input: nothing."""
-    with Embeddings(output) as complete:
-        if complete.settings["format"] != format.content:
-            raise StoreError(
-                f"{output} is complete, and not in the format {format.name}: give another name, or --force"
-            )
-        check_complete(output, complete.settings, settings)
+    if not resume or run.begun is not None or not run.output.exists():
+        run.begin(settings)
+        before = stored_counts(run)
+        return Work(before, left(source, run))
+    with Embeddings(run.output) as complete:
         about, lengths = complete.settings, complete.lengths
+        if about["format"] not in format.contents:
+            raise StoreError(
+                f"{run.output} is complete, and not in the format {format.name}: give another name, or --force"
+            )
+        check_complete(run.output, about, settings)
+    skipped = json.loads(about.get("skipped", "[]"))
     if format is TABLE:
-        with Complete(output) as table:
-            before = table.committed
-    else:
-        skipped = len(json.loads(about.get("skipped", "[]")))
-        before = Committed(len(lengths), int(lengths.sum()), digest=about["input_digest"], skipped=skipped)
-    _, new = added(packs, before)
-    if next(new, None) is not None:
+        with contextlib.closing(open_table(run.output)) as table:
+            skipped = table.skipped.tolist()
+    before = Counts(len(lengths), int(lengths.sum()), skipped=len(skipped))
+    packs = until(stop, source)
+    if "shard" in about:
+        for _ in packs:
+            pass
+        own = sum(count for _, count in source.blocks)
+        if own != before.taken or any(about[name] != now for name, now in source.attributes.items()):
+            raise changed(before)
+        return Work(before, None)
+    stays, new = added(packs, source, before.taken, about["input_digest"])
+    first = next(new, None)
+    if first is None:
+        return Work(before, None)
+    if format is not TABLE:
         raise StoreError(
-            f"the input of {output} has grown, and only tables (.h5) can be continued, and without --ray: give "
-            "another name, or --force"
+            f"the input of {run.output} has grown, and only tables (.h5) can be continued: give another name, or "
+            "--force"
         )
-    remove(folder_of(output))  # what a run that was killed while it tidied up left
-    return Work(before, new, None)
+    run.begin(settings)
+    put_back(run, stays, first.begins)
+    return Work(Counts.of(list(run.done.values())), itertools.chain([first], new))
 
 
-def until(stop: Callable[[], bool], packs: Iterable[Pack]) -> Iterator[Pack]:
+def put_back(run: Run, stays: Stays, end: int) -> None:
+    """Take the packs that stay of a complete table as packs of a run. `end`: sequences of the input in them."""
+    with contextlib.closing(open_table(run.output)) as table, reading(run.output):
+        writer = run.writer(table.dtype.name)
+        size, start, first = math.prod(table.shape), 0, 0
+        for (number, begins, digest), (_, ends, _) in itertools.pairwise([*stays, (0, end, "")]):
+            skipped = table.skipped[slice(*np.searchsorted(table.skipped, [begins, ends]))].tolist()
+            count = ends - begins - len(skipped)
+            names = [name for some in table.names_between(start, start + count) for name in some]
+            last = table.rows_before(start + count)
+            rows = [values for values, _ in table.rows_between(first, last)]
+            values = np.concatenate([np.empty((0, size), table.dtype), *rows])
+            writer.append(number, names, table.lengths[start : start + count].tolist(), values, digest, skipped)
+            start, first = start + count, last
+        run.add(writer.commit())
+        writer.close()
+
+
+def until(stop: Callable[[], bool], packs: Iterable[Item]) -> Iterator[Item]:
     """The packs; raises Stopped when `stop` says so."""
     for each in packs:
         if stop():

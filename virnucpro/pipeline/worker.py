@@ -19,30 +19,42 @@ from virnucpro.data.packing import Pack, pack
 from virnucpro.models.apart import Channels
 from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
 from virnucpro.pipeline.async_inference import AsyncInferenceRunner, InferenceResult
+from virnucpro.pipeline.input import Numbered
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
-from virnucpro.pipeline.prefetch import RESULTS_BEHIND, in_type
-from virnucpro.pipeline.provenance import Place, settings_of
+from virnucpro.pipeline.prefetch import RESULTS_BEHIND, append
+from virnucpro.pipeline.provenance import settings_of
 from virnucpro.store.errors import StoreError
-from virnucpro.store.segments import Block, SegmentWriter
-from virnucpro.store.unfinished import PROOF
+from virnucpro.store.run import PROOF
+from virnucpro.store.segments import SegmentWriter, StoredPack
 
 WARM_UP_RESIDUES = 254
 PATIENCE = 0.05  # seconds; a GPU has longer to do with the packs in flight
 
-CompactPack = tuple[list[str], np.ndarray, np.ndarray]
-"""A pack to be sent: names, tokens as uint8, ``cu_seqlens``."""
+
+@dataclass(frozen=True)
+class CompactPack:
+    """A pack to be sent, in an eighth of the bytes: `tokens` as uint8; the rest as of `Numbered` and its pack."""
+
+    number: int
+    begins: int
+    digest: str
+    names: list[str]
+    tokens: np.ndarray
+    cu_seqlens: np.ndarray
 
 
-def compact(pack: Pack) -> CompactPack:
-    """A pack in an eighth of the bytes."""
-    return pack.sequence_ids, pack.input_ids.numpy().astype(np.uint8), pack.cu_seqlens.numpy()
+def compact(each: Numbered) -> CompactPack:
+    """A pack to be sent."""
+    tokens = each.pack.input_ids.numpy().astype(np.uint8)
+    about = (each.number, each.begins, each.digest)
+    return CompactPack(*about, each.pack.sequence_ids, tokens, each.pack.cu_seqlens.numpy())
 
 
-def expand(pack: CompactPack) -> Pack:
+def expand(sent: CompactPack) -> Numbered:
     """The pack that `compact` made this of."""
-    names, tokens, ends = pack
-    longest = int(np.diff(ends).max(initial=0))
-    return Pack(names, torch.from_numpy(tokens.astype(np.int64)), torch.from_numpy(ends.copy()), longest)
+    longest = int(np.diff(sent.cu_seqlens).max(initial=0))
+    tokens, ends = torch.from_numpy(sent.tokens.astype(np.int64)), torch.from_numpy(sent.cu_seqlens.copy())
+    return Numbered(Pack(sent.names, tokens, ends, longest), sent.number, sent.begins, sent.digest)
 
 
 class Engine(Protocol):
@@ -123,24 +135,23 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a worker did of a block: sequences and residues embedded, names left out, and where the rows are."""
+class BlockDone:
+    """What a worker did of a block: sequences and residues embedded, names left out, and the packs on disk."""
 
     sequences: int
     residues: int
     not_finite: list[str]
-    block: Block
+    packs: list[StoredPack]
 
 
 class _Block:
     """A block that is being embedded; `left`: packs of it that are not written yet."""
 
-    def __init__(self, number: int, place: Place, left: int):
-        self.number, self.place, self.left = number, place, left
-        self.at = place.begins  # of the next pack to be written
+    def __init__(self, left: int):
+        self.left = left
         self.sequences = self.residues = 0
         self.not_finite: list[str] = []
-        self.done: Future[Done] = Future()
+        self.done: Future[BlockDone] = Future()
 
 
 class Worker:
@@ -186,22 +197,21 @@ class Worker:
         self._segment = SegmentWriter(folder, self._plan.options.dtype)
         self._adding = threading.Lock()
         self._error: BaseException | None = None
-        self._waiting: set[Future[Done]] = set()
-        self._packs: queue.SimpleQueue[tuple[Pack, _Block]] = queue.SimpleQueue()
-        self._blocks: deque[_Block] = deque()
-        self._results: queue.Queue[tuple[InferenceResult, _Block]] = queue.Queue(RESULTS_BEHIND)
+        self._waiting: set[Future[BlockDone]] = set()
+        self._packs: queue.SimpleQueue[tuple[Numbered, _Block]] = queue.SimpleQueue()
+        self._begun: deque[tuple[Numbered, _Block]] = deque()
+        self._results: queue.Queue[tuple[InferenceResult, Numbered, _Block]] = queue.Queue(RESULTS_BEHIND)
         self._ready = Future[None]()
         for work in (self._compute, self._write):
             threading.Thread(target=self._or_fail, args=(work,), name=work.__name__, daemon=True).start()
         self._ready.result()
 
-    def embed(self, number: int, place: Place, packs: Sequence[CompactPack]) -> Done:
-        """Embed a block and put its rows on disk.
+    def embed(self, packs: Sequence[CompactPack]) -> BlockDone:
+        """Embed a block of packs and put its rows on disk.
 
-        `place`: where it begins, and a digest of the input up to its end. Raises what embedding or writing, of
-        whichever block, raised.
+        Raises what embedding or writing, of whichever block, raised.
         """
-        block = _Block(number, place, len(packs))
+        block = _Block(len(packs))
         with self._adding:
             if self._error is not None:
                 raise self._error
@@ -221,34 +231,30 @@ class Worker:
         while True:
             first = self._packs.get()
             for result in self._engine.run(self._taken(first)):
-                self._results.put((result, self._blocks.popleft()))
+                self._results.put((result, *self._begun.popleft()))
 
-    def _taken(self, first: tuple[Pack, _Block]) -> Iterator[Pack]:
+    def _taken(self, first: tuple[Numbered, _Block]) -> Iterator[Pack]:
         """Packs until none comes: the engine holds some results back until it gets more, or there are no more."""
         each = first
         while True:
-            pack, block = each
-            self._blocks.append(block)
-            yield pack
+            self._begun.append(each)
+            yield each[0].pack
             try:
                 each = self._packs.get(timeout=PATIENCE)
             except queue.Empty:
                 return
 
     def _write(self) -> None:
-        dtype = np.dtype(self._plan.options.dtype)
         while True:
-            result, block = self._results.get()
-            skipped = [block.at + at for at in result.skipped]
-            self._segment.append(result.sequence_ids, result.residues, in_type(result, dtype), skipped)
-            block.at += len(result.sequence_ids) + len(skipped)
+            result, each, block = self._results.get()
+            append(self._segment, result, each.number, each.begins, each.digest)
             block.sequences += len(result.sequence_ids)
             block.residues += sum(result.residues)
             block.not_finite += result.skipped.values()
             block.left -= 1
             if not block.left:
-                committed = self._segment.commit(block.number, block.place.digest)
-                block.done.set_result(Done(block.sequences, block.residues, block.not_finite, committed))
+                packs = self._segment.commit()
+                block.done.set_result(BlockDone(block.sequences, block.residues, block.not_finite, packs))
 
     def _or_fail(self, work: Callable[[], None]) -> None:
         """Have what `work` raises raised by all calls of `embed`."""

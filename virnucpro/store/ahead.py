@@ -6,20 +6,17 @@ million tokens of 650M on two H100s, or a twentieth of the run.
 
 import contextlib
 import logging
+import os
 import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from virnucpro.store.disk import AppendFile, free_bytes
+from virnucpro.store.disk import AppendFile, delete, free_bytes, open_to_read
 from virnucpro.store.errors import StoreError
-from virnucpro.store.files import delete, read_at
-from virnucpro.store.segments import Block
+from virnucpro.store.rows import rows_of
+from virnucpro.store.segments import ROWS, ROWS_AT, StoredPack
 
-ROWS_AT = 4_096
-"""Where the rows begin in the file: HDF5 aligns what is large to this."""
-
-PIECE = 2**22  # bytes copied at a time
 POLL_SECONDS = 0.2
 SYNC_BYTES = 2**28  # copied before they are put on disk
 ROOM = 2**30  # bytes left to the workers, whose rows come first
@@ -28,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class RowsAhead:
-    """Copies the rows of blocks to `path` in a thread. `row_bytes`: of a row.
+    """Copies the rows of packs to `path`, from `ROWS_AT` on, in a thread. `row_bytes`: of a row.
 
     A copy that cannot be made is given up and deleted; then all rows are copied at the end.
     """
@@ -36,22 +33,22 @@ class RowsAhead:
     def __init__(self, path: Path, row_bytes: int):
         self._path, self._row_bytes = path, row_bytes
         self._rows = self._since_sync = 0
-        self._blocks: queue.SimpleQueue[tuple[int, Block] | None] = queue.SimpleQueue()
+        self._packs: queue.SimpleQueue[StoredPack | None] = queue.SimpleQueue()
         self._given_up = threading.Event()
         self._thread = threading.Thread(target=self._work, name="rows ahead", daemon=True)
         self._thread.start()
 
-    def add(self, number: int, block: Block) -> None:
-        """This block is on disk. Blocks come in any order, and are copied in that of their numbers."""
+    def add(self, pack: StoredPack) -> None:
+        """This pack is on disk. Packs come in any order, and are copied in that of their numbers."""
         if not self._given_up.is_set():
-            self._blocks.put((number, block))
+            self._packs.put(pack)
 
     def finish(self, stop: Callable[[], bool] = lambda: False) -> int:
-        """Wait until what was added is copied and on disk; how many rows of the first blocks that is.
+        """Wait until what was added is copied and on disk; how many rows of the first packs that is.
 
         When `stop` is true the copy is given up, and that is 0.
         """
-        self._blocks.put(None)
+        self._packs.put(None)
         while self._thread.is_alive():
             self._thread.join(POLL_SECONDS)
             if stop():
@@ -71,7 +68,7 @@ class RowsAhead:
             file = AppendFile(self._path)
             try:
                 file.append(bytes(ROWS_AT))
-                self._copy_blocks(file)
+                self._copy_packs(file)
                 file.sync()
             finally:
                 file.close()
@@ -82,29 +79,29 @@ class RowsAhead:
             with contextlib.suppress(OSError):
                 delete(self._path)
 
-    def _copy_blocks(self, file: AppendFile) -> None:
-        waiting: dict[int, Block] = {}
+    def _copy_packs(self, file: AppendFile) -> None:
+        waiting: dict[int, StoredPack] = {}
         following = 0
-        while (added := self._blocks.get()) is not None:
-            number, block = added
-            if number >= following:
-                waiting[number] = block
+        while (pack := self._packs.get()) is not None:
+            if pack.number >= following:
+                waiting[pack.number] = pack
             while following in waiting:
                 self._copy(waiting.pop(following), file)
                 following += 1
 
-    def _copy(self, block: Block, file: AppendFile) -> None:
-        with block.path.open("rb") as rows:
-            for offset, size in block.spans(self._row_bytes):
-                for at in range(offset, offset + size, PIECE):
-                    if self._given_up.is_set():
-                        raise StoreError("stopped")
-                    if free_bytes(self._path.parent) < ROOM:
-                        raise StoreError(f"less than {ROOM:,} bytes would be left to the workers' files")
-                    file.append(read_at(rows.fileno(), at, min(PIECE, offset + size - at)))
-        rows_of_block = sum(counts.rows for counts in block.packs)
-        self._rows += rows_of_block
-        self._since_sync += rows_of_block * self._row_bytes
+    def _copy(self, pack: StoredPack, file: AppendFile) -> None:
+        rows = open_to_read(pack.segment / ROWS)
+        try:
+            for values in rows_of(rows, pack, self._row_bytes):
+                if self._given_up.is_set():
+                    raise StoreError("stopped")
+                if free_bytes(self._path.parent) < ROOM:
+                    raise StoreError(f"less than {ROOM:,} bytes would be left to the workers' files")
+                file.append(values)
+        finally:
+            os.close(rows)
+        self._rows += pack.rows
+        self._since_sync += pack.rows_size
         if self._since_sync >= SYNC_BYTES:
             file.sync()
             self._since_sync = 0

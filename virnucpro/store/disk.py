@@ -1,14 +1,15 @@
-"""Files whose writes either reach the disk or are known not to have."""
+"""Files whose writes either reach the disk or are known not to have, and that are moved to their place whole."""
 
 import errno
-import io
 import os
 import re
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
 NEW = ".new"  # ends the name of a file that is not whole yet
+REPLACED = "replaced"  # a folder that stood at the output's place
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -57,86 +58,6 @@ class AppendFile:
             os.close(descriptor)
 
 
-class FileOfHDF5(io.RawIOBase):
-    """A new file for h5py. After the first write that fails it keeps all others in memory; closing it raises that.
-
-    By itself HDF5 cannot close a file that it cannot write, and crashes at the end of the process. It also reads
-    what it wrote. `begun`: keep what the file has; h5py takes it for empty all the same.
-    """
-
-    def __init__(self, path: Path, begun: bool = False):
-        super().__init__()
-        flags = os.O_RDWR | os.O_NOFOLLOW | (0 if begun else os.O_CREAT | os.O_TRUNC)
-        self._descriptor: int | None = os.open(path, flags, 0o666)
-        self._at = 0
-        self._size = 0
-        self._kept: list[tuple[int, bytes]] = []  # what could not be written, and where
-        self.failure: OSError | None = None
-
-    def _open(self) -> int:
-        if self._descriptor is None:
-            raise ValueError("the file is closed")
-        return self._descriptor
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As that of any file."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}
-        self._at = base[whence] + offset
-        return self._at
-
-    def tell(self) -> int:
-        """As that of any file."""
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        """As that of any file."""
-        into = memoryview(buffer).cast("B")
-        count = max(0, min(len(into), self._size - self._at))
-        found = os.pread(self._open(), count, self._at)
-        into[:count] = found + bytes(count - len(found))
-        for at, data in self._kept:
-            start, end = max(at, self._at), min(at + len(data), self._at + count)
-            if start < end:
-                into[start - self._at : end - self._at] = data[start - at : end - at]
-        self._at += count
-        return count
-
-    def write(self, data: Any) -> int:
-        """All of it."""
-        rest = memoryview(data).cast("B")
-        size, at = len(rest), self._at
-        try:
-            while len(rest) and self.failure is None:
-                written = os.pwrite(self._open(), rest, at)
-                rest, at = rest[written:], at + written
-        except OSError as failure:
-            self.failure = failure.with_traceback(None)  # which would hold HDF5's buffer
-        if len(rest):
-            self._kept.append((at, bytes(rest)))
-        self._at += size
-        self._size = max(self._size, self._at)
-        return size
-
-    def truncate(self, size: int | None = None) -> int:
-        """As that of any file."""
-        self._size = self._at if size is None else size
-        try:
-            if self.failure is None:
-                os.ftruncate(self._open(), self._size)
-        except OSError as failure:
-            self.failure = failure
-        return self._size
-
-    def close(self) -> None:
-        """Close it once, and raise what failed."""
-        if self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
-            os.close(descriptor)
-            super().close()
-            if self.failure is not None:
-                raise self.failure
-
-
 def write_safely(path: Path, text: str) -> None:
     """Write a file so that after a crash all of it is there or nothing."""
     unfinished = path.with_name(path.name + NEW)
@@ -157,6 +78,56 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Make sure that a file, or a folder and its files, are on disk."""
+    if path.is_dir():
+        for each in path.iterdir():
+            sync_tree(each)
+    sync(path)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it, if there is one. Links are not followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def move_into_place(whole: Path, output: Path) -> None:
+    """Move what is whole, and on disk, to `output`, replacing what is there.
+
+    A folder cannot replace another at once: between two renames there is none. A crash just then leaves what is
+    whole, and the rows that it was made of, in the run's own folder.
+    """
+    replaced = whole.with_name(REPLACED)
+    if whole.is_dir() or output.is_dir():
+        delete(replaced)
+        if output.exists():
+            os.replace(output, replaced)  # noqa: PTH105 - as all else that is written
+    os.replace(whole, output)  # noqa: PTH105
+    sync(output.parent)
+    delete(replaced)
+
+
+def open_to_read(path: Path) -> int:
+    """A descriptor of a regular file that is no link; raises OSError, also for anything else."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return descriptor
+
+
+def read_at(descriptor: int, offset: int, count: int) -> bytes:
+    """So many bytes of a file; fewer where it ends before."""
+    parts = []
+    while count and (part := os.pread(descriptor, count, offset)):
+        parts.append(part)
+        offset, count = offset + len(part), count - len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def reason_of(error: BaseException) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from virnucpro.store.access import Access
-from virnucpro.store.hdf5 import reading
-from virnucpro.store.readers import Reader, open_reader
+from virnucpro.store.errors import reading
+from virnucpro.store.formats import Reader, open_reader
 
 
 class Embeddings(Access):
@@ -19,7 +19,8 @@ class Embeddings(Access):
     of them, with residues a list; iterating yields ``(name, embedding)`` in the order of the input. `Access` has
     the rest. `names`, `lengths` (residues embedded) and `settings` describe them; `embeddings` is all rows, of
     HDF5 tables as h5py's dataset, which stays on disk.
-    Raises StoreError for a file that is not one of virnucpro's.
+    Raises StoreError for a file that is not one of virnucpro's, or is damaged; that rows are those that were
+    written is proved by `verify`.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -44,6 +45,14 @@ class Embeddings(Access):
         """All rows ``[N, *shape]``, or with residues ``[sum of lengths, *shape]``."""
         with reading(self._path):
             return self._reader.embeddings
+
+    def verify(self) -> bool:
+        """Prove all names and rows by the file's checksums; False where it has none, as of virnucpro 0.4.0.
+
+        Raises StoreError for what is damaged.
+        """
+        with reading(self._path):
+            return self._reader.verify()
 
     def __len__(self) -> int:
         return len(self._reader)

@@ -1,38 +1,47 @@
 """The formats of an output, by the name's ending, ``--format`` and ``--layout``."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
 
 from virnucpro.store import hdf5, npz, parquet, per_protein
-from virnucpro.store.errors import StoreError
+from virnucpro.store.errors import StoreError, reading
 
 Writer = Callable[..., bool]
-"""``write(path, rows, attributes, shape, ragged, stop)``, as `write_hdf5`, which alone takes ``copied``, too."""
+"""``write(path, rows, attributes, shape, ragged, stop)``, as `write_hdf5`, which alone takes more."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format: its name, what a file says that it is, the writer, whether it is a folder, and whether proteins
-    name datasets in it. `check` raises StoreError where a package is missing."""
+    """A format: its name, what files of this version and older ones say that they are, the writer, whether it is a
+    folder, and whether proteins name datasets in it. `check` raises StoreError where a package is missing."""
 
     name: str
-    content: str
+    contents: tuple[str, ...]
     write: Writer
     is_folder: bool = False
     named: bool = False
     check: Callable[[], Any] = lambda: None
 
 
-TABLE = Format("h5", hdf5.FORMAT, hdf5.write_hdf5)
-PER_PROTEIN = Format("h5, per-protein", per_protein.FORMAT, per_protein.write_per_protein, named=True)
-FORMATS = {
+TABLE = Format("h5", (hdf5.FORMAT, hdf5.BEFORE_CHECKSUMS), hdf5.write_hdf5)
+PER_PROTEIN = Format(
+    "h5, per-protein",
+    (per_protein.FORMAT, per_protein.BEFORE_CHECKSUMS),
+    per_protein.write_per_protein,
+    named=True,
+)
+BY_NAME = {
     "h5": TABLE,
     "parquet": Format(
-        "parquet", parquet.FORMAT, parquet.write_parquet, is_folder=True, check=parquet.import_pyarrow
+        "parquet", (parquet.FORMAT,), parquet.write_parquet, is_folder=True, check=parquet.import_pyarrow
     ),
-    "npz": Format("npz", npz.FORMAT, npz.write_npz),
+    "npz": Format("npz", (npz.FORMAT,), npz.write_npz),
 }
 ENDINGS = {".h5": "h5", ".hdf5": "h5", ".hdf": "h5", ".parquet": "parquet", ".npz": "npz"}
 LAYOUTS = ("table", "per-protein")
@@ -43,7 +52,7 @@ def format_of(output: Path, name: str | None = None, layout: str = "table") -> F
 
     Raises StoreError for a layout that the format does not have, and where a package is missing.
     """
-    chosen = FORMATS[name or ENDINGS.get(output.suffix.lower(), "h5")]
+    chosen = BY_NAME[name or ENDINGS.get(output.suffix.lower(), "h5")]
     if layout == "per-protein":
         if chosen is not TABLE:
             raise StoreError(
@@ -52,3 +61,74 @@ def format_of(output: Path, name: str | None = None, layout: str = "table") -> F
         chosen = PER_PROTEIN
     chosen.check()
     return chosen
+
+
+class Reader(Protocol):
+    """A file or folder of embeddings, read as far as it is asked for.
+
+    `settings`: its attributes; `names`, `lengths`: of the sequences, in the order of the input; `embeddings`: all
+    rows, ``[N, *shape]`` or with residues ``[sum of lengths, *shape]``, an array or what is read like one.
+    """
+
+    settings: dict[str, Any]
+
+    @property
+    def names(self) -> list[str]:
+        """In the order of the input."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Residues embedded of each, int64."""
+
+    @property
+    def embeddings(self) -> Any:
+        """All rows."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, which: range) -> Any:
+        """Embeddings of these numbers: an array with a row for each, or with residues a list of arrays."""
+
+    def verify(self) -> bool:
+        """Prove all of it; False where it has no checksums. Raises StoreError for what is damaged."""
+
+    def close(self) -> None:
+        """Close what is open."""
+
+
+def open_reader(path: Path) -> Reader:
+    """A reader of what is at `path`, told by its content; StoreError for what is damaged or not of virnucpro's."""
+    with reading(path):
+        if path.is_dir():
+            parquet.import_pyarrow()
+            return parquet.Parquet(path)
+        with path.open("rb") as file:
+            is_zip = file.read(4) == b"PK\x03\x04"
+        return npz.Npz(path) if is_zip else open_hdf5(path)
+
+
+def open_table(path: Path) -> hdf5.Table:
+    """A table; StoreError for anything else."""
+    with reading(path):
+        found = open_hdf5(path)
+    if not isinstance(found, hdf5.Table):
+        found.close()
+        raise StoreError(f"{path} is not a table, but of the format {found.settings['format']}")
+    return found
+
+
+def open_hdf5(path: Path) -> hdf5.Table | per_protein.PerProtein:
+    """A reader of an HDF5 file; StoreError where it is not of virnucpro's."""
+    file = h5py.File(path, "r")
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(file.close)
+        content = file.attrs.get("format")
+        reader: hdf5.Table | per_protein.PerProtein
+        if content in TABLE.contents:
+            reader = hdf5.Table(path, file)
+        elif content in PER_PROTEIN.contents:
+            reader = per_protein.PerProtein(path, file)
+        else:
+            raise StoreError(f"{path} does not hold embeddings of virnucpro's")
+        on_failure.pop_all()
+        return reader

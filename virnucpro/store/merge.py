@@ -2,58 +2,39 @@
 
 import collections
 import contextlib
+import dataclasses
 import functools
+import logging
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from virnucpro.store.committed import BLOCK_BYTES, Committed
-from virnucpro.store.disk import FileOfHDF5
-from virnucpro.store.errors import StoreError
-from virnucpro.store.formats import Format
-from virnucpro.store.hdf5 import FORMAT, reading, write_datasets
-from virnucpro.store.per_protein import checked
-from virnucpro.store.rows import RowSource
-from virnucpro.store.staging import Staging, size_of
-from virnucpro.store.unfinished import begun_settings, check_output, differences, differing_values, remove
-
-BLOCKS = "blocks"
-"""The dataset of a part that says of each of its blocks how many sequences of the input come before it, and how
-many it has, those without a row included: int64 ``[blocks, 2]``."""
+from virnucpro.store.errors import StoreError, damaged, reading
+from virnucpro.store.formats import Format, open_table
+from virnucpro.store.hdf5 import BEFORE_CHECKSUMS, Table, crc_of_names
+from virnucpro.store.per_protein import nameable
+from virnucpro.store.rows import Counts
+from virnucpro.store.run import OutputFolder, begun_settings, bytes_of, check_output, remove, size_of
+from virnucpro.store.settings import differences, differing_values
 
 OF_A_PART = ("format", "shard", "packs_in_block", "input_sequences")
 """Attributes of a part that the whole does not have, or not so."""
 
-MAY_DIFFER = ("shard", "command", "weights", "rotary_frequencies", "virnucpro")
+MAY_DIFFER = ("format", "shard", "command", "weights", "rotary_frequencies", "virnucpro")
 """`weights_checksum` and `engine` tell whether those are the same; weights may lie at another path."""
 
 HARDWARE = ("device", "threads")
 """Attributes that rounding follows."""
 
 MOST_OPEN = 256
-"""Parts that are open at a time: each takes half a megabyte, and opening one again 0.3 ms."""
+"""Parts that are open at a time: each takes half a megabyte, and opening one again a millisecond."""
 
 SPARE_FILES = 64  # open at the same time, beside the parts
 
-
-def write_part(
-    path: Path,
-    rows: RowSource,
-    attributes: dict[str, Any],
-    shape: tuple[int, ...],
-    ragged: bool,
-    stop: Callable[[], bool],
-    *,
-    blocks: Sequence[tuple[int, int]],
-) -> bool:
-    """As `write_hdf5`, and what merging needs."""
-    with FileOfHDF5(path) as raw, h5py.File(raw, "w") as file:
-        file.create_dataset(BLOCKS, data=np.array(blocks, dtype="<i8").reshape(-1, 2))
-        return write_datasets(file, rows, attributes, shape, ragged, lambda: bool(raw.failure) or stop())
+logger = logging.getLogger(__name__)
 
 
 def merge(
@@ -78,114 +59,141 @@ def merge(
             check_dataset_names(rows)
         about = {name: value for name, value in files.settings.items() if name not in OF_A_PART}
         attributes = {**about, "command": command}
-        with contextlib.closing(Staging(output, format.is_folder)) as staging:
+        with OutputFolder(output, format.is_folder) as folder:
             try:
-                if not staging.finish(
-                    lambda path: format.write(path, rows, attributes, rows.shape, rows.ragged, stop), size_of(rows)
+                if not folder.put(
+                    lambda path: format.write(path, rows, attributes, rows.shape, rows.ragged, stop),
+                    size_of(rows) + bytes_of(rows),
                 ):
                     return None
             finally:
                 with contextlib.suppress(OSError):
-                    remove(staging.folder)
-    done = rows.committed
+                    remove(folder.folder)
+    done = rows.counts
     return {"output": str(output), "parts": len(parts), "sequences": done.sequences, "residues": done.residues}
 
 
 def check_dataset_names(rows: "MergedRows") -> None:
     """Raise FastaError where a name cannot be a dataset's, before anything is written."""
-    for _ in checked((name, "") for names in rows.names() for name in names):
+    for _ in nameable((name, "") for names in rows.names() for name in names):
         pass
 
 
 class PartFiles:
-    """The parts of one input, checked, in the order of their shards. Use as a context manager.
+    """The parts of one input, proved, in the order of their shards. Use as a context manager.
 
     Some stay open; the others are opened when they are read.
     """
 
     def __init__(self, paths: Sequence[Path], allow_mixed: bool = False):
-        self._open: collections.OrderedDict[int, h5py.File] = collections.OrderedDict()
+        self._open: collections.OrderedDict[Path, Table] = collections.OrderedDict()
         self._most = files_allowed()
-        parts = in_order([(path, read_about(path)) for path in paths])
-        self.paths = [path for path, _ in parts]
-        first = parts[0][1]
+        try:
+            parts = in_order([self._opened(path) for path in paths])
+        except BaseException:
+            self.__exit__()
+            raise
+        self._parts, self.count = parts, len(parts)
+        first = parts[0]
         for part in parts[1:]:
-            check_same_run(*parts[0], *part, (*MAY_DIFFER, *HARDWARE) if allow_mixed else MAY_DIFFER)
-        self.settings, self.count = (
-            {**first, **(mixed([about for _, about in parts]) if allow_mixed else {})},
-            len(parts),
-        )
-        self.blocks = [self._read(number, BLOCKS) for number in range(self.count)]
-        self.skipped = [
-            self._read(number, "skipped") if "skipped" in self[number] else np.empty(0, np.int64)
-            for number in range(self.count)
-        ]
-        self._check_blocks(first["input_sequences"])
+            check_same_run(first, part, (*MAY_DIFFER, *HARDWARE) if allow_mixed else MAY_DIFFER)
+        self.settings = {**first.settings, **(mixed([part.settings for part in parts]) if allow_mixed else {})}
+        older = [part.path for part in parts if part.settings["format"] == BEFORE_CHECKSUMS]
+        if older:
+            logger.warning(
+                "parts of virnucpro 0.4.0 have no checksums, so whether their rows are what was written is not "
+                "known: %s",
+                some(older),
+            )
+        self.ends = [rows_at_ends(part) for part in parts]
+        self._check_blocks()
 
-    def _check_blocks(self, sequences: int) -> None:
-        """Raise StoreError unless the blocks are all of the input, each once."""
-        place = 0
-        for begin, count in sorted(tuple(each) for blocks in self.blocks for each in blocks.tolist()):
-            if begin != place:
-                break
-            place += count
+    def _check_blocks(self) -> None:
+        """Raise StoreError unless the blocks are all of the input, each once, in the order of the parts."""
+        sequences, place = self.settings["input_sequences"], 0
+        for index in range(max(map(len, self.ends)) - 1):
+            for part in self._parts:
+                if part.blocks is not None and index < len(part.blocks):
+                    begin, count = part.blocks[index].tolist()
+                    if begin != place or count < 1:
+                        raise damaged(part.path, f"it does not have the input's sequence {place:,}")
+                    place += count
         if place != sequences:
             raise StoreError(
                 f"the parts do not have the input's sequence {place:,} of {sequences:,}: one is damaged"
             )
 
-    def _read(self, number: int, name: str) -> np.ndarray:
-        with reading(self.paths[number]):
-            values: np.ndarray = self[number][name][()]
-            return values
+    def _opened(self, path: Path) -> Table:
+        if path in self._open:
+            return self._open[path]  # named twice, which is told later
+        part = open_part(path)
+        self._open[path] = part
+        self._close_some()
+        return part
 
-    def __getitem__(self, number: int) -> h5py.File:
-        """The part of shard ``number + 1``, open."""
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number]
-        if len(self._open) >= self._most:
+    def _close_some(self) -> None:
+        while len(self._open) > self._most:
             self._open.popitem(last=False)[1].close()
-        with reading(self.paths[number]):
-            self._open[number] = h5py.File(self.paths[number], "r")
-        return self._open[number]
+
+    def __iter__(self) -> Iterator[Table]:
+        """All parts, as far as they need not be open."""
+        return iter(self._parts)
+
+    def __getitem__(self, number: int) -> Table:
+        """The part of shard ``number + 1``, open."""
+        part = self._parts[number]
+        if part.path in self._open:
+            self._open.move_to_end(part.path)
+        else:
+            with reading(part.path):
+                part.reopen()
+            self._open[part.path] = part
+            self._close_some()
+        return part
 
     def __enter__(self) -> "PartFiles":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in self._open.values():
-            file.close()
+        for part in self._open.values():
+            part.close()
 
 
-def read_about(path: Path) -> dict[str, Any]:
-    """A part's attributes; StoreError for what is not a finished part."""
+def open_part(path: Path) -> Table:
+    """A part; StoreError for what is not a finished part."""
     if not path.exists():
         if begun_settings(path) is not None:
             raise StoreError(f"{path} is unfinished: run its command again with --resume, then merge")
         raise StoreError(f"there is no {path}")
-    with reading(path), h5py.File(path, "r") as file:
-        if file.attrs.get("format") != FORMAT or "shard" not in file.attrs or BLOCKS not in file:
+    part = open_table(path)
+    with contextlib.ExitStack() as on_failure, reading(path):
+        on_failure.callback(part.close)
+        about = part.settings
+        if "shard" not in about or part.blocks is None:
             raise StoreError(f"{path} is not a part that `virnucpro embed --shard` wrote")
-        return {
-            name: value.item() if isinstance(value, np.generic) else value for name, value in file.attrs.items()
-        }
+        number, of = shard_of(part)
+        if not 1 <= number <= of or not isinstance(about["input_sequences"], int):
+            raise damaged(path, f"it is of shard {about['shard']}")
+        on_failure.pop_all()
+    return part
 
 
-Part = tuple[Path, dict[str, Any]]
-"""A part and its attributes."""
+def shard_of(part: Table) -> tuple[int, int]:
+    """Which shard of how many it is."""
+    number, of = map(int, part.settings["shard"].split("/"))
+    return number, of
 
 
-def in_order(parts: Sequence[Part]) -> list[Part]:
+def in_order(parts: Sequence[Table]) -> list[Table]:
     """The parts from the first shard to the last; StoreError where some are missing or come twice."""
     if not parts:
         raise StoreError("no parts: name the files that `virnucpro embed --shard` wrote")
-    by_shard: dict[int, list[Part]] = collections.defaultdict(list)
+    by_shard: dict[int, list[Table]] = collections.defaultdict(list)
     by_count: dict[int, list[Path]] = collections.defaultdict(list)
-    for path, about in parts:
-        number, _, of = about["shard"].partition("/")
-        by_shard[int(number)].append((path, about))
-        by_count[int(of)].append(path)
+    for part in parts:
+        number, of = shard_of(part)
+        by_shard[number].append(part)
+        by_count[of].append(part.path)
     if len(by_count) > 1:
         fewest = min(by_count, key=lambda of: len(by_count[of]))
         counts = " and ".join(map(str, sorted(by_count)))
@@ -193,7 +201,7 @@ def in_order(parts: Sequence[Part]) -> list[Part]:
     (count,) = by_count
     for number, found in sorted(by_shard.items()):
         if len(found) > 1:
-            paths = some([path for path, _ in found])
+            paths = some([part.path for part in found])
             raise StoreError(f"shard {number}/{count} comes {len(found)} times: {paths}; name each once")
     missing = [f"{number}/{count}" for number in range(1, count + 1) if number not in by_shard]
     if missing:
@@ -201,13 +209,14 @@ def in_order(parts: Sequence[Part]) -> list[Part]:
     return [by_shard[number][0] for number in range(1, count + 1)]
 
 
-def check_same_run(
-    first: Path, then: dict[str, Any], path: Path, now: dict[str, Any], may_differ: Sequence[str]
-) -> None:
+def check_same_run(first: Table, part: Table, may_differ: Sequence[str]) -> None:
     """Raise StoreError where two parts are not of one input and one setting."""
+    then, now, path = first.settings, part.settings, part.path
     differing = [name for name in differences(then, now) if name not in may_differ]
     if "input_digest" in differing or "input_sequences" in differing:
-        raise StoreError(f"{path} is of another input than {first}: embed that shard again from the same input")
+        raise StoreError(
+            f"{path} is of another input than {first.path}: embed that shard again from the same input"
+        )
     if differing:
         pairs = differing_values(differing, now, then)
         remedy = "embed that shard again with the same settings"
@@ -215,7 +224,7 @@ def check_same_run(
             remedy += ", or merge with --allow-mixed, which is recorded"
         if "channels_apart" in differing:
             remedy += ", on the same hardware"  # which decides where a channel just stands out
-        raise StoreError(f"{path} was made with {pairs}, unlike {first}: {remedy}")
+        raise StoreError(f"{path} was made with {pairs}, unlike {first.path}: {remedy}")
 
 
 def mixed(about: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -229,58 +238,79 @@ class MergedRows:
 
     def __init__(self, files: PartFiles):
         self._files = files
-        embeddings = files[0]["embeddings"]
-        self.dtype: np.dtype = embeddings.dtype
-        self.shape: tuple[int, ...] = embeddings.shape[1:]
+        first = next(iter(files))
+        self.dtype, self.shape = first.dtype, first.shape
         self.row_size = int(np.prod(self.shape))
-        self.ragged = "offsets" in files[0]
-        self._ends = [rows_at_ends(*each) for each in zip(files.blocks, files.skipped, strict=True)]
+        self.ragged = first.offsets is not None
+        self._pieces: list[tuple[int, int]] = []
+        for part in files:
+            if (part.dtype, part.shape) != (self.dtype, self.shape):
+                raise StoreError(
+                    f"{part.path} has rows of {part.dtype} {part.shape}, and {first.path} of {self.dtype} "
+                    f"{self.shape}: embed that shard again with the same settings"
+                )
 
     @functools.cached_property
-    def committed(self) -> Committed:
+    def counts(self) -> Counts:
         """How many there are in all."""
-        sequences = residues = rows = name_bytes = 0
-        for number in range(self._files.count):
-            file = self._files[number]
-            residues += int(file["lengths"][()].sum())
-            rows += len(file["embeddings"])
-            name_bytes += file["ids"].id.get_storage_size()
-            sequences += len(file["lengths"])
-        digest = self._files.settings["input_digest"]
-        return Committed(sequences, residues, rows, name_bytes, digest, len(self.skipped()))
+        found = [dataclasses.astuple(part.counts) for part in self._files]
+        return Counts(*map(sum, zip(*found, strict=True)))
 
     def skipped(self) -> np.ndarray:
         """See `RowSource`."""
-        return np.sort(np.concatenate(self._files.skipped)).astype("<i8")
+        return np.sort(np.concatenate([part.skipped for part in self._files])).astype("<i8")
 
-    def _blocks(self) -> Iterator[tuple[h5py.File, int, int]]:
-        """Each block in the order of the input: its part, and where in it its sequences begin and end."""
-        for index in range(max(map(len, self._ends)) - 1):
-            for number, ends in enumerate(self._ends):
+    def _blocks(self) -> Iterator[tuple[int, int, int]]:
+        """Each block in the order of the input: its part's number, and where in it its sequences begin and end."""
+        for index in range(max(map(len, self._files.ends)) - 1):
+            for number, ends in enumerate(self._files.ends):
                 if index + 1 < len(ends):
-                    yield self._files[number], int(ends[index]), int(ends[index + 1])
+                    yield number, int(ends[index]), int(ends[index + 1])
 
     def names(self) -> Iterator[list[str]]:
         """See `RowSource`."""
-        return (file["ids"].asstr()[begin:end].tolist() for file, begin, end in self._blocks())
+        crcs = [0] * self._files.count
+        for number, begin, end in self._blocks():
+            part = self._files[number]
+            for names in part.names_between(begin, end):
+                crcs[number] = crc_of_names(names, crcs[number])
+                yield names
+        for part, crc in zip(self._files, crcs, strict=True):
+            part.check_names(crc)
 
     def lengths(self) -> Iterator[np.ndarray]:
         """See `RowSource`."""
-        return (file["lengths"][begin:end] for file, begin, end in self._blocks())
+        parts = list(self._files)
+        return (parts[number].lengths[begin:end] for number, begin, end in self._blocks())
 
     def embeddings(self) -> Iterator[np.ndarray]:
         """See `RowSource`."""
-        most = max(1, BLOCK_BYTES // (self.row_size * self.dtype.itemsize))
-        for file, begin, end in self._blocks():
-            first, last = (int(file["offsets"][at]) for at in (begin, end)) if self.ragged else (begin, end)
-            for at in range(first, last, most):
-                yield file["embeddings"][at : min(at + most, last)].reshape(-1, self.row_size)
+        self._pieces = []
+        for number, begin, end in self._blocks():
+            part, rows = self._files[number], 0
+            for values, crc in part.rows_between(part.rows_before(begin), part.rows_before(end)):
+                yield values
+                rows += len(values)
+                if crc >= 0:
+                    self._pieces.append((rows, crc))
+                    rows = 0
+
+    def pieces(self) -> np.ndarray:
+        """See `RowSource`."""
+        return np.array(self._pieces, dtype="<i8").reshape(-1, 2)
 
 
-def rows_at_ends(blocks: np.ndarray, skipped: np.ndarray) -> np.ndarray:
+def rows_at_ends(part: Table) -> np.ndarray:
     """How many sequences of a part have a row before its first block, and up to the end of each."""
-    missing = np.searchsorted(skipped, blocks.sum(axis=1)) - np.searchsorted(skipped, blocks[:, 0])
-    return np.concatenate([[0], np.cumsum(blocks[:, 1] - missing)]).astype(np.int64)
+    assert part.blocks is not None
+    blocks = part.blocks
+    if (blocks < 0).any():
+        raise damaged(part.path, "it has blocks of less than nothing")
+    missing = np.searchsorted(part.skipped, blocks.sum(axis=1)) - np.searchsorted(part.skipped, blocks[:, 0])
+    ends = np.concatenate([[0], np.cumsum(blocks[:, 1] - missing)]).astype(np.int64)
+    if int(missing.sum()) != len(part.skipped) or ends[-1] != len(part) or (np.diff(ends) < 0).any():
+        raise damaged(part.path, "its blocks are not its sequences")
+    return ends
 
 
 def files_allowed() -> int:

@@ -1,13 +1,15 @@
-"""Embeddings as NumPy's ``.npz``, for sets that fit into memory."""
+"""Embeddings as NumPy's ``.npz``, for sets that fit into memory: written from rows, proved, and read."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from virnucpro.store.hdf5 import attribute
+from virnucpro.store.errors import damaged
+from virnucpro.store.hdf5 import attribute, check_arrays, taken
 from virnucpro.store.rows import RowSource, flat, with_skipped
 
 FORMAT = "virnucpro embeddings npz 1"
@@ -25,7 +27,7 @@ def write_npz(
 
     ``settings`` is a string, the attributes in JSON. Nothing needs pickle. All is held in memory.
     """
-    embeddings = np.empty((rows.committed.rows, *shape), rows.dtype)
+    embeddings = np.empty((rows.counts.rows, *shape), rows.dtype)
     at = 0
     for values in rows.embeddings():
         if stop():
@@ -47,3 +49,58 @@ def write_npz(
     with path.open("wb") as file:
         np.savez(file, settings=np.array(json.dumps(settings)), **arrays)  # type: ignore[arg-type]
     return True
+
+
+class Npz:
+    """A file of this format, all of it in memory, proved by the checksums that a zip file has.
+
+    Raises StoreError for one that is damaged or not of virnucpro's, and what NumPy raises.
+    """
+
+    def __init__(self, path: Path):
+        with zipfile.ZipFile(path) as file:
+            arrays = {each.removesuffix(".npy"): array_of(path, file, each) for each in file.namelist()}
+        self.settings: dict[str, Any] = json.loads(str(arrays.get("settings", "{}")))
+        if self.settings.get("format") != FORMAT:
+            raise damaged(path, "it does not hold embeddings of virnucpro's")
+        self.embeddings, self.lengths = arrays["embeddings"], arrays["lengths"]
+        self._ids, self._offsets = arrays["ids"], arrays.get("offsets")
+        if self._ids.dtype.kind != "U":
+            raise damaged(path, "ids are not text")
+        check_arrays(path, self.settings, self.embeddings, self._ids.shape, self.lengths, self._offsets)
+
+    @property
+    def names(self) -> list[str]:
+        """In the order of the input."""
+        names: list[str] = self._ids.tolist()
+        return names
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def take(self, which: range) -> Any:
+        """See `formats.Reader`."""
+        return taken(self.embeddings, self._offsets, which)
+
+    def verify(self) -> bool:
+        """True: reading it proved it."""
+        return True
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def array_of(path: Path, file: zipfile.ZipFile, name: str) -> np.ndarray:
+    """An array of a zip file, all of whose bytes were read, as its checksum asks for."""
+    size = file.getinfo(name).file_size
+    with file.open(name) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        if dtype.hasobject or int(np.prod(shape, dtype=object)) * dtype.itemsize != size - stream.tell():
+            raise damaged(path, f"{name} has not the bytes of {dtype} {shape}")
+    with file.open(name) as stream:
+        values: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)
+        if stream.read(1):
+            raise damaged(path, f"{name} has more than an array")
+    return values

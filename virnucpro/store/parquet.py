@@ -1,5 +1,6 @@
 """Embeddings as a Parquet dataset: a folder of parts that Ray, DuckDB, Polars and pandas read."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from virnucpro.store.errors import StoreError
+from virnucpro.store.errors import StoreError, damaged
 from virnucpro.store.hdf5 import attribute
 from virnucpro.store.rows import RowSource, batches, with_skipped
 
@@ -84,7 +85,11 @@ def open_part(folder: Path, number: int, schema: "pyarrow.Schema") -> Any:
     import pyarrow.parquet
 
     return pyarrow.parquet.ParquetWriter(
-        folder / f"part-{number:05d}.parquet", schema, compression="none", use_dictionary=False
+        folder / f"part-{number:05d}.parquet",
+        schema,
+        compression="none",
+        use_dictionary=False,
+        write_page_checksum=True,
     )
 
 
@@ -112,3 +117,109 @@ def column(values: np.ndarray, shape: tuple[int, ...], lengths: np.ndarray | Non
     if lengths is None:
         return array
     return pyarrow.ListArray.from_arrays(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32), array)
+
+
+class Parquet:
+    """A folder of Parquet files, whose pages are proved as they are read; one row group of embeddings is held.
+
+    Raises StoreError for one that is damaged or not of virnucpro's, and what pyarrow raises.
+    """
+
+    def __init__(self, folder: Path):
+        from pyarrow.parquet import ParquetFile
+
+        self._folder = folder
+        paths = sorted(folder.glob("part-*.parquet"))
+        if [path.name for path in paths] != [f"part-{number:05d}.parquet" for number in range(len(paths))]:
+            raise damaged(folder, "it does not have all of its parts")
+        self._files = [ParquetFile(path, page_checksum_verification=True) for path in paths]
+        metadata = self._files[0].schema_arrow.metadata or {} if self._files else {}
+        self.settings: dict[str, Any] = json.loads(metadata.get(METADATA, b"{}"))
+        if self.settings.get("format") != FORMAT:
+            raise StoreError(f"{folder} does not hold embeddings of virnucpro's")
+        shape = tuple(self.settings["row_shape"])
+        schema = schema_of(np.dtype(self.settings["dtype"]), shape, self.settings["ragged"])
+        if any(not file.schema_arrow.equals(schema) for file in self._files):
+            raise damaged(folder, f"its columns are not {schema.names} of {self.settings['dtype']}")
+        self._groups = [(file, group) for file in self._files for group in range(file.num_row_groups)]
+        sizes = [file.metadata.row_group(group).num_rows for file, group in self._groups]
+        self._begins = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self._held: tuple[int, np.ndarray, np.ndarray | None] | None = None
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """In the order of the input."""
+        return [name for file in self._files for name in file.read(["id"]).column(0).to_pylist()]
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Residues embedded of each, int64."""
+        parts = [file.read(["length"]).column(0).to_numpy() for file in self._files]
+        lengths: np.ndarray = np.concatenate([np.empty(0, np.int64), *parts])
+        if (lengths < 1).any():
+            raise damaged(self._folder, "lengths are not the residues of each name")
+        return lengths
+
+    @property
+    def embeddings(self) -> np.ndarray:
+        """All rows."""
+        parts = [self._group(group)[0] for group in range(len(self._groups))]
+        return np.concatenate([self._none(), *parts])
+
+    def _none(self) -> np.ndarray:
+        return np.empty((0, *self.settings["row_shape"]), self.settings["dtype"])
+
+    def __len__(self) -> int:
+        return int(self._begins[-1])
+
+    def take(self, which: range) -> Any:
+        """See `formats.Reader`."""
+        parts = [self._one(number) for number in which]
+        if self.settings["ragged"]:
+            return parts
+        return np.stack(parts) if parts else self._none()
+
+    def _one(self, number: int) -> np.ndarray:
+        group = int(np.searchsorted(self._begins, number, side="right")) - 1
+        values, offsets = self._group(group)
+        at = number - int(self._begins[group])
+        return values[at] if offsets is None else values[offsets[at] : offsets[at + 1]]
+
+    def _group(self, group: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """A row group's rows ``[n, *shape]``, and with residues where each sequence begins and ends."""
+        if self._held is None or self._held[0] != group:
+            file, index = self._groups[group]
+            array = file.read_row_group(index, ["embedding"]).column(0).combine_chunks()
+            offsets = None
+            if self.settings["ragged"]:
+                offsets = array.offsets.to_numpy()
+                array = array.flatten()
+            for _ in self.settings["row_shape"]:
+                array = array.flatten()
+            values = array.to_numpy(zero_copy_only=False).reshape(-1, *self.settings["row_shape"])
+            self._held = group, values, offsets
+        return self._held[1:]
+
+    def verify(self) -> bool:
+        """Prove all pages, and that rows, lengths and indices agree; False where the pages have no checksums."""
+        at = 0
+        for number, (file, group) in enumerate(self._groups):
+            index = file.read_row_group(group, ["index"]).column(0).to_numpy()
+            if not np.array_equal(index, np.arange(at, at + len(index))):
+                raise damaged(self._folder, f"its rows from {at:,} on are not in order")
+            values, offsets = self._group(number)
+            found = np.diff(offsets) if offsets is not None else np.ones(len(values))
+            expected = self.lengths[at : at + len(index)] if offsets is not None else np.ones(len(index))
+            if not np.array_equal(found, expected):
+                raise damaged(
+                    self._folder, f"embeddings from sequence {at:,} on are not as long as their lengths say"
+                )
+            at += len(index)
+        if len(self.names) != at:
+            raise damaged(self._folder, "it does not have a name for each embedding")
+        return True
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()

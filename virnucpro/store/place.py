@@ -56,8 +56,8 @@ def folder_of(output: str | os.PathLike[str]) -> Path:
     return place.with_name(place.name + PARTIAL)
 
 
-def check_folder(place: Path, ours: Iterable[str]) -> None:
-    """Raise StoreError where rows cannot be kept beside `place`; `ours`: the names of a run's files there."""
+def check_folder(place: Path, ours: Iterable[str], folders: Iterable[str] = ()) -> None:
+    """Raise StoreError where rows cannot be kept beside `place`; `ours`, `folders`: what a run leaves there."""
     parent, folder = place.parent, folder_of(place)
     try:
         about = stat_of(parent)
@@ -80,10 +80,11 @@ def check_folder(place: Path, ours: Iterable[str]) -> None:
                 f"{folder} is {kind(about)} and not the folder of an unfinished run of {place}: move it, or give "
                 "another name"
             )
-        for name in ours:
-            about = stat_of(folder / name, follow_symlinks=False)
-            if about is not None and not stat.S_ISREG(about.st_mode):
-                raise StoreError(f"{folder / name} is {kind(about)}, which no run leaves there: move it")
+        for names, usual in ((ours, stat.S_IFREG), (folders, stat.S_IFDIR)):
+            for name in names:
+                about = stat_of(folder / name, follow_symlinks=False)
+                if about is not None and stat.S_IFMT(about.st_mode) != usual:
+                    raise StoreError(f"{folder / name} is {kind(about)}, which no run leaves there: move it")
     except OSError as error:
         raise StoreError(f"cannot write {place}: {error.strerror}") from error
 

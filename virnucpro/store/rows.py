@@ -1,22 +1,57 @@
-"""Rows in the order of the input, as every format's writer takes them."""
+"""Rows in the order of the input, as every format's writer takes them, and those that a run has on disk."""
 
+import contextlib
 import itertools
-from collections.abc import Iterator
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from virnucpro.store.committed import Committed
+from virnucpro.store.disk import open_to_read, read_at
+from virnucpro.store.errors import LostError
+from virnucpro.store.segments import NAMES, ROWS, StoredPack, forget
 
+BLOCK_BYTES = 2**20  # of embeddings copied at a time
 BATCH_BYTES = 2**24  # of embeddings taken together with their names
 
 
-class RowSource(Protocol):
-    """Where rows come from: a run's folder, or the parts of several runs."""
+@dataclass(frozen=True)
+class Counts:
+    """How many sequences, residues, rows and bytes of names there are, and how many sequences were left out."""
+
+    sequences: int = 0
+    residues: int = 0
+    rows: int = 0
+    name_bytes: int = 0
+    skipped: int = 0
 
     @property
-    def committed(self) -> Committed:
-        """How many sequences, residues, rows and bytes of names."""
+    def taken(self) -> int:
+        """Sequences of the input that are done with."""
+        return self.sequences + self.skipped
+
+    @classmethod
+    def of(cls, packs: Sequence[StoredPack]) -> "Counts":
+        """Of all packs."""
+        return cls(
+            sum(pack.sequences for pack in packs),
+            sum(pack.residues for pack in packs),
+            sum(pack.rows for pack in packs),
+            sum(pack.names_size - 8 * pack.sequences for pack in packs),
+            sum(len(pack.skipped) for pack in packs),
+        )
+
+
+class RowSource(Protocol):
+    """Where rows come from: a run's folder, or the parts of several runs. All are proved while they are read."""
+
+    @property
+    def counts(self) -> Counts:
+        """How many there are."""
 
     @property
     def row_size(self) -> int:
@@ -37,6 +72,127 @@ class RowSource(Protocol):
 
     def skipped(self) -> np.ndarray:
         """Places in the input of the sequences that have no row, int64, ascending."""
+
+    def pieces(self) -> np.ndarray:
+        """Rows, and the CRC-32 of their bytes, of one piece after the other: int64 ``[pieces, 2]``.
+
+        To be asked for when all rows were read.
+        """
+
+
+class Rows:
+    """The rows of packs that are on disk, in this order.
+
+    Raises LostError where they are not what was written; the pack does not count any more then.
+    """
+
+    def __init__(self, packs: Sequence[StoredPack], row_size: int, dtype: np.dtype):
+        self._packs, self.row_size, self.dtype = packs, row_size, dtype
+        self.counts = Counts.of(packs)
+
+    def in_one_file(self, begin: int) -> Path | None:
+        """The folder of a worker that has all rows, one after the other, from `begin` in its file on."""
+        ends = begin
+        for pack in self._packs:
+            if pack.rows_at != ends or pack.segment != self._packs[0].segment:
+                return None
+            ends += pack.rows_size
+        return self._packs[0].segment if self._packs else None
+
+    def names(self) -> Iterator[list[str]]:
+        """See `RowSource`."""
+        return (names for names, _ in self._named())
+
+    def lengths(self) -> Iterator[np.ndarray]:
+        """See `RowSource`."""
+        return (lengths for _, lengths in self._named())
+
+    def _named(self) -> Iterator[tuple[list[str], np.ndarray]]:
+        with self._telling():
+            for file, pack in self._opened(NAMES):
+                yield names_of(file, pack)
+
+    def embeddings(self) -> Iterator[np.ndarray]:
+        """See `RowSource`."""
+        with self._telling():
+            for file, pack in self._opened(ROWS):
+                for values in rows_of(file, pack, self.row_size * self.dtype.itemsize):
+                    yield np.frombuffer(values, self.dtype).reshape(-1, self.row_size)
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Where a pack is lost, find all that are, and let them count no more."""
+        try:
+            yield
+        except LostError as error:
+            lost = [pack for pack in self._packs if not self._is_there(pack)]
+            for pack in lost:
+                with contextlib.suppress(OSError):
+                    forget(pack)
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            first, folder = lost[0].number if lost else 0, self._packs[0].segment.parent
+            raise LostError(
+                f"block {first}{more} of the rows in {folder} are not "
+                "what was written there: the disk, or another program, changed them. --resume computes them anew"
+            ) from error
+
+    def _is_there(self, pack: StoredPack) -> bool:
+        alone = Rows([pack], self.row_size, self.dtype)
+        try:
+            for file, _ in alone._opened(NAMES):
+                names_of(file, pack)
+            for file, _ in alone._opened(ROWS):
+                for _ in rows_of(file, pack, self.row_size * self.dtype.itemsize):
+                    pass
+        except (LostError, OSError):
+            return False
+        return True
+
+    def skipped(self) -> np.ndarray:
+        """See `RowSource`."""
+        return np.array([place for pack in self._packs for place in pack.skipped], dtype="<i8")
+
+    def pieces(self) -> np.ndarray:
+        """See `RowSource`: a pack is a piece."""
+        return np.array([(pack.rows, pack.rows_crc) for pack in self._packs if pack.rows], "<i8").reshape(-1, 2)
+
+    def _opened(self, name: str) -> Iterator[tuple[int, StoredPack]]:
+        """Each pack, and the descriptor of its worker's file of this name."""
+        with contextlib.ExitStack() as stack:
+            opened: dict[Path, int] = {}
+            for pack in self._packs:
+                if pack.segment not in opened:
+                    opened[pack.segment] = open_to_read(pack.segment / name)
+                    stack.callback(os.close, opened[pack.segment])
+                yield opened[pack.segment], pack
+
+
+def names_of(file: int, pack: StoredPack) -> tuple[list[str], np.ndarray]:
+    """A pack's names and lengths; LostError where they are not those that were written."""
+    named = read_at(file, pack.names_at, pack.names_size)
+    end = len(named) - 8 * pack.sequences
+    if len(named) == pack.names_size and end >= 0 and zlib.crc32(named) == pack.names_crc:
+        names = named[:end].decode(errors="replace").split("\n")[:-1]
+        lengths = np.frombuffer(named[end:], dtype="<i8")
+        if len(names) == pack.sequences and int(lengths.sum()) == pack.residues:
+            return names, lengths
+    raise LostError(f"names of block {pack.number}")
+
+
+def rows_of(file: int, pack: StoredPack, row_bytes: int) -> Iterator[bytes]:
+    """The bytes of a pack's rows, whole rows at a time; LostError where they are not those that were written."""
+    at_a_time = max(1, BLOCK_BYTES // row_bytes) * row_bytes
+    crc, good = 0, pack.rows_size == pack.rows * row_bytes
+    for at in range(0, pack.rows_size, at_a_time):
+        wanted = min(at_a_time, pack.rows_size - at)
+        values = read_at(file, pack.rows_at + at, wanted)
+        crc = zlib.crc32(values, crc)
+        good &= len(values) == wanted and (at + wanted < pack.rows_size or crc == pack.rows_crc)
+        if not good:
+            break
+        yield values
+    if not good:
+        raise LostError(f"rows of block {pack.number}")
 
 
 def batches(
@@ -70,7 +226,7 @@ flat = itertools.chain.from_iterable
 
 def with_skipped(attributes: dict[str, Any], rows: RowSource) -> dict[str, Any]:
     """The attributes, and ``skipped``, the places in the input of sequences that have no row, if there are any."""
-    return {**attributes, "skipped": rows.skipped().tolist()} if rows.committed.skipped else attributes
+    return {**attributes, "skipped": rows.skipped().tolist()} if rows.counts.skipped else attributes
 
 
 class Stream:
