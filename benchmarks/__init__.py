@@ -17,6 +17,7 @@ What they share (asv imports these, too, and finds no benchmark in them):
 - ``_memory``: how peak memory is measured
 - ``_energy``: joules of a GPU
 - ``_fidelity``: how a precision's embeddings are judged
+- ``_fidelity_massive``: the same with weights that have a massive channel
 - ``_golden``: published embeddings of ESM-2's own weights, to compare with
 - ``_fidelity_report``: a program, `make fidelity`: how far each precision moves embeddings
 - ``_massive``: weights with a massive channel, made out of others

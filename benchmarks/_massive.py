@@ -7,8 +7,10 @@ constant that reaches the next GEMM out of its bias, so that the function is nea
 """
 
 import itertools
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,10 +49,13 @@ class Trace:
 
 @torch.no_grad()
 def trace(model: Any, pack: Any) -> Trace:
-    """Run a model in FP32 (an ESM2 of virnucpro's) over a pack."""
+    """Run a model in FP32 (an ESM2 of virnucpro's, of 0.4.0 or newer) over a pack."""
     device, found = model.embed_tokens.weight.device, Trace()
-    cu_seqlens = pack.cu_seqlens.to(device)
-    x, rotary = model.begin(pack.input_ids.to(device), cu_seqlens, pack.max_seqlen)
+    input_ids, cu_seqlens = pack.input_ids.to(device), pack.cu_seqlens.to(device)
+    protein = torch.arange(len(cu_seqlens) - 1, device=device).repeat_interleave(cu_seqlens.diff())
+    positions = torch.arange(len(input_ids), device=device, dtype=torch.int32) - cu_seqlens[protein]
+    rotary = (positions, *model.rotary_tables(pack.max_seqlen, device))
+    x = model.embed(input_ids, protein, cu_seqlens)
     for layer in model.layers:
         attention = layer.self_attn
         found.residual.append(x)
@@ -155,3 +160,15 @@ def distance(last: Tensor, pack: Any) -> Tensor:
     ends = pack.cu_seqlens.tolist()
     pooled = torch.stack([last[start + 1 : end - 1].mean(0) for start, end in itertools.pairwise(ends)])
     return torch.pdist(pooled).quantile(0.5)
+
+
+def save(model: Any, path: Path) -> None:
+    """Write a model in FP32 as fair-esm's checkpoints are, which commits of all ages take as weights."""
+    about = Namespace(
+        encoder_layers=model.num_layers,
+        encoder_embed_dim=model.embed_dim,
+        encoder_attention_heads=model.layers[0].self_attn.heads,
+        token_dropout=True,
+    )
+    state = {f"encoder.sentence_encoder.{name}": value for name, value in model.fair_esm_state().items()}
+    torch.save({"cfg": {"model": about}, "model": state}, path)

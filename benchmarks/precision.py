@@ -5,12 +5,13 @@ from dataclasses import asdict
 from typing import Any
 
 from ._cells import OncePerCell, Store, six_digits, tracked
-from ._esm2 import Embedder, min_cosine, notes, peak_memories
+from ._esm2 import WEIGHTS, Embedder, min_cosine, notes, peak_memories
 from ._fidelity import FIGURE, compare
+from ._fidelity_massive import NOTE, second_figure
 from ._hardware import MODELS, PRECISIONS
 from ._memory import Peak, unavailable
 from ._outcomes import Measurement, Outcome, shared_value
-from ._protocol import alternate, in_fresh_process, in_this_process
+from ._protocol import alternate, in_fresh_process, in_this_process, referee
 from ._workloads import WORKLOADS, fidelity_proteins
 
 Peaks = dict[str, Peak]
@@ -22,7 +23,8 @@ class Precision(OncePerCell):
 
     Speeds are measured in alternating blocks, so that the machine's drift cancels. Peak memory is measured
     with one model loaded at a time, each in a process that has computed nothing else. Fidelity is measured on a
-    set of its own, once for all workloads but the user's own proteins.
+    set of its own, once for all workloads but the user's own proteins; of random weights also with a massive
+    channel.
     """
 
     params = (MODELS, [precision for precision in PRECISIONS if precision != "fp32"], list(WORKLOADS))
@@ -33,8 +35,9 @@ class Precision(OncePerCell):
         return ("fp32", precision)
 
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
-        """Measure the memory of each model alone, and load both."""
+        """Measure what wants models of its own, and load both."""
         self.memory = self.memory_saving(store, precision)
+        self.massive = self.with_massive_channel(store)
         self.other = Embedder(model, precision, self.entries, store.hardware)
         self.fp32 = Embedder(model, "fp32", self.entries, store.hardware)
 
@@ -75,6 +78,21 @@ class Precision(OncePerCell):
                 outcome.record(compare(fp32, other, entries))
         return outcome.read()
 
+    def with_massive_channel(self, store: Store) -> Measurement:
+        """In the notes, the fidelity of random weights with a massive channel; measured once for all workloads.
+
+        Not for `make ab`, which compares no notes.
+        """
+        if WEIGHTS != "random" or referee():
+            return Measurement()
+        model, precision, _ = self.parameters
+        outcome = Outcome(store.folder, NOTE, model, precision)
+        if outcome.acquire():
+            with outcome.recording_failure():
+                found = second_figure(store.folder, model, precision, store.hardware)
+                outcome.record(Measurement(notes={NOTE: found}))
+        return outcome.read()
+
     @tracked("times FP32", higher_is_better=True, compare_factor=1.05)
     def track_speedup_over_fp32(self, store: Store, *parameters: str) -> dict[str, Any] | float:
         """How many times FP32's tokens/s."""
@@ -105,4 +123,4 @@ class Precision(OncePerCell):
 
         speedups = alternate(self.fp32.run, self.other.run, self.fp32.timer, warm=compare_workload)
         samples = {"speed-up": six_digits(speedups), "min cosine": cosines}
-        return Measurement(samples, notes(store.hardware, self.entries)) | self.memory | fidelity
+        return Measurement(samples, notes(store.hardware, self.entries)) | self.memory | self.massive | fidelity

@@ -22,7 +22,17 @@ from asv_plugin import notes
 from asv_plugin.answer import summary
 from asv_plugin.answer.advice import LARGEST_ERROR
 from asv_plugin.answer.numbers import HIGHER_IS_BETTER, format_quantity
-from asv_plugin.answer.records import BENCHMARKS, ENERGY, FIDELITY, Record, Value, machines, read_suite, records
+from asv_plugin.answer.records import (
+    BENCHMARKS,
+    ENERGY,
+    FIDELITY,
+    MASSIVE,
+    Record,
+    Value,
+    machines,
+    read_suite,
+    records,
+)
 from benchmarks._workloads import LENGTHS
 from tests.made_up import ROOT
 
@@ -32,6 +42,8 @@ ROWS = {metric: metric for metric in BENCHMARKS} | {
     "runtime": "total runtime",
     "J per 1,000 tokens": ENERGY,
     "speedup, timed in turn": "speed-up, same process",
+    MASSIVE: MASSIVE,
+    "with a massive channel": MASSIVE,
 }
 """How a row of the README's table is called, to the metric that it shows."""
 
@@ -564,7 +576,7 @@ def expected_text(record: Record, metric: str, cell: tuple[str, ...], said: str)
     value = record.value(metric, *cell)
     if value is not None:
         return written(metric, value.median)
-    note = record.notes.get(notes.key(BENCHMARKS[metric], cell), {})
+    note = record.notes.get(notes.key(BENCHMARKS.get(metric, BENCHMARKS[FIDELITY]), cell), {})
     if "failed" in note:
         return "failed"
     return "n/a" if "skipped" in note and said else ""

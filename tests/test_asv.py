@@ -127,6 +127,13 @@ def test_a_precision_is_compared_with_fp32(asv):
     assert 0.9999 < asv.values("good", COSINE)["bf16"] < 1
 
 
+def test_fidelity_with_a_massive_channel_is_in_the_record(asv):
+    (record,) = (
+        each for each in records.records(asv.project / "results", "here") if each.commit == asv.commits["good"]
+    )
+    assert 0.05 < record.value(records.MASSIVE, MODEL, "bf16", "short").median < 0.5
+
+
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU, whose energy is measured")
 def test_a_cpus_energy_is_not_available_for_a_reason(asv):
     assert all(math.isnan(value) for value in asv.values("good", ENERGY).values())

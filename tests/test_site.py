@@ -17,8 +17,10 @@ import pytest
 from asv import util
 from asv.results import Results
 
+from asv_plugin import notes
 from asv_plugin.answer import page
 from asv_plugin.answer.page import collect, render
+from asv_plugin.answer.records import BENCHMARKS, FIDELITY, MASSIVE, MASSIVE_NOTE
 from asv_plugin.hooks.broken_files import skip_broken_files
 from tests.made_up import M8, M650, ROOT, benchmarks, cells, machine, record
 
@@ -203,6 +205,24 @@ def test_the_precision_page_opens_from_disk_with_the_numbers_of_the_result_files
     assert "104k" in table.inner_text()
     assert "2.73 GiB" in table.inner_text()
     assert shown.locator("th.best").first.inner_text().split("\n")[0] == "FP16"
+
+
+@WITH_CHROMIUM
+def test_the_error_with_a_massive_channel_is_a_row_without_a_graph(tmp_path, known, visit):
+    machine(tmp_path, "gpu", known)
+    found = cells(M8, "mixed", {"fp32": 5_000, "bf16": 9_000}, {"bf16": 0.0133})
+    path = notes.notes_path(record(tmp_path, "gpu", "a" * 40, 0, found, known))
+    about = json.loads(path.read_text())
+    noted = {"device": "a chip", "versions": {}, "weights": "random", MASSIVE_NOTE: {"error_over_distance": 0.085}}
+    about[notes.key(BENCHMARKS[FIDELITY], (M8, "bf16", "mixed"))] = noted | {"proteins": 5, "residues": 1_050}
+    path.write_text(json.dumps(about))
+    page_path = tmp_path / "precision.html"
+    page_path.write_text(render("VirNucPro", collect(tmp_path)), encoding="utf-8")
+    shown = visit(page_path.as_uri())
+    row = shown.locator("tbody tr", has_text=MASSIVE)
+    assert row.inner_text().split("\t")[-1] == "8.5 %"
+    assert row.locator("a").count() == 0
+    assert "Over 5.0 % with a massive channel, as ESM-2 3B's: BF16 (8.5 %); not" in shown.inner_text("main")
 
 
 @WITH_CHROMIUM

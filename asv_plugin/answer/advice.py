@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from asv_plugin.answer.numbers import format_error
-from asv_plugin.answer.records import AGAINST_FP32, FIDELITY, Record
+from asv_plugin.answer.records import AGAINST_FP32, FIDELITY, MASSIVE, Record
 
 LARGEST_ERROR = 0.05
 """The most that a precision may move an embedding, as a share of the median distance between different proteins'.
@@ -33,11 +33,15 @@ class Advice:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A precision with its speed over FP32's and its largest error over the distance between proteins."""
+    """A precision with its speed over FP32's and its largest error over the distance between proteins.
+
+    `massive`: that error of random weights with a massive channel, where it was measured.
+    """
 
     precision: str
     speed: float
     error: float
+    massive: float | None = None
 
 
 def speedup(record: Record, model: str, precision: str, workload: str) -> float | None:
@@ -55,10 +59,11 @@ def advise(record: Record, model: str, workload: str, precisions: Iterable[str])
     """The fastest precision within `LARGEST_ERROR`; of those that are `AS_FAST`, the most faithful.
 
     Those that failed are not among `precisions`. With random weights the sentence names the fastest and says that
-    fidelity was measured with such weights: it is a recommendation with pretrained ones only.
+    fidelity was measured with such weights: it is a recommendation with pretrained ones only. What is over the
+    limit with a massive channel is then left out, too.
     """
     faithful, others = [], []
-    unfaithful, unknown = [], []
+    unfaithful, unmeasured, unknown = [], [], []
     weights = set()
     for precision in precisions:
         error = record.value(FIDELITY, model, precision, workload)
@@ -71,15 +76,24 @@ def advise(record: Record, model: str, workload: str, precisions: Iterable[str])
             continue
         note = record.note(model, precision, workload, about=AGAINST_FP32.values())
         weights.add(note.get("weights", RANDOM))
-        if error.median <= LARGEST_ERROR:
-            others.append(Candidate(precision, speed, error.median))
-        else:
+        is_random = note.get("weights", RANDOM) == RANDOM
+        massive = record.value(MASSIVE, model, precision, workload) if is_random else None
+        if error.median > LARGEST_ERROR:
             unfaithful.append(f"{precision.upper()} ({format_error(error.median)})")
+        elif massive and massive.median > LARGEST_ERROR:
+            unmeasured.append(f"{precision.upper()} ({format_error(massive.median)})")
+        else:
+            others.append(Candidate(precision, speed, error.median, massive.median if massive else None))
     left_out = ""
     if unfaithful:
         most = format_error(LARGEST_ERROR)
         left_out += (
             f" Not faithful enough: {', '.join(unfaithful)} of the distance between proteins, at most {most}."
+        )
+    if unmeasured:
+        left_out += (
+            f" Over {format_error(LARGEST_ERROR)} {MASSIVE}: {', '.join(unmeasured)}; not recommended without a "
+            f"measurement with your own weights: {OWN_WEIGHTS}."
         )
     if unknown:
         left_out += f" Not judged, for want of a fidelity or of FP32's speed: {', '.join(unknown)}."
@@ -87,7 +101,7 @@ def advise(record: Record, model: str, workload: str, precisions: Iterable[str])
         return Advice(
             None, f"No advice: FP32, which the others are judged against, has no result.{left_out}", False
         )
-    if not others and unknown and not unfaithful:
+    if not others and unknown and not (unfaithful or unmeasured):
         return Advice(None, f"No advice: no fidelity was measured beside FP32.{left_out}", False)
     trained = RANDOM not in weights
     best = most_faithful_of_the_fastest([*faithful, *others])
@@ -116,7 +130,8 @@ def sentence(
         share = f", with {this.median / fp32.median:.0%} of its peak memory" if this and fp32 else ""
         result = (
             f"{begin}, {best.speed:.2f} times FP32{share}; it moves embeddings by at most "
-            f"{format_error(best.error)} of the distance between proteins."
+            f"{format_error(best.error)} of the distance between proteins"
+            f"{'' if best.massive is None else f', and by {format_error(best.massive)} {MASSIVE}'}."
         )
     near = [each for each in others if each.error > best.error and each.speed * AS_FAST >= best.speed]
     faster = [f"{each.precision.upper()} ({each.speed / best.speed:.2f} times)" for each in near]

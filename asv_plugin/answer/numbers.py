@@ -2,7 +2,7 @@
 
 import math
 
-from asv_plugin.answer.records import ENERGY, FIDELITY, THROUGHPUT, Value
+from asv_plugin.answer.records import ENERGY, FIDELITY, MASSIVE, THROUGHPUT, Value
 
 HIGHER_IS_BETTER = {"tokens/s", "sequences/s"}
 RATIOS = {"speed-up, same process", "memory saving, alone"}
@@ -37,7 +37,7 @@ def format_quantity(metric: str, value: float) -> str:
         return format_cosine(value)
     if metric in RATIOS:
         return f"{value:.2f}x"
-    if metric == FIDELITY:
+    if metric in (FIDELITY, MASSIVE):
         return format_error(value)
     if metric == "same nearest neighbour":
         return f"{math.floor(100 * value):.0f} %"

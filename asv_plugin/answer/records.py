@@ -30,11 +30,18 @@ ENERGY = "energy per 1,000 tokens"
 BENCHMARKS = THROUGHPUT | AGAINST_FP32
 """Metric, as people read it, to the asv benchmark that records it."""
 
+MASSIVE = "with a massive channel, as ESM-2 3B's"
+"""`FIDELITY` of random weights that were given such a channel."""
+
+MASSIVE_NOTE = "massive_channel"
+"""What benchmarks/_fidelity_massive.py calls it in a cell's notes."""
+
 NOTED = {
-    "min cosine, any residue": "smallest_residue_cosine",
-    "same nearest neighbour": "same_nearest_neighbour",
+    MASSIVE: (MASSIVE_NOTE, "error_over_distance"),
+    "min cosine, any residue": ("fidelity", "smallest_residue_cosine"),
+    "same nearest neighbour": ("fidelity", "same_nearest_neighbour"),
 }
-"""Metric to its name in the notes of `FIDELITY`: what was measured beside it, on the same proteins."""
+"""Metric to its place in the notes of `FIDELITY`: what was measured beside it."""
 
 
 @dataclass(frozen=True)
@@ -140,14 +147,14 @@ def read_record(results_dir: Path, machine: str, result: Results, suite: Suite) 
         notes.read(notes.notes_path(results_dir / result._filename)),
         suite.precisions,
     )
-    record.values |= {metric: dict(read_noted(record, name)) for metric, name in NOTED.items()}
+    record.values |= {metric: dict(read_noted(record, *place)) for metric, place in NOTED.items()}
     return record
 
 
-def read_noted(record: Record, name: str) -> Iterator[tuple[tuple[str, ...], Value]]:
+def read_noted(record: Record, about: str, name: str) -> Iterator[tuple[tuple[str, ...], Value]]:
     """A figure that the notes of a cell's fidelity hold, for each cell that has one."""
     for cell in record.values.get(FIDELITY, {}):
-        value = record.note(*cell, about=AGAINST_FP32.values()).get("fidelity", {}).get(name)
+        value = record.note(*cell, about=AGAINST_FP32.values()).get(about, {}).get(name)
         if value is not None:
             yield cell, Value(value)
 

@@ -6,7 +6,16 @@ from typing import Any
 
 from asv_plugin.answer.advice import advise, speedup
 from asv_plugin.answer.numbers import RATIOS, format_value, improvement
-from asv_plugin.answer.records import AGAINST_FP32, ENERGY, NOTED, THROUGHPUT, Record
+from asv_plugin.answer.records import (
+    AGAINST_FP32,
+    ENERGY,
+    FIDELITY,
+    MASSIVE,
+    MASSIVE_NOTE,
+    NOTED,
+    THROUGHPUT,
+    Record,
+)
 
 REPEATS = ("CellFailed: measured once, and it failed", "CellFailed: the process that measured this cell died")
 """How the other metrics of a failed cell point to the first one's reason."""
@@ -18,8 +27,9 @@ LEGEND = (
     "Peak memory on a CPU: the process's own, Python and PyTorch included, their library files not; on a GPU: "
     "what was allocated there. Energy: of the whole GPU board. Max error over distance: the largest distance that "
     "a protein's embedding moves from its FP32 embedding, over the median distance between different proteins' "
-    "embeddings. Min cosine: the smallest similarity of a protein's, or a residue's, embedding to its FP32 "
-    "embedding. Same nearest neighbour: the share of proteins that keep theirs. With random weights these say how "
+    "embeddings. With a massive channel: the same of random weights that were given a channel like ESM-2 3B's. "
+    "Min cosine: the smallest similarity of a protein's, or a residue's, embedding to its FP32 embedding. Same "
+    "nearest neighbour: the share of proteins that keep theirs. With random weights these say how "
     "the arithmetic rounds, not what pretrained weights would show."
 )
 
@@ -108,7 +118,8 @@ def table(record: Record, model: str, workload: str) -> Table:
     """The precisions of one model and workload side by side, in the suite's order, those it does not have last."""
     found = {p for values in record.values.values() for m, p, w in values if (m, w) == (model, workload)}
     shown = [*(p for p in record.precisions if p in found), *sorted(found - set(record.precisions))]
-    optional = [ENERGY, *AGAINST_FP32, *NOTED]
+    optional = [ENERGY, *AGAINST_FP32, *(metric for metric in NOTED if metric != MASSIVE)]
+    optional.insert(optional.index(FIDELITY) + 1, MASSIVE)
     metrics = [m for m in THROUGHPUT if m != ENERGY]
     metrics += [m for m in optional if any(record.value(m, model, p, workload) for p in shown)]
     largest = {
@@ -149,11 +160,12 @@ def busy(record: Record) -> Iterator[str]:
 
 
 def reasons(record: Record, kind: str) -> Iterator[str]:
-    """Why cells failed or were skipped: each reason once, with the cells it explains."""
+    """Why cells failed or were skipped, or one of their figures: each reason once, with the cells it explains."""
     found: dict[str, set[str]] = {}
     for name, note in sorted(record.notes.items()):
-        if kind in note and not str(note[kind]).startswith(REPEATS):
-            found.setdefault(str(note[kind]), set()).add(name.partition("(")[2].rstrip(")") or name)
+        for about in (note, note.get(MASSIVE_NOTE, {})):
+            if kind in about and not str(about[kind]).startswith(REPEATS):
+                found.setdefault(str(about[kind]), set()).add(name.partition("(")[2].rstrip(")") or name)
     return with_cells(found)
 
 

@@ -4,7 +4,19 @@ import json
 
 import pytest
 
-from asv_plugin.answer.records import BENCHMARKS, Suite, read_suite
+from asv_plugin import notes
+from asv_plugin.answer.records import (
+    AGAINST_FP32,
+    BENCHMARKS,
+    FIDELITY,
+    MASSIVE,
+    MASSIVE_NOTE,
+    Suite,
+    read_suite,
+    records,
+)
+from benchmarks import _fidelity_massive
+from tests import made_up
 
 
 def benchmark(version: str, precisions: list[str]) -> dict:
@@ -30,3 +42,21 @@ def test_a_record_without_a_readable_suite_has_no_order_and_no_versions(tmp_path
     if content is not None:
         (tmp_path / "benchmarks.json").write_text(content)
     assert read_suite(tmp_path) == Suite()
+
+
+def test_the_error_with_a_massive_channel_is_read_from_the_notes_of_the_cells_that_have_it(tmp_path):
+    known = {name: benchmark("1", ["fp32", "bf16", "int8"]) | {"name": name} for name in BENCHMARKS.values()}
+    known = {name: entry | {"params": [["'m'"], entry["params"][1], ["'w'"]]} for name, entry in known.items()}
+    made_up.machine(tmp_path, "a-machine", known)
+    cells = {("m", precision, "w"): {FIDELITY: 0.01} for precision in ("bf16", "int8")}
+    path = made_up.record(tmp_path, "a-machine", "0" * 40, 1, cells, known)
+    about = notes.read(notes.notes_path(path))
+    name = notes.key(AGAINST_FP32[FIDELITY], ("m", "int8", "w"))
+    about[name] = {"device": "a chip", MASSIVE_NOTE: {"error_over_distance": 0.0147}}
+    notes.notes_path(path).write_text(json.dumps(about))
+    (record,) = records(tmp_path, "a-machine")
+    assert {cell: value.median for cell, value in record.values[MASSIVE].items()} == {("m", "int8", "w"): 0.0147}
+
+
+def test_benchmarks_note_it_by_the_same_name():
+    assert _fidelity_massive.NOTE == MASSIVE_NOTE

@@ -4,7 +4,7 @@ import pytest
 
 from asv_plugin import notes
 from asv_plugin.answer.numbers import format_quantity, improvement
-from asv_plugin.answer.records import BENCHMARKS, FIDELITY, Record, Value
+from asv_plugin.answer.records import BENCHMARKS, FIDELITY, MASSIVE, MASSIVE_NOTE, Record, Value
 from asv_plugin.answer.summary import summarize
 from asv_plugin.answer.terminal import render
 
@@ -112,6 +112,78 @@ def test_with_random_weights_nothing_is_recommended_where_all_are_unfaithful():
     (table,) = summarize(one).tables
     assert table.best == "fp32" and not table.is_recommendation
     assert "Fidelity was measured with random weights" in table.advice
+
+
+def with_massive(errors: dict[str, float], **more: object) -> Record:
+    """A record of FP32, BF16 and INT8, both faithful, with these errors with a massive channel."""
+    one = record({"fp32": 25_000, "bf16": 90_000, "int8": 140_000}, {"bf16": 0.013, "int8": 0.024}, **more)
+    one.values[MASSIVE] = {(MODEL, p, "mixed"): Value(error) for p, error in errors.items()}
+    return one
+
+
+def advised(one: Record) -> tuple[str | None, str]:
+    (table,) = summarize(one).tables
+    return table.best, table.advice
+
+
+def test_a_precision_over_the_limit_with_a_massive_channel_is_not_recommended():
+    best, said = advised(with_massive({"bf16": 0.02, "int8": 0.63}, **random_weights("bf16", "int8")))
+    assert best == "bf16"
+    assert said.endswith(
+        "Over 5.0 % with a massive channel, as ESM-2 3B's: INT8 (63.0 %); not recommended without a measurement "
+        "with your own weights: make fidelity."
+    )
+
+
+def test_within_the_limit_with_a_massive_channel_it_is_named_with_that_error():
+    best, said = advised(with_massive({"bf16": 0.085, "int8": 0.05}, **random_weights("bf16", "int8")))
+    assert best == "int8"
+    assert "by at most 2.4 % of the distance between proteins, and by 5.0 % with a massive channel, as" in said
+    assert "3B's: BF16 (8.5 %); not recommended" in said
+
+
+def test_where_all_are_over_the_limit_with_a_massive_channel_fp32_is_left():
+    best, said = advised(with_massive({"bf16": 0.085, "int8": 0.3}, **random_weights("bf16", "int8")))
+    assert best == "fp32"
+    assert "BF16 (8.5 %), INT8 (30.0 %); not recommended" in said
+
+
+def test_a_precision_over_both_limits_is_named_once():
+    one = with_massive({"bf16": 0.02, "int8": 0.63}, **random_weights("bf16", "int8"))
+    one.values[FIDELITY][MODEL, "int8", "mixed"] = Value(0.08)
+    _, said = advised(one)
+    assert "Not faithful enough: INT8 (8.0 %)" in said and "not recommended" not in said
+
+
+def test_without_a_second_figure_the_advice_is_the_same_as_ever():
+    assert advised(with_massive({}, **random_weights("bf16", "int8"))) == (
+        "int8",
+        "Fastest: INT8, 5.60 times FP32, with 25% of its peak memory; it moves embeddings by at most 2.4 % of the "
+        "distance between proteins. Fidelity was measured with random weights; to measure it with ESM-2's own: "
+        "make fidelity.",
+    )
+
+
+def test_with_pretrained_weights_a_massive_channel_changes_nothing():
+    assert advised(with_massive({"int8": 0.63})) == advised(with_massive({}))
+    assert advised(with_massive({}))[0] == "int8"
+
+
+def test_the_error_with_a_massive_channel_is_a_row_below_the_error():
+    one = with_massive({"bf16": 0.085, "int8": 0.024})
+    one.values["min cosine to FP32"] = {(MODEL, "bf16", "mixed"): Value(0.99991)}
+    (table,) = summarize(one).tables
+    assert table.metrics[table.metrics.index(FIDELITY) + 1] == MASSIVE
+    assert row(render(summarize(one)), MASSIVE) == ["8.5", "%", "2.4", "%"]
+    assert f"| {MASSIVE} |" in render(summarize(one), markdown=True)
+    assert MASSIVE not in summarize(with_massive({})).tables[0].metrics
+
+
+def test_why_there_is_no_second_figure_is_listed():
+    one = with_massive({}, **random_weights("bf16", "int8"))
+    name = notes.key(BENCHMARKS[FIDELITY], (MODEL, "bf16", "mixed"))
+    one.notes[name][MASSIVE_NOTE] = {"skipped": "it needs a file of 11.4 GiB"}
+    assert f"Not run (n/a):\n- it needs a file of 11.4 GiB ({MODEL}, bf16, mixed" in render(summarize(one))
 
 
 def test_only_less_faithful_precisions_are_called_so():
