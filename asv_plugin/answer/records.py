@@ -106,24 +106,24 @@ def records(results_dir: Path, machine: str) -> list[Record]:
 
 
 @dataclass(frozen=True)
-class Suite:
+class Recorded:
     """The present benchmarks: the version of each by name, and the precisions in the order of their `params`."""
 
     versions: dict[str, str] = field(default_factory=dict)
     precisions: tuple[str, ...] = ()
 
 
-def read_suite(results_dir: Path) -> Suite:
+def read_suite(results_dir: Path) -> Recorded:
     """The present suite, from results/benchmarks.json."""
     try:
         known = util.load_json(str(results_dir / "benchmarks.json"))
         entries = {name: entry for name, entry in known.items() if isinstance(entry, dict)}
-        return Suite(
+        return Recorded(
             {name: str(entry["version"]) for name, entry in entries.items()},
             tuple(dict.fromkeys(p for name in BENCHMARKS.values() for p in precisions_of(entries.get(name, {})))),
         )
     except (util.UserError, OSError, *BROKEN):
-        return Suite()
+        return Recorded()
 
 
 def precisions_of(benchmark: dict[str, Any]) -> list[str]:
@@ -132,7 +132,7 @@ def precisions_of(benchmark: dict[str, Any]) -> list[str]:
     return [name.strip("'") for name in named.get("precision", [])]
 
 
-def read_record(results_dir: Path, machine: str, result: Results, suite: Suite) -> Record:
+def read_record(results_dir: Path, machine: str, result: Results, suite: Recorded) -> Record:
     """A result file with its notes."""
     record = Record(
         machine,

@@ -16,7 +16,7 @@ from asv_plugin import notes
 from asv_plugin.compare.suite import INTERRUPTED, SIDES, Cell, print_progress
 from asv_plugin.compare.trial import Trial
 from asv_plugin.compare.turns import Turns
-from asv_plugin.compare.verdict import Outcome, Pair
+from asv_plugin.compare.verdict import Pair, Reading
 from asv_plugin.hooks.places import check_places
 
 PLACES = {
@@ -158,16 +158,16 @@ class Servers:
             return Pair.of_blocks(*samples)
         return Pair(base, head)
 
-    def outcome(self, name: str, cell: Cell, result: Any) -> Outcome:
+    def outcome(self, name: str, cell: Cell, result: Any) -> Reading:
         """The value as asv makes it of samples, or why there is none."""
         benchmark = self.suite.benchmarks[name]
         kept = Results.unnamed()
         kept.add_result(benchmark, result)
         value = kept.get_result_value(name, benchmark["params"])[cell.index]
         if isinstance(value, (int, float)) and math.isfinite(value):
-            return Outcome(float(value))
+            return Reading(float(value))
         found = notes.notes_of(benchmark, result)
         note = found.get(notes.key(name, cell.parameters)) or found.get(name) or {}
         if "skipped" in note:
-            return Outcome(reason=note["skipped"], skipped=True)
-        return Outcome(reason=note.get("failed") or "it gave no finite number")
+            return Reading(reason=note["skipped"], skipped=True)
+        return Reading(reason=note.get("failed") or "it gave no finite number")

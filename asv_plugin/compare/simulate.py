@@ -14,7 +14,7 @@ from collections import Counter
 from tabulate import tabulate
 
 from asv_plugin.compare.trial import PAIRS_IN_A_ROUND
-from asv_plugin.compare.verdict import Outcome, Pair, compare
+from asv_plugin.compare.verdict import Pair, Reading, compare
 from asv_plugin.rules import Rule
 
 SHOWN = ("worse", "inconclusive", "unchanged", "better")
@@ -29,7 +29,7 @@ def verdicts(
 
     def one() -> str:
         ratios = [math.exp(rng.gauss(center, deviation)) for _ in range(rounds * PAIRS_IN_A_ROUND)]
-        return compare("", [Pair(Outcome(1.0), Outcome(ratio)) for ratio in ratios], rule).verdict
+        return compare("", [Pair(Reading(1.0), Reading(ratio)) for ratio in ratios], rule).verdict
 
     return Counter(one() for _ in range(comparisons))
 

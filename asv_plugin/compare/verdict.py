@@ -31,7 +31,7 @@ MOST_PAIRS = 1000
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Reading:
     """What a process found of a cell: a finite value, or the reason why there is none."""
 
     value: float | None = None
@@ -47,8 +47,8 @@ class Outcome:
 class Pair(NamedTuple):
     """What two processes found; `ratio` (HEAD over BASE) where more is known than the two values."""
 
-    base: Outcome
-    head: Outcome
+    base: Reading
+    head: Reading
     ratio: float | None = None
 
     @classmethod
@@ -59,7 +59,7 @@ class Pair(NamedTuple):
         sides' medians would come from different moments.
         """
         ratios = [after / before for before, after in zip(base, head, strict=True)]
-        values = (Outcome(statistics.median(base)), Outcome(statistics.median(head)))
+        values = (Reading(statistics.median(base)), Reading(statistics.median(head)))
         return cls(*values, statistics.median(ratios))
 
     @property

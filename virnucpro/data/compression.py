@@ -44,7 +44,7 @@ def is_zstd(start: bytes) -> bool:
     return start.startswith(b"\x28\xb5\x2f\xfd") or (start[1:4] == b"\x2a\x4d\x18" and start[0] >> 4 == 5)
 
 
-FORMATS: dict[str, tuple[Callable[[bytes], bool], Callable[[], Any]]] = {
+COMPRESSIONS: dict[str, tuple[Callable[[bytes], bool], Callable[[], Any]]] = {
     "gzip": (lambda start: start.startswith(b"\x1f\x8b"), lambda: zlib.decompressobj(16 + zlib.MAX_WBITS)),
     "bzip2": (lambda start: start.startswith(b"BZh"), bz2.BZ2Decompressor),
     "xz": (lambda start: start.startswith(b"\xfd7zXZ\0"), lzma.LZMADecompressor),
@@ -58,7 +58,7 @@ def format_of(start: bytes) -> str | None:
     for magic, name in REFUSED.items():
         if start.startswith(magic):
             raise CompressionError(f"is compressed with {name}: unpack it, or use gzip, bzip2, xz or zstd")
-    return next((name for name, (matches, _) in FORMATS.items() if matches(start)), None)
+    return next((name for name, (matches, _) in COMPRESSIONS.items() if matches(start)), None)
 
 
 class Decompressed(io.RawIOBase):
@@ -72,7 +72,7 @@ class Decompressed(io.RawIOBase):
     def __init__(self, file: io.BufferedIOBase, start: bytes):
         self._file, self._packed = file, start
         self._name = format_of(start) or ""
-        self._member: Any = FORMATS[self._name][1]()
+        self._member: Any = COMPRESSIONS[self._name][1]()
         self._unpacked = memoryview(b"")
 
     def readable(self) -> bool:
@@ -119,7 +119,7 @@ class Decompressed(io.RawIOBase):
         found = format_of(self._packed)
         if found is None:
             raise self._damaged("what follows its end is not compressed")
-        self._name, self._member = found, FORMATS[found][1]()
+        self._name, self._member = found, COMPRESSIONS[found][1]()
         return True
 
     def _damaged(self, reason: str) -> CompressionError:

@@ -73,7 +73,7 @@ class FastaFile:
     touched = False
 
     def __init__(self, path: str):
-        self.label = "standard input" if path == "-" else path
+        self._path, self.label = path, "standard input" if path == "-" else path
         if "\0" in path:
             raise FastaError(f"{path!r} is no name of a file")
         try:
@@ -134,8 +134,8 @@ class FastaFile:
         """
         if self.size is None:
             return
-        here, there = os.fstat(self._raw.fileno()), Path(self.label)
-        now = there.stat() if there.exists() else None
+        here, path = os.fstat(self._raw.fileno()), Path(self._path)
+        now = here if self._path == "-" else path.stat() if path.exists() else None
         if now is None or not os.path.samestat(now, self.about):
             what = "was removed" if now is None else "was replaced by another file"
         elif here.st_size != self.about.st_size:

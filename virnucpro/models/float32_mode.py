@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 
-class Turns:
+class FairLock:
     """Lets threads in at the same time only if they want the same mode; the others queue.
 
     The process's mode is as before when nobody is inside. Entering another mode from inside, in one thread, raises
@@ -75,7 +75,7 @@ def current_mode() -> str:
     return backends()[0].fp32_precision
 
 
-TURNS = Turns()
+TURNS = FairLock()
 
 
 @contextlib.contextmanager

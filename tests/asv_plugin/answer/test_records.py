@@ -11,7 +11,7 @@ from asv_plugin.answer.records import (
     FIDELITY,
     MASSIVE,
     MASSIVE_NOTE,
-    Suite,
+    Recorded,
     read_suite,
     records,
 )
@@ -41,7 +41,7 @@ def test_precisions_are_in_the_order_of_the_benchmarks_params(tmp_path):
 def test_a_record_without_a_readable_suite_has_no_order_and_no_versions(tmp_path, content):
     if content is not None:
         (tmp_path / "benchmarks.json").write_text(content)
-    assert read_suite(tmp_path) == Suite()
+    assert read_suite(tmp_path) == Recorded()
 
 
 def test_the_error_with_a_massive_channel_is_read_from_the_notes_of_the_cells_that_have_it(tmp_path):

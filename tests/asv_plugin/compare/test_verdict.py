@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from asv_plugin.compare.verdict import (
     STUDENT,
-    Outcome,
     Pair,
+    Reading,
     compare,
     half_width,
     is_decided,
@@ -22,12 +22,12 @@ from asv_plugin.rules import Rule, with_factor
 SPEED, SECONDS = Rule(higher_is_better=True, factor=1.05), Rule(factor=1.05)
 
 
-RAISED, SKIPPED, CRASHED = Outcome(reason="ValueError"), Outcome(reason="no GPU", skipped=True), Outcome(reason="")
+RAISED, SKIPPED, CRASHED = Reading(reason="ValueError"), Reading(reason="no GPU", skipped=True), Reading(reason="")
 
 
-def pair(base: float | Outcome, head: float | Outcome) -> Pair:
+def pair(base: float | Reading, head: float | Reading) -> Pair:
     """A pair of values, or of outcomes without one."""
-    return Pair(*(side if isinstance(side, Outcome) else Outcome(side) for side in (base, head)))
+    return Pair(*(side if isinstance(side, Reading) else Reading(side) for side in (base, head)))
 
 
 def rounds(ratio: float, noise: float = 0.01, drift: float = 0.2, count: int = 5, seed: int = 0):
