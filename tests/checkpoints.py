@@ -9,11 +9,29 @@ import esm
 import torch
 from safetensors.torch import save_file
 
+from virnucpro.models.esm2_flash import load_esm2_model
+
 
 def round_frequencies(model: esm.ESM2) -> None:
     """Round rotary frequencies to FP16, as Meta's are: they were trained so, and fair-esm computes with them."""
     for layer in model.layers:
         layer.self_attn.rot_emb.inv_freq.copy_(layer.self_attn.rot_emb.inv_freq.half())
+
+
+def seeded_8m() -> esm.ESM2:
+    """fair-esm's 8M with this project's random weights of seed 0 and frequencies as Meta's.
+
+    Queries and keys are 3 times as large, so that attention sees places.
+    """
+    model, _ = load_esm2_model("esm2_t6_8M_UR50D", "cpu", precision="fp32", weights="random")
+    state = model.fair_esm_state()
+    for name in state:
+        if "q_proj.weight" in name or "k_proj.weight" in name:
+            state[name] = 3 * state[name]
+    theirs = esm.ESM2(6, 320, 20).eval()
+    theirs.load_state_dict(state, strict=False)
+    round_frequencies(theirs)
+    return theirs
 
 
 def save_in_fair_esms_format(model: esm.ESM2, path: Path, dtype: torch.dtype | None = None, **config: Any) -> None:

@@ -5,14 +5,13 @@ import re
 import shutil
 from pathlib import Path
 
-import esm
 import pytest
 import torch
 
 from asv_plugin.answer import advice
 from benchmarks import _esm2, _fidelity, _fidelity_report, _golden
 from benchmarks._hardware import GIB, Hardware
-from tests.checkpoints import round_frequencies, save_in_fair_esms_format
+from tests.checkpoints import save_in_fair_esms_format, seeded_8m
 from tests.conftest import MODEL
 from virnucpro.models import rotary, stored
 from virnucpro.models.apart import measure
@@ -25,21 +24,10 @@ FEW = {"few": [(f"p{n}", "MKTAYIAKQRQISFVKSHF"[: 3 + n % 16] + "ACDEFGHIKLMNPQRS
 
 @pytest.fixture(scope="module")
 def seeded(tmp_path_factory):
-    """What the stored embeddings were made with, in fair-esm's cache.
-
-    Random weights with frequencies as Meta's; queries and keys 3 times as large, so that attention sees places.
-    """
-    model, _ = load_esm2_model(MODEL, "cpu", precision="fp32", weights="random")
-    state = model.fair_esm_state()
-    for name in state:
-        if "q_proj.weight" in name or "k_proj.weight" in name:
-            state[name] = 3 * state[name]
-    theirs = esm.ESM2(6, 320, 20)
-    theirs.load_state_dict(state, strict=False)
-    round_frequencies(theirs)
+    """What the stored embeddings were made with, in fair-esm's cache."""
     hub = tmp_path_factory.mktemp("hub")
     (hub / "checkpoints").mkdir()
-    save_in_fair_esms_format(theirs, hub / "checkpoints" / f"{MODEL}.pt")
+    save_in_fair_esms_format(seeded_8m(), hub / "checkpoints" / f"{MODEL}.pt")
     return hub
 
 
