@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import random
 import subprocess
 import sys
 import weakref
@@ -14,6 +15,7 @@ import torch
 from benchmarks import _engine_table, _esm_cpp, _esm_efficient, _formats, _gemms, _peers, engine, throughput
 from benchmarks._cells import REQUESTED, Store
 from benchmarks._esm2 import Embedder
+from benchmarks._fidelity import LEAST_PROTEINS
 from benchmarks._hardware import GIB, Hardware
 from benchmarks._protocol import Protocol, alternate
 from tests.conftest import MODEL, NEEDS_TRITON, RAGGED
@@ -224,10 +226,14 @@ def test_15b_is_measured_in_few_cells_and_the_others_say_so(precision, workload)
         throughput.Throughput().setup(Store(GPU), "esm2_t48_15B_UR50D", precision, workload)
 
 
-def test_a_table_of_formats_has_a_row_for_each_precision_with_its_ratio_and_fidelity():
+def test_a_table_of_formats_has_a_row_for_each_precision_with_its_ratio_and_fidelity(monkeypatch):
     def call(function, arguments):
         return function(*arguments)
 
+    rng = random.Random(0)
+    few = [(f"p{n}", "".join(rng.choices("ACDEFGHIKLMNPQRSTVWY", k=20))) for n in range(LEAST_PROTEINS)]
+    monkeypatch.setattr(_formats, "fidelity_proteins", lambda workload: few)
+    monkeypatch.setitem(_formats.MEMORY_TOKENS, "cpu", 256)
     names = ["fp32", "int8", "fp8"]
     rows = _formats.table(MODEL, names, PROTEINS, CPU, 1, call).splitlines()
     assert [row.split()[0] for row in rows[2:4]] == ["fp32", "int8"]
