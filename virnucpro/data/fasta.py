@@ -135,13 +135,17 @@ class FastaFile:
         if self.size is None:
             return
         here, there = os.fstat(self._raw.fileno()), Path(self.label)
-        now = there.stat() if there.exists() else None
+        now: os.stat_result | None = here
+        if self._raw.closefd:  # standard input has no name that could stand for another file
+            now = there.stat() if there.exists() else None
         if now is None or not os.path.samestat(now, self.about):
             what = "was removed" if now is None else "was replaced by another file"
         elif here.st_size != self.about.st_size:
             what = f"had {self.about.st_size:,} bytes and has {here.st_size:,}"
+        elif not self._raw.closefd and here.st_mtime_ns != self.about.st_mtime_ns:
+            what = "was written to"  # and cannot be read again, to compare
         else:
-            self.touched = here.st_mtime_ns != self.about.st_mtime_ns
+            self.touched = times_of(here) != times_of(self.about)
             return
         raise FastaError(
             f"{self.label} was changed while it was read: it {what}. What was embedded is kept: give it back its "
@@ -199,6 +203,11 @@ class FastaFile:
             return FastaError(f"{self.label} {error}")
         assert isinstance(error, OSError)
         return FastaError(f"cannot read {self.label}: {error.strerror or error}")
+
+
+def times_of(about: os.stat_result) -> tuple[int, int]:
+    """When a file was written to; the second one tells it where a program has set the first back."""
+    return about.st_mtime_ns, about.st_ctime_ns
 
 
 class Fasta:
