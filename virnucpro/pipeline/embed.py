@@ -109,7 +109,8 @@ def embed_file(
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])  # sums are split among threads, and their rounding follows
     source = NumberedPacks(packs, shard)
-    with Run(output, resume, format.is_folder, format is TABLE and keeps_rows_in_place()) as run:
+    in_place = format is TABLE and keeps_rows_in_place()
+    with Run(output, resume, format.is_folder, in_place, force) as run:
         check_begun(run, settings)
         work = begin(run, compared(settings), source, format, resume, stop)
         done = Progressed.after(work.before)
