@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from virnucpro.store.errors import StoreError, damaged
-from virnucpro.store.hdf5 import attribute
+from virnucpro.store.hdf5 import attribute, crc_of_json
 from virnucpro.store.rows import RowSource, batches, with_skipped
 
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT = "virnucpro embeddings parquet 1"
+FORMAT = "virnucpro embeddings parquet 2"
+BEFORE_CHECKSUMS = "virnucpro embeddings parquet 1"
+"""What virnucpro 0.4.0 wrote: the same without checksums, of pages and `CRC`, and without ``sequences``."""
+
+CRC = "crc32"
+"""What in `METADATA` tells the CRC-32 of the rest of it, as JSON with sorted names."""
+
 METADATA = b"virnucpro"
 """The key in the schema's metadata of what an HDF5 file has as attributes, in JSON."""
 
@@ -51,6 +57,8 @@ def write_parquet(
 
     settings = {name: attribute(value) for name, value in with_skipped(attributes, rows).items()}
     about = {"format": FORMAT, **settings, "ragged": ragged, "row_shape": list(shape), "dtype": rows.dtype.name}
+    about["sequences"] = rows.counts.sequences
+    about[CRC] = crc_of_json(about)
     schema = schema_of(rows.dtype, shape, ragged).with_metadata({METADATA: json.dumps(about).encode()})
     path.mkdir()
     writer: pyarrow.parquet.ParquetWriter | None = None
@@ -133,10 +141,15 @@ class Parquet:
         if [path.name for path in paths] != [f"part-{number:05d}.parquet" for number in range(len(paths))]:
             raise damaged(folder, "it does not have all of its parts")
         self._files = [ParquetFile(path, page_checksum_verification=True) for path in paths]
-        metadata = self._files[0].schema_arrow.metadata or {} if self._files else {}
-        self.settings: dict[str, Any] = json.loads(metadata.get(METADATA, b"{}"))
-        if self.settings.get("format") != FORMAT:
+        about = {(file.schema_arrow.metadata or {}).get(METADATA, b"{}") for file in self._files} or {b"{}"}
+        self.settings: dict[str, Any] = json.loads(about.pop())
+        if self.settings.get("format") not in (FORMAT, BEFORE_CHECKSUMS):
             raise StoreError(f"{folder} does not hold embeddings of virnucpro's")
+        if about:
+            raise damaged(folder, "its parts are of different runs")
+        self._proved: bool = self.settings["format"] == FORMAT
+        if self._proved and self.settings.pop(CRC) != crc_of_json(self.settings):
+            raise damaged(folder, "what it tells of itself is not what was written")
         shape = tuple(self.settings["row_shape"])
         schema = schema_of(np.dtype(self.settings["dtype"]), shape, self.settings["ragged"])
         if any(not file.schema_arrow.equals(schema) for file in self._files):
@@ -144,6 +157,8 @@ class Parquet:
         self._groups = [(file, group) for file in self._files for group in range(file.num_row_groups)]
         sizes = [file.metadata.row_group(group).num_rows for file, group in self._groups]
         self._begins = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        if self._proved and len(self) != self.settings["sequences"]:
+            raise damaged(folder, f"it has {len(self):,} of {self.settings['sequences']:,} sequences")
         self._held: tuple[int, np.ndarray, np.ndarray | None] | None = None
 
     @functools.cached_property
@@ -217,7 +232,7 @@ class Parquet:
             at += len(index)
         if len(self.names) != at:
             raise damaged(self._folder, "it does not have a name for each embedding")
-        return True
+        return self._proved
 
     def close(self) -> None:
         """Close the files."""
