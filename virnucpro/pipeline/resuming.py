@@ -20,6 +20,7 @@ from virnucpro.store.errors import StoreError, reading
 from virnucpro.store.formats import TABLE, Format, open_table
 from virnucpro.store.rows import Counts
 from virnucpro.store.run import Run, begun_settings
+from virnucpro.store.settings import differences
 
 Item = TypeVar("Item")
 
@@ -84,27 +85,27 @@ def begin(
         run.begin(settings)
         before = stored_counts(run)
         return Work(before, left(source, run))
-    with Embeddings(run.output) as complete:
+    with reading(run.output), Embeddings(run.output) as complete:
         about, lengths = complete.settings, complete.lengths
         if about["format"] not in format.contents:
             raise StoreError(
                 f"{run.output} is complete, and not in the format {format.name}: give another name, or --force"
             )
         check_complete(run.output, about, settings)
-    skipped = json.loads(about.get("skipped", "[]"))
-    if format is TABLE:
-        with contextlib.closing(open_table(run.output)) as table:
-            skipped = table.skipped.tolist()
-    before = Counts(len(lengths), int(lengths.sum()), skipped=len(skipped))
+        skipped, digest = json.loads(about.get("skipped", "[]")), str(about["input_digest"])
+        if format is TABLE:
+            with contextlib.closing(open_table(run.output)) as table:
+                skipped = table.skipped.tolist()
+        before = Counts(len(lengths), int(lengths.sum()), skipped=len(skipped))
     packs = until(stop, source)
     if "shard" in about:
         for _ in packs:
             pass
         own = sum(count for _, count in source.blocks)
-        if own != before.taken or any(about[name] != now for name, now in source.attributes.items()):
+        if own != before.taken or differences({**about, **source.attributes}, about):
             raise changed(before)
         return Work(before, None)
-    stays, new = added(packs, source, before.taken, about["input_digest"])
+    stays, new = added(packs, source, before.taken, digest)
     first = next(new, None)
     if first is None:
         return Work(before, None)
