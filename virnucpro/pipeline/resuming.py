@@ -122,6 +122,7 @@ def begin(
 def put_back(run: Run, stays: Stays, end: int) -> None:
     """Take the packs that stay of a complete table as packs of a run. `end`: sequences of the input in them."""
     with contextlib.closing(open_table(run.output)) as table, reading(run.output):
+        table.prove_names()
         writer = run.writer(table.dtype.name)
         size, start, first = math.prod(table.shape), 0, 0
         for (number, begins, digest), (_, ends, _) in itertools.pairwise([*stays, (0, end, "")]):

@@ -266,6 +266,13 @@ class Table:
             for at in range(start, end, NAMES_AT_A_TIME):
                 yield self._names.asstr()[at : min(at + NAMES_AT_A_TIME, end)].tolist()
 
+    def prove_names(self) -> None:
+        """Raise StoreError unless all names are those that were written; they are not kept."""
+        crc = 0
+        for names in self.names_between(0, len(self)):
+            crc = crc_of_names(names, crc)
+        self.check_names(crc)
+
     def check_names(self, crc: int) -> None:
         """Raise StoreError unless this is all names' checksum."""
         if self._proved and self._checksums["ids"] != crc:
