@@ -58,10 +58,10 @@ class MadeUp:
                     continue
                 count = end - begin - 2
                 tokens = pack.input_ids[begin + 1 : end - 1].float()
-                values = (tokens[:, None] + torch.arange(320)) * float(name[1:] + "1")
+                tokens = tokens if self._pool == "residue" else (tokens * torch.arange(count)).sum(0, keepdim=True)
                 kept.append(name)
                 residues.append(count)
-                rows.append(values if self._pool == "residue" else values.mean(0, keepdim=True))
+                rows.append((tokens[:, None] + torch.arange(320)) * float(name[1:] + "1"))
             embeddings = torch.cat([torch.empty(0, 320), *rows])
             yield InferenceResult(kept, embeddings, residues, skipped)
 
