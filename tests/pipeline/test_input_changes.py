@@ -4,6 +4,7 @@ import gzip
 import os
 import random
 import shutil
+import threading
 
 import h5py
 import pytest
@@ -11,7 +12,9 @@ import pytest
 from tests.store.test_proofs import model, quick  # noqa: F401 - fixtures: nothing is computed
 from virnucpro.data.fasta import Fasta
 from virnucpro.errors import FastaError
-from virnucpro.pipeline.embed import embed_file
+from virnucpro.pipeline import embed as embed_module
+from virnucpro.pipeline.embed import Stopped, embed_file
+from virnucpro.pipeline.input import InputChangedError
 from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.shards import Shard
 from virnucpro.store.place import folder_of
@@ -19,8 +22,12 @@ from virnucpro.store.place import folder_of
 RNG = random.Random("input that changes")
 RECORDS = [f">p{number}\n{''.join(RNG.choices('ACDEFGHIKLMNPQRSTVWY', k=1_500))}\n" for number in range(300)]
 OPTIONS = Options(token_budget=4_096, on_nan="skip")
-KINDS = ["plain", "gzip", "several"]
-SHARDS = [pytest.param(None, id="whole"), pytest.param(Shard(2, 3), id="shard")]
+KINDS = [
+    pytest.param("plain", None, id="plain"),
+    pytest.param("gzip", None, id="gzip"),
+    pytest.param("several", None, id="several"),
+    pytest.param("plain", Shard(2, 3), id="shard"),
+]
 
 
 @pytest.fixture
@@ -94,9 +101,8 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("shard", SHARDS)
 @pytest.mark.parametrize("change", ERRORS)
-@pytest.mark.parametrize("inputs", KINDS, indirect=True)
+@pytest.mark.parametrize(("inputs", "shard"), KINDS, indirect=["inputs"])
 def test_a_file_that_changes_is_an_error_that_keeps_what_was_embedded(tmp_path, model, inputs, change, shard):  # noqa: F811
     how, message = ERRORS[change]
     run(inputs, tmp_path / "reference.h5", model, shard=shard)
@@ -119,9 +125,8 @@ PASSES = {
 }
 
 
-@pytest.mark.parametrize("shard", SHARDS)
 @pytest.mark.parametrize("change", PASSES)
-@pytest.mark.parametrize("inputs", KINDS, indirect=True)
+@pytest.mark.parametrize(("inputs", "shard"), KINDS, indirect=["inputs"])
 def test_a_file_that_is_only_touched_is_read_again_and_passes(tmp_path, model, inputs, change, shard):  # noqa: F811
     run(inputs, tmp_path / "reference.h5", model, shard=shard)
     run(inputs, tmp_path / "out.h5", model, PASSES[change], shard=shard)
@@ -133,6 +138,38 @@ def test_a_file_that_is_overwritten_where_it_was_not_read_yet_is_the_new_one(tmp
     run(inputs, tmp_path / "out.h5", model, lambda path: overwrite(path, path.stat().st_size - 10, b"WWW"))
     run(inputs, tmp_path / "reference.h5", model)
     assert content(tmp_path / "out.h5") == content(tmp_path / "reference.h5")
+
+
+@pytest.mark.parametrize("inputs", ["plain"], indirect=True)
+def test_a_file_beside_a_pipe_cannot_be_read_again_so_touching_it_is_an_error(tmp_path, model, inputs):  # noqa: F811
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(">p1\nMKT\n",))
+    writer.start()
+    with pytest.raises(InputChangedError, match="was changed while it was read"):
+        run([pipe, *inputs], tmp_path / "out.h5", model, os.utime)
+    writer.join()
+
+
+@pytest.mark.parametrize("inputs", ["plain"], indirect=True)
+def test_reading_a_touched_file_again_can_be_stopped(tmp_path, model, inputs):  # noqa: F811
+    touched = []
+
+    def touch(path):
+        os.utime(path)
+        touched.append(path)
+
+    again = []
+
+    class Again(Fasta):
+        def __init__(self, *paths):
+            super().__init__(*paths)
+            again.append(paths)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(embed_module, "Fasta", Again)
+        run(inputs, tmp_path / "out.h5", model, touch, stop=lambda: bool(again))
+    assert len(again) == 1 and folder_of(tmp_path / "out.h5").exists()
 
 
 @pytest.mark.parametrize("inputs", ["several"], indirect=True)

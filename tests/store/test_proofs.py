@@ -1,6 +1,7 @@
 """Nothing damaged is believed: `merge`, ``--resume`` and `verify` end with the undamaged rows, or an error."""
 
 import contextlib
+import faulthandler
 import itertools
 import os
 import random
@@ -211,6 +212,7 @@ def in_a_fork(answer):
     child = os.fork()
     if not child:
         signal.alarm(20)
+        faulthandler.disable()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(1, 2)
         os.write(writing, answer()[:60_000].encode())

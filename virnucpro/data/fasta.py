@@ -241,6 +241,11 @@ class Fasta:
         """Whether a file's time changed while it was read, and its size did not."""
         return self._touched or self._file.touched
 
+    @property
+    def lasting(self) -> bool:
+        """Whether all are files, which can be read once more."""
+        return self._size is not None and "-" not in self.paths
+
     def __enter__(self) -> "Fasta":
         return self
 
