@@ -33,7 +33,7 @@ from virnucpro.store.merge import merge
 from virnucpro.store.place import folder_of
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
-PROTEINS = [(f"p{number}", LETTERS[: 2 + 5 * number % 17]) for number in range(60)]
+PROTEINS = [(f"p{number}", LETTERS[: 2 + 5 * number % 17]) for number in range(70)]
 LESS = 50  # sequences before the input grew
 POOLS = ("mean", "residue")
 SAMPLE = 30  # damages of each kind in the fast run
@@ -125,7 +125,7 @@ class Made:
             run(self.fasta, folder / "out.h5", model, pool, stop=StopAfter(9))
         self.partial = folder_of(folder / "out.h5")
         self.rows = rows_of(self.whole)
-        assert len(self.rows) == 51
+        assert len(self.rows) == 60
 
     def copy(self, name, path):
         """A fresh copy of something at a new place."""
