@@ -26,8 +26,8 @@ def of_hdf5(path: Path) -> Iterator[Damage]:
         yield f"attribute {name} missing", in_file(lambda file, name=name: file.attrs.__delitem__(name))
     yield "attribute that is new", in_file(lambda file: put(file, "skipped", "[0]"))
     yield "dataset that is new", in_file(lambda file: file.create_dataset("more", data=np.arange(3)))
-    yield "dataset skipped that is new", in_file(lambda file: file.require_dataset("skipped", (0,), "i8"))
-    yield "offsets that are new", in_file(lambda file: replace(file, "offsets", np.arange(len(file) + 1)))
+    yield "dataset skipped anew", in_file(lambda file: replace(file, "skipped", np.zeros(1, int)))
+    yield "offsets anew", in_file(lambda file: replace(file, "offsets", np.arange(61)))
 
 
 def in_file(how: Callable[[h5py.File], object]) -> Callable[[Path], object]:
