@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.store.damages import of_bytes
+from tests.store.damages import flip, of_bytes
 from tests.store.test_formats import ALL, NAMES, MadeUp, needs_pyarrow
 from tests.store.test_proofs import CRASHED, in_a_fork, outcome
 from virnucpro.store import parquet
@@ -155,6 +155,17 @@ def test_npz_that_unpacks_to_far_more_is_an_error(tmp_path):
     assert path.stat().st_size < 10_000
     with pytest.raises(StoreError, match="more bytes than a file of this size holds"):
         Embeddings(path)
+
+
+@needs_pyarrow
+def test_a_parquet_page_whose_header_changed_is_found(written):
+    """Pages' checksums do not prove how a page is to be read."""
+    path = written(BY_NAME["parquet"], False)
+    expected, part = everything(path), path / "part-00001.parquet"
+    data = part.read_bytes()
+    for bit in range(136 * 8, 150 * 8):
+        part.write_bytes(flip(data, bit // 8, 1 << bit % 8))
+        assert tried(path, expected) in ("an error", "the same rows"), bit
 
 
 @needs_pyarrow

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from virnucpro.store.errors import StoreError, damaged
-from virnucpro.store.hdf5 import attribute, crc_of_json
+from virnucpro.store.hdf5 import attribute, crc_of_json, crc_of_names
 from virnucpro.store.rows import RowSource, batches, with_skipped
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ CRC = "crc32"
 
 METADATA = b"virnucpro"
 """The key in the schema's metadata of what an HDF5 file has as attributes, in JSON."""
+
+CONTENT = b"virnucpro crc32"
+"""The key in a part's metadata of the CRC-32 of its names, a line each, of its lengths and of its embeddings, in
+JSON: a page's checksum does not prove the page's header, which says how to read it."""
 
 PART_BYTES = 2**29  # of embeddings in a part
 ROW_GROUP_BYTES = 2**26  # of embeddings; what a reader holds at a time
@@ -62,15 +67,14 @@ def write_parquet(
     schema = schema_of(rows.dtype, shape, ragged).with_metadata({METADATA: json.dumps(about).encode()})
     path.mkdir()
     writer: pyarrow.parquet.ParquetWriter | None = None
-    part = written = at = 0
+    content, part, written, at = Content(), 0, 0, 0
     try:
         for names, lengths, values in batches(rows, ragged, ROW_GROUP_BYTES):
             if stop():
                 return False
             if writer is None or written >= PART_BYTES:
-                if writer is not None:
-                    writer.close()
-                writer, part, written = open_part(path, part, schema), part + 1, 0
+                close_part(writer, content)
+                writer, part, written, content = open_part(path, part, schema), part + 1, 0, Content()
             columns = [
                 pyarrow.array(np.arange(at, at + len(names), dtype=np.int64)),
                 pyarrow.array(names, pyarrow.string()),
@@ -78,14 +82,37 @@ def write_parquet(
                 column(values, shape, lengths if ragged else None),
             ]
             writer.write_table(pyarrow.Table.from_arrays(columns, schema=schema))
+            content.add(names, lengths, values)
             at += len(names)
             written += values.nbytes
         if writer is None:
             writer = open_part(path, 0, schema)
     finally:
-        if writer is not None:
-            writer.close()
+        close_part(writer, content)
     return True
+
+
+class Content:
+    """The checksums of what a part has, as `CONTENT` tells them."""
+
+    def __init__(self) -> None:
+        self._names = self._lengths = self._values = 0
+
+    def add(self, names: list[str], lengths: np.ndarray, values: np.ndarray) -> None:
+        """Sequences more, and their rows."""
+        self._names = crc_of_names(names, self._names)
+        self._lengths = zlib.crc32(np.ascontiguousarray(lengths, "<i8").data, self._lengths)
+        self._values = zlib.crc32(np.ascontiguousarray(values).data, self._values)
+
+    def __bytes__(self) -> bytes:
+        return json.dumps([self._names, self._lengths, self._values]).encode()
+
+
+def close_part(writer: Any, content: Content) -> None:
+    """Close a part, if there is one, with the checksums of what it has."""
+    if writer is not None:
+        writer.add_key_value_metadata({CONTENT: bytes(content)})
+        writer.close()
 
 
 def open_part(folder: Path, number: int, schema: "pyarrow.Schema") -> Any:
@@ -218,6 +245,7 @@ class Parquet:
     def verify(self) -> bool:
         """Prove all pages, and that rows, lengths and indices agree; False where the pages have no checksums."""
         at = 0
+        contents = {id(file): Content() for file in self._files}
         for number, (file, group) in enumerate(self._groups):
             index = file.read_row_group(group, ["index"]).column(0).to_numpy()
             if not np.array_equal(index, np.arange(at, at + len(index))):
@@ -229,7 +257,12 @@ class Parquet:
                 raise damaged(
                     self._folder, f"embeddings from sequence {at:,} on are not as long as their lengths say"
                 )
+            names = file.read_row_group(group, ["id"]).column(0).to_pylist()
+            contents[id(file)].add(names, self.lengths[at : at + len(index)], values)
             at += len(index)
+        for file in self._files if self._proved else ():
+            if file.metadata.metadata[CONTENT] != bytes(contents[id(file)]):
+                raise damaged(self._folder, "a part does not have what was written to it")
         if len(self.names) != at:
             raise damaged(self._folder, "it does not have a name for each embedding")
         return self._proved
