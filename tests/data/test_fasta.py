@@ -241,6 +241,35 @@ def test_a_dash_is_standard_input(written, content):
         os.close(before)
 
 
+@pytest.mark.parametrize("change", ["nothing", "cut", "grown", "touched"])
+def test_standard_input_that_is_a_file_is_watched_too(tmp_path, change):
+    path = tmp_path / "in.fasta"
+    path.write_text("".join(f">p{number}\n{'MKT' * 100}\n" for number in range(1_000)))
+    before = os.dup(0)
+    try:
+        with path.open("rb") as file:
+            os.dup2(file.fileno(), 0)
+        with Fasta("-") as fasta:
+            records = iter(fasta)
+            next(records)
+            match change:
+                case "cut":
+                    os.truncate(path, 200_000)
+                case "grown":
+                    with path.open("a") as file:
+                        file.write(">more\nMKT\n")
+                case "touched":
+                    os.utime(path)
+            if change == "nothing":
+                assert len(list(records)) == 999
+            else:
+                with pytest.raises(FastaError, match="standard input was changed while it was read"):
+                    list(records)
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+
+
 def test_a_header_of_a_megabyte_is_read(written):
     long = "x" * 2**20
     assert read(written(f">a {long}\nMKT\n>{long}\nM\n".encode())) == [("a", "MKT"), (long, "M")]

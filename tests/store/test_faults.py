@@ -1,6 +1,8 @@
 """Writes that fail, one after the other: what is reported complete is complete, and what is counted is on disk."""
 
+import contextlib
 import errno
+import itertools
 import os
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from tests.store.rows import SEQUENCES, append, datasets, finish, partial, rows_
 from virnucpro.store import run as run_module
 from virnucpro.store.errors import WriteError
 from virnucpro.store.place import folder_of
-from virnucpro.store.run import LEAST_BYTES, bytes_of, has_work, size_of
+from virnucpro.store.run import LEAST_BYTES, OutputFolder, bytes_of, has_work, size_of
 
 
 @pytest.fixture
@@ -111,6 +113,32 @@ def test_an_older_output_stays_or_is_replaced_as_a_whole(tmp_path, expected):
             with pytest.raises(WriteError):
                 whole_run(output)
         assert datasets(output) in (older, expected)
+
+
+def test_an_older_folder_stays_where_the_new_one_cannot_take_its_place(tmp_path):
+    """Also where nothing of the run stays, as when parts are merged."""
+    output = tmp_path / "out.parquet"
+
+    def put():
+        def write(path):
+            path.mkdir()
+            return bool((path / "part-00000.parquet").write_text("new"))
+
+        with OutputFolder(output, is_folder=True) as folder:
+            folder.put(write, 0)
+
+    for failing in itertools.count(1):
+        output.mkdir(exist_ok=True)
+        (output / "part-00000.parquet").write_text("old")
+        with pytest.MonkeyPatch.context() as patch:
+            disk = FaultyDisk(patch, tmp_path, failing)
+            with contextlib.suppress(WriteError):
+                put()
+        assert (output / "part-00000.parquet").read_text() in ("old", "new")
+        assert list(tmp_path.iterdir()) == [output]
+        if not disk.failed:
+            break
+    assert failing > 5
 
 
 def test_the_first_failure_is_told_of_again(output):

@@ -191,6 +191,16 @@ def test_a_folder_of_segments_that_is_a_link_is_refused(tmp_path):
         Run(tmp_path / "out.h5", resume=True)
 
 
+def test_a_folder_of_a_run_that_is_a_link_is_refused(tmp_path):
+    with Run(tmp_path / "out.h5", resume=False) as run:
+        run.begin({})
+        write(run.writer("float32"), 0)
+    run.segments.rename(tmp_path / "elsewhere")
+    run.segments.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="is a symbolic link, which no run leaves there"):
+        Run(tmp_path / "out.h5", resume=True)
+
+
 def test_runs_of_0_4_0_are_refused_by_their_version(tmp_path):
     for name, journal in {"one": "journal", "several": f"segments/{'a' * 32}/host-1-b/journal"}.items():
         folder = tmp_path / f"{name}.h5.partial"
@@ -317,6 +327,24 @@ def test_rows_of_one_worker_are_written_once(tmp_path):
         assert dict(one.attrs) == dict(other.attrs)
     with Embeddings(tmp_path / "in place.h5") as file:
         assert file.verify()
+
+
+def test_rows_that_hdf5_has_taken_stay_when_it_is_interrupted(tmp_path, monkeypatch):
+    """By itself HDF5 cuts a file to what it knows of when it closes it."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with Run(tmp_path / "out.h5", resume=False, in_place=True) as run:
+        run.begin({})
+        writer = run.writer("float32")
+        writer.append(0, ["a"] * 300, [1] * 300, np.ones((300, WIDE), np.float32), "digest")
+        run.add(writer.commit())
+        rows = run.rows([0], WIDE, "float32")
+        monkeypatch.setattr("virnucpro.store.hdf5.dataset_of_rows", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run.finish(rows, lambda path, there: write_hdf5(path, rows, {}, (WIDE,), False, in_place=there))
+        assert np.concatenate(list(rows.embeddings())).all()
 
 
 def test_rows_that_have_another_name_are_copied(tmp_path):

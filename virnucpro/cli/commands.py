@@ -153,7 +153,7 @@ def verify(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict
             found["reason"] = line = str(error)
         files.append(found)
         if not chosen.json:
-            print(line, flush=True)
+            print(" ".join(line.splitlines()), flush=True)
     return {"ok": all(each["ok"] for each in files), "files": files}
 
 

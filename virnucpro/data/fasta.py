@@ -140,12 +140,14 @@ class FastaFile:
             what = "was removed" if now is None else "was replaced by another file"
         elif here.st_size != self.about.st_size:
             what = f"had {self.about.st_size:,} bytes and has {here.st_size:,}"
+        elif self._path == "-" and here.st_mtime_ns != self.about.st_mtime_ns:
+            what = "was written to"  # and cannot be read again, to compare
         else:
-            self.touched = here.st_mtime_ns != self.about.st_mtime_ns
+            self.touched = times_of(here) != times_of(self.about)
             return
         raise FastaError(
-            f"{self.label} was changed while it was read: it {what}. What was embedded is kept: give it back its "
-            "records, and go on with --resume"
+            f"{self.label} was changed while it was read: it {what}. What was embedded is kept: go on with --resume "
+            "when it begins with the same records again"
         )
 
     def _records(self) -> Iterator[Record]:
@@ -201,6 +203,11 @@ class FastaFile:
         return FastaError(f"cannot read {self.label}: {error.strerror or error}")
 
 
+def times_of(about: os.stat_result) -> tuple[int, int]:
+    """When a file was written to; the second one tells it where a program has set the first back."""
+    return about.st_mtime_ns, about.st_ctime_ns
+
+
 class Fasta:
     """The records of FASTA files one after the other, as ``(name, sequence)``; one is held at a time.
 
@@ -231,6 +238,11 @@ class Fasta:
     def touched(self) -> bool:
         """Whether a file's time changed while it was read, and its size did not."""
         return self._touched or self._file.touched
+
+    @property
+    def lasting(self) -> bool:
+        """Whether all are files, which can be read once more."""
+        return self._size is not None and "-" not in self.paths
 
     def __enter__(self) -> "Fasta":
         return self

@@ -71,7 +71,7 @@ def embed_with_ray(
     began = time.perf_counter()
     output = check_output(output, resume, force, inputs_of(fasta), format.is_folder)
     in_place = format is TABLE and keeps_rows_in_place()
-    with connected(address, workers) as ray, Run(output, resume, format.is_folder, in_place) as run:
+    with connected(address, workers) as ray, Run(output, resume, format.is_folder, in_place, force) as run:
         complete = resume and run.begun is None and output.exists()
         known = earlier_settings(output) if resume else {}
         kind, count = resources(ray, device, 1 if complete else workers)

@@ -22,7 +22,7 @@ from virnucpro.pipeline.input import InputChangedError, NumberedPacks
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
 from virnucpro.pipeline.prefetch import BackgroundWriter, InterruptiblePacks, ReadAhead
 from virnucpro.pipeline.provenance import compared, settings_of
-from virnucpro.pipeline.resuming import Stopped, begin, earlier_settings
+from virnucpro.pipeline.resuming import Stopped, begin, earlier_settings, until
 from virnucpro.pipeline.shards import Shard
 from virnucpro.store.formats import TABLE, Format
 from virnucpro.store.hdf5 import keeps_rows_in_place
@@ -109,7 +109,8 @@ def embed_file(
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])  # sums are split among threads, and their rounding follows
     source = NumberedPacks(packs, shard)
-    with Run(output, resume, format.is_folder, format is TABLE and keeps_rows_in_place()) as run:
+    in_place = format is TABLE and keeps_rows_in_place()
+    with Run(output, resume, format.is_folder, in_place, force) as run:
         check_begun(run, settings)
         work = begin(run, compared(settings), source, format, resume, stop)
         done = Progressed.after(work.before)
@@ -152,7 +153,7 @@ def write_output(
 
     Raises InputChangedError where the input was written to while it was read, and is another one now.
     """
-    check_untouched(fasta, source, options, settings["token_budget"])
+    check_untouched(fasta, source, options, settings["token_budget"], stop)
     rows = run.rows(source.numbers, math.prod(shape), options.dtype)
     attributes = {**settings, **source.attributes}
     ragged = options.pool == "residue"
@@ -167,20 +168,27 @@ def write_output(
         raise Stopped
 
 
-def check_untouched(fasta: Fasta, source: NumberedPacks, options: Options, token_budget: int) -> None:
-    """Raise InputChangedError where a file's time has changed since it was opened, and what it says has, too."""
+def check_untouched(
+    fasta: Fasta, source: NumberedPacks, options: Options, token_budget: int, stop: Callable[[], bool]
+) -> None:
+    """Raise InputChangedError where a file's time has changed since it was opened, and what it says has, too.
+
+    Also where that cannot be told, as a pipe was read beside it, which is gone; Stopped where `stop` says so.
+    """
     if not fasta.touched:
         return
-    with Fasta(*fasta.paths) as again:
-        reader = ProteinReader(again, options.max_length, options.chunk, options.strict, lambda skipped: None)
-        now = NumberedPacks(pack(reader, token_budget))
-        for _ in now:
-            pass
-    if now.digest != source.digest:
-        raise InputChangedError(
-            f"{' or '.join(fasta.paths)} was changed while it was read, so what was embedded may be of neither "
-            "the old nor the new one: begin anew with --force, when nobody writes to it"
-        )
+    if fasta.lasting:
+        with Fasta(*fasta.paths) as again:
+            reader = ProteinReader(again, options.max_length, options.chunk, options.strict, lambda skipped: None)
+            now = NumberedPacks(pack(reader, token_budget))
+            for _ in until(stop, now):
+                pass
+        if now.digest == source.digest:
+            return
+    raise InputChangedError(
+        f"{' or '.join(fasta.paths)} was changed while it was read, so what was embedded may be of neither "
+        "the old nor the new one: begin anew with --force, when nobody writes to it"
+    )
 
 
 def inputs_of(fasta: Fasta) -> list[str | int]:

@@ -34,6 +34,8 @@ tests/engine/sources.txt has a hash of each file that computes; a test fails whe
 whether results did.
 """
 
+MOST_THREADS = 2**12  # more can hardly be started
+
 CHUNK = 2**16  # 8-byte words mixed at a time: they stay in a core's cache
 CHUNK_ON_GPU = 2**22
 # MurmurHash3's constants (Appleby, fmix64) and the golden ratio's 64 bits, as signed numbers
@@ -58,7 +60,7 @@ def settings_of(model: ESM2, options: Options, begun: Mapping[str, Any]) -> dict
         "dtype": options.dtype,
         "token_budget": options.token_budget or number_in(begun, "token_budget") or token_budget(model),
         "device": device_name(device),
-        "threads": (number_in(begun, "threads") or torch.get_num_threads()) if on_cpu else 0,
+        "threads": (number_in(begun, "threads", MOST_THREADS) or torch.get_num_threads()) if on_cpu else 0,
         "engine": ENGINE,
         **{name: version_of(name) for name in ("virnucpro", "fair-esm")},
         "torch": str(torch.__version__),  # with the build, as +cu130, which a package's metadata may lack
@@ -70,10 +72,10 @@ def compared(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in RECORDED}
 
 
-def number_in(begun: Mapping[str, Any], name: str) -> int | None:
+def number_in(begun: Mapping[str, Any], name: str, most: int = 2**62) -> int | None:
     """A number of at least 1 that an earlier run has kept; None for anything else."""
     value = begun.get(name)
-    return int(value) if isinstance(value, int | np.integer) and value >= 1 else None
+    return int(value) if isinstance(value, int | np.integer) and 1 <= value <= most else None
 
 
 def checksum(model: nn.Module, constants: Constants | None = None) -> str:

@@ -20,6 +20,7 @@ from virnucpro.store.errors import StoreError, reading
 from virnucpro.store.formats import TABLE, Format, open_table
 from virnucpro.store.rows import Counts
 from virnucpro.store.run import Run, begun_settings
+from virnucpro.store.settings import differences
 
 Item = TypeVar("Item")
 
@@ -84,27 +85,27 @@ def begin(
         run.begin(settings)
         before = stored_counts(run)
         return Work(before, left(source, run))
-    with Embeddings(run.output) as complete:
+    with reading(run.output), Embeddings(run.output) as complete:
         about, lengths = complete.settings, complete.lengths
         if about["format"] not in format.contents:
             raise StoreError(
                 f"{run.output} is complete, and not in the format {format.name}: give another name, or --force"
             )
         check_complete(run.output, about, settings)
-    skipped = json.loads(about.get("skipped", "[]"))
-    if format is TABLE:
-        with contextlib.closing(open_table(run.output)) as table:
-            skipped = table.skipped.tolist()
-    before = Counts(len(lengths), int(lengths.sum()), skipped=len(skipped))
+        skipped, digest = json.loads(about.get("skipped", "[]")), str(about["input_digest"])
+        if format is TABLE:
+            with contextlib.closing(open_table(run.output)) as table:
+                skipped = table.skipped.tolist()
+        before = Counts(len(lengths), int(lengths.sum()), skipped=len(skipped))
     packs = until(stop, source)
     if "shard" in about:
         for _ in packs:
             pass
         own = sum(count for _, count in source.blocks)
-        if own != before.taken or any(about[name] != now for name, now in source.attributes.items()):
+        if own != before.taken or differences({**about, **source.attributes}, about):
             raise changed(before)
         return Work(before, None)
-    stays, new = added(packs, source, before.taken, about["input_digest"])
+    stays, new = added(packs, source, before.taken, digest)
     first = next(new, None)
     if first is None:
         return Work(before, None)
@@ -121,6 +122,7 @@ def begin(
 def put_back(run: Run, stays: Stays, end: int) -> None:
     """Take the packs that stay of a complete table as packs of a run. `end`: sequences of the input in them."""
     with contextlib.closing(open_table(run.output)) as table, reading(run.output):
+        table.prove_names()
         writer = run.writer(table.dtype.name)
         size, start, first = math.prod(table.shape), 0, 0
         for (number, begins, digest), (_, ends, _) in itertools.pairwise([*stays, (0, end, "")]):

@@ -107,7 +107,12 @@ def move_into_place(whole: Path, output: Path) -> None:
         delete(replaced)
         if output.exists():
             os.replace(output, replaced)  # noqa: PTH105 - as all else that is written
-    os.replace(whole, output)  # noqa: PTH105
+    try:
+        os.replace(whole, output)  # noqa: PTH105
+    except OSError:
+        if replaced.exists():
+            os.replace(replaced, output)  # noqa: PTH105
+        raise
     sync(output.parent)
     delete(replaced)
 

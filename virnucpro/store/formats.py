@@ -39,7 +39,11 @@ PER_PROTEIN = Format(
 BY_NAME = {
     "h5": TABLE,
     "parquet": Format(
-        "parquet", (parquet.FORMAT,), parquet.write_parquet, is_folder=True, check=parquet.import_pyarrow
+        "parquet",
+        (parquet.FORMAT, parquet.BEFORE_CHECKSUMS),
+        parquet.write_parquet,
+        is_folder=True,
+        check=parquet.import_pyarrow,
     ),
     "npz": Format("npz", (npz.FORMAT,), npz.write_npz),
 }

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from virnucpro.store.errors import damaged
+from virnucpro.store.errors import damaged, reading
 from virnucpro.store.rows import BLOCK_BYTES, Counts, RowSource
 from virnucpro.store.segments import ROWS_AT
 
@@ -35,6 +35,8 @@ under ``attributes`` that of all other attributes, as JSON with sorted names."""
 LARGE = 2**16  # bytes, from which on HDF5 aligns a dataset
 NAMES_AT_A_TIME = 4_096
 OWN_FILTERS = 6  # HDF5's own filters have the numbers 1 to 6
+MOST_SHRUNK = 1_032
+"""How many times its bytes a file may say that its content has: deflate makes no more of them."""
 
 
 def write_hdf5(
@@ -54,7 +56,7 @@ def write_hdf5(
     beside the datasets. `blocks`: of a part. `in_place`: the file is there, and has the rows from `ROWS_AT` on.
     """
     with (
-        FileOfHDF5(path, in_place) as raw,
+        FileOfHDF5(path, bytes_with(rows) if in_place else 0) as raw,
         h5py.File(raw, "w", alignment_threshold=LARGE, alignment_interval=ROWS_AT) as file,
     ):
         count, checksums = rows.counts.sequences, dict[str, int]()
@@ -99,6 +101,11 @@ def dataset_of_rows(file: h5py.File, shape: tuple[int, ...], dtype: np.dtype) ->
     how.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     how.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     return file.create_dataset("embeddings", shape, dtype, dcpl=how)
+
+
+def bytes_with(rows: RowSource) -> int:
+    """Of a file up to the end of its rows, where they begin at `ROWS_AT`."""
+    return ROWS_AT + rows.counts.rows * rows.row_size * rows.dtype.itemsize
 
 
 @functools.cache
@@ -192,6 +199,8 @@ class Table:
         self.settings = attributes_of(file)
         self._proved = self.settings.get("format") == FORMAT
         self._checksums = self._read_checksums() if self._proved else {}
+        if not self._proved and (CHECKSUMS in file.attrs or PIECES in file):
+            raise damaged(path, f"it has checksums, which {BEFORE_CHECKSUMS} does not have")
         self.embeddings, self._names = self.dataset("embeddings"), self.dataset("ids")
         self.dtype: np.dtype = self.embeddings.dtype
         self.shape: tuple[int, ...] = self.embeddings.shape[1:]
@@ -253,8 +262,16 @@ class Table:
 
     def names_between(self, start: int, end: int) -> Iterator[list[str]]:
         """Names of some sequences, some at a time, not proved."""
-        for at in range(start, end, NAMES_AT_A_TIME):
-            yield self._names.asstr()[at : min(at + NAMES_AT_A_TIME, end)].tolist()
+        with reading(self.path):
+            for at in range(start, end, NAMES_AT_A_TIME):
+                yield self._names.asstr()[at : min(at + NAMES_AT_A_TIME, end)].tolist()
+
+    def prove_names(self) -> None:
+        """Raise StoreError unless all names are those that were written; they are not kept."""
+        crc = 0
+        for names in self.names_between(0, len(self)):
+            crc = crc_of_names(names, crc)
+        self.check_names(crc)
 
     def check_names(self, crc: int) -> None:
         """Raise StoreError unless this is all names' checksum."""
@@ -276,7 +293,8 @@ class Table:
             crc = 0
             for at in range(begin, end, at_a_time):
                 stop = min(at + at_a_time, end)
-                values = self.embeddings[at:stop].reshape(-1, size)
+                with reading(self.path):
+                    values = self.embeddings[at:stop].reshape(-1, size)
                 crc = zlib.crc32(values, crc)
                 if stop == end and expected not in (None, crc):
                     raise damaged(
@@ -345,6 +363,8 @@ def own_dataset(path: Path, file: h5py.Group, name: str) -> h5py.Dataset:
     filters = [how.get_filter(number)[0] for number in range(how.get_nfilters())]
     if dataset.is_virtual or dataset.external or any(each > OWN_FILTERS for each in filters):
         raise damaged(path, f"the bytes of {name} are in another file, or behind a filter that is not HDF5's own")
+    if dataset.nbytes > MOST_SHRUNK * path.stat().st_size:
+        raise damaged(path, f"{name} would have {dataset.nbytes:,} bytes, more than a file of this size holds")
     return dataset
 
 
@@ -352,13 +372,15 @@ class FileOfHDF5(io.RawIOBase):
     """A new file for h5py. After the first write that fails it keeps all others in memory; closing it raises that.
 
     By itself HDF5 cannot close a file that it cannot write, and crashes at the end of the process. It also reads
-    what it wrote. `begun`: keep what the file has; h5py takes it for empty all the same.
+    what it wrote. `kept`: so many of the first bytes stay, whatever ends the writing, though h5py takes the file
+    for empty.
     """
 
-    def __init__(self, path: Path, begun: bool = False):
+    def __init__(self, path: Path, kept: int = 0):
         super().__init__()
-        flags = os.O_RDWR | os.O_NOFOLLOW | (0 if begun else os.O_CREAT | os.O_TRUNC)
+        flags = os.O_RDWR | os.O_NOFOLLOW | (0 if kept else os.O_CREAT | os.O_TRUNC)
         self._descriptor: int | None = os.open(path, flags, 0o666)
+        self._kept_bytes = kept
         self._at = 0
         self._size = 0
         self._kept: list[tuple[int, bytes]] = []  # what could not be written, and where
@@ -413,7 +435,7 @@ class FileOfHDF5(io.RawIOBase):
         self._size = self._at if size is None else size
         try:
             if self.failure is None:
-                os.ftruncate(self._open(), self._size)
+                os.ftruncate(self._open(), max(self._size, self._kept_bytes))
         except OSError as failure:
             self.failure = failure
         return self._size

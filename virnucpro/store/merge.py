@@ -59,7 +59,7 @@ def merge(
             check_dataset_names(rows)
         about = {name: value for name, value in files.settings.items() if name not in OF_A_PART}
         attributes = {**about, "command": command}
-        with OutputFolder(output, format.is_folder) as folder:
+        with OutputFolder(output, format.is_folder, force) as folder:
             try:
                 if not folder.put(
                     lambda path: format.write(path, rows, attributes, rows.shape, rows.ragged, stop),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from virnucpro.store.errors import damaged
-from virnucpro.store.hdf5 import attribute, check_arrays, taken
+from virnucpro.store.hdf5 import MOST_SHRUNK, attribute, check_arrays, taken
 from virnucpro.store.rows import RowSource, flat, with_skipped
 
 FORMAT = "virnucpro embeddings npz 1"
@@ -59,6 +59,8 @@ class Npz:
 
     def __init__(self, path: Path):
         with zipfile.ZipFile(path) as file:
+            if sum(each.file_size for each in file.infolist()) > MOST_SHRUNK * path.stat().st_size:
+                raise damaged(path, "it would have more bytes than a file of this size holds")
             arrays = {each.removesuffix(".npy"): array_of(path, file, each) for each in file.namelist()}
         self.settings: dict[str, Any] = json.loads(str(arrays.get("settings", "{}")))
         if self.settings.get("format") != FORMAT:

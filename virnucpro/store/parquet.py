@@ -2,6 +2,7 @@
 
 import functools
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,15 +10,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from virnucpro.store.errors import StoreError, damaged
-from virnucpro.store.hdf5 import attribute
+from virnucpro.store.hdf5 import attribute, crc_of_json, crc_of_names
 from virnucpro.store.rows import RowSource, batches, with_skipped
 
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT = "virnucpro embeddings parquet 1"
+FORMAT = "virnucpro embeddings parquet 2"
+BEFORE_CHECKSUMS = "virnucpro embeddings parquet 1"
+"""What virnucpro 0.4.0 wrote: the same without checksums, of pages and `CRC`, and without ``sequences``."""
+
+CRC = "crc32"
+"""What in `METADATA` tells the CRC-32 of the rest of it, as JSON with sorted names."""
+
 METADATA = b"virnucpro"
 """The key in the schema's metadata of what an HDF5 file has as attributes, in JSON."""
+
+CONTENT = b"virnucpro crc32"
+"""The key in a part's metadata of the CRC-32 of its names, a line each, of its lengths and of its embeddings, in
+JSON: a page's checksum does not prove the page's header, which says how to read it."""
 
 PART_BYTES = 2**29  # of embeddings in a part
 ROW_GROUP_BYTES = 2**26  # of embeddings; what a reader holds at a time
@@ -51,18 +62,19 @@ def write_parquet(
 
     settings = {name: attribute(value) for name, value in with_skipped(attributes, rows).items()}
     about = {"format": FORMAT, **settings, "ragged": ragged, "row_shape": list(shape), "dtype": rows.dtype.name}
+    about["sequences"] = rows.counts.sequences
+    about[CRC] = crc_of_json(about)
     schema = schema_of(rows.dtype, shape, ragged).with_metadata({METADATA: json.dumps(about).encode()})
     path.mkdir()
     writer: pyarrow.parquet.ParquetWriter | None = None
-    part = written = at = 0
+    content, part, written, at = Content(), 0, 0, 0
     try:
         for names, lengths, values in batches(rows, ragged, ROW_GROUP_BYTES):
             if stop():
                 return False
             if writer is None or written >= PART_BYTES:
-                if writer is not None:
-                    writer.close()
-                writer, part, written = open_part(path, part, schema), part + 1, 0
+                close_part(writer, content)
+                writer, part, written, content = open_part(path, part, schema), part + 1, 0, Content()
             columns = [
                 pyarrow.array(np.arange(at, at + len(names), dtype=np.int64)),
                 pyarrow.array(names, pyarrow.string()),
@@ -70,14 +82,37 @@ def write_parquet(
                 column(values, shape, lengths if ragged else None),
             ]
             writer.write_table(pyarrow.Table.from_arrays(columns, schema=schema))
+            content.add(names, lengths, values)
             at += len(names)
             written += values.nbytes
         if writer is None:
             writer = open_part(path, 0, schema)
     finally:
-        if writer is not None:
-            writer.close()
+        close_part(writer, content)
     return True
+
+
+class Content:
+    """The checksums of what a part has, as `CONTENT` tells them."""
+
+    def __init__(self) -> None:
+        self._names = self._lengths = self._values = 0
+
+    def add(self, names: list[str], lengths: np.ndarray, values: np.ndarray) -> None:
+        """Sequences more, and their rows."""
+        self._names = crc_of_names(names, self._names)
+        self._lengths = zlib.crc32(np.ascontiguousarray(lengths, "<i8").data, self._lengths)
+        self._values = zlib.crc32(np.ascontiguousarray(values).data, self._values)
+
+    def __bytes__(self) -> bytes:
+        return json.dumps([self._names, self._lengths, self._values]).encode()
+
+
+def close_part(writer: Any, content: Content) -> None:
+    """Close a part, if there is one, with the checksums of what it has."""
+    if writer is not None:
+        writer.add_key_value_metadata({CONTENT: bytes(content)})
+        writer.close()
 
 
 def open_part(folder: Path, number: int, schema: "pyarrow.Schema") -> Any:
@@ -133,10 +168,15 @@ class Parquet:
         if [path.name for path in paths] != [f"part-{number:05d}.parquet" for number in range(len(paths))]:
             raise damaged(folder, "it does not have all of its parts")
         self._files = [ParquetFile(path, page_checksum_verification=True) for path in paths]
-        metadata = self._files[0].schema_arrow.metadata or {} if self._files else {}
-        self.settings: dict[str, Any] = json.loads(metadata.get(METADATA, b"{}"))
-        if self.settings.get("format") != FORMAT:
+        about = {(file.schema_arrow.metadata or {}).get(METADATA, b"{}") for file in self._files} or {b"{}"}
+        self.settings: dict[str, Any] = json.loads(about.pop())
+        if self.settings.get("format") not in (FORMAT, BEFORE_CHECKSUMS):
             raise StoreError(f"{folder} does not hold embeddings of virnucpro's")
+        if about:
+            raise damaged(folder, "its parts are of different runs")
+        self._proved: bool = self.settings["format"] == FORMAT
+        if self._proved and self.settings.pop(CRC) != crc_of_json(self.settings):
+            raise damaged(folder, "what it tells of itself is not what was written")
         shape = tuple(self.settings["row_shape"])
         schema = schema_of(np.dtype(self.settings["dtype"]), shape, self.settings["ragged"])
         if any(not file.schema_arrow.equals(schema) for file in self._files):
@@ -144,6 +184,8 @@ class Parquet:
         self._groups = [(file, group) for file in self._files for group in range(file.num_row_groups)]
         sizes = [file.metadata.row_group(group).num_rows for file, group in self._groups]
         self._begins = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        if self._proved and len(self) != self.settings["sequences"]:
+            raise damaged(folder, f"it has {len(self):,} of {self.settings['sequences']:,} sequences")
         self._held: tuple[int, np.ndarray, np.ndarray | None] | None = None
 
     @functools.cached_property
@@ -203,6 +245,7 @@ class Parquet:
     def verify(self) -> bool:
         """Prove all pages, and that rows, lengths and indices agree; False where the pages have no checksums."""
         at = 0
+        contents = {id(file): Content() for file in self._files}
         for number, (file, group) in enumerate(self._groups):
             index = file.read_row_group(group, ["index"]).column(0).to_numpy()
             if not np.array_equal(index, np.arange(at, at + len(index))):
@@ -214,10 +257,15 @@ class Parquet:
                 raise damaged(
                     self._folder, f"embeddings from sequence {at:,} on are not as long as their lengths say"
                 )
+            names = file.read_row_group(group, ["id"]).column(0).to_pylist()
+            contents[id(file)].add(names, self.lengths[at : at + len(index)], values)
             at += len(index)
+        for file in self._files if self._proved else ():
+            if file.metadata.metadata[CONTENT] != bytes(contents[id(file)]):
+                raise damaged(self._folder, "a part does not have what was written to it")
         if len(self.names) != at:
             raise damaged(self._folder, "it does not have a name for each embedding")
-        return True
+        return self._proved
 
     def close(self) -> None:
         """Close the files."""

@@ -104,6 +104,8 @@ class PerProtein:
         self._proved = self.settings.get("format") == FORMAT
         if self._proved and file.attrs[CHECKSUMS] != crc_of_json(self.settings):
             raise damaged(path, "an attribute is not what was written")
+        if not self._proved and CHECKSUMS in file.attrs:
+            raise damaged(path, f"it has checksums, which {BEFORE_CHECKSUMS} does not have")
         self._keys = list(file)
 
     @functools.cached_property

@@ -163,16 +163,23 @@ def bytes_of(rows: RowSource) -> int:
 class OutputFolder:
     """The folder beside an output, locked. Use as a context manager: other processes are kept out until it ends.
 
+    `may_replace`: what is there, an output or an unfinished run's rows.
     Raises StoreError where the folder cannot be written or another process has it.
     """
 
-    def __init__(self, output: Path, is_folder: bool = False):
+    def __init__(self, output: Path, is_folder: bool = False, may_replace: bool = True):
         self.output, self._is_folder = place_of(output, is_folder), is_folder
         self.folder = folder_of(self.output)
         self.whole = self.folder / (FINISHED_FOLDER if is_folder else FINISHED)
         check_folder(self.output, (*OURS, *OF_0_4), OUR_FOLDERS)
         with self.writing():
             self._lock = locked(self.folder, self.output)
+        if not may_replace:
+            try:  # once more: another process may have come and gone before the lock was taken
+                check_output(self.output, resume=False, force=False, is_folder=is_folder)
+            except BaseException:
+                OutputFolder.__exit__(self)
+                raise
 
     def put(self, write: Callable[[Path], bool], needed: int, kept: str = MAKE_ROOM, begun: bool = False) -> bool:
         """Have `write` write to the path that it gets, and move that to the output's place; False if it says so.
@@ -231,35 +238,37 @@ def locked(folder: Path, output: Path) -> int:
     is made. Raises StoreError where another process has it, and OSError.
     """
     for _ in range(LOCK_TRIES):
-        with contextlib.ExitStack() as on_failure:
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir()
-                on_failure.callback(discard, folder)
-            try:
-                descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-            except FileNotFoundError:  # the folder has just been removed
-                continue
-            on_failure.callback(os.close, descriptor)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+        try:
+            descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError:  # the folder has just been removed
+            continue
+        except OSError:
+            discard(folder)
+            raise
+        with contextlib.ExitStack() as unless_locked:
+            unless_locked.callback(os.close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                on_failure.pop_all()
-                os.close(descriptor)
                 raise StoreError(
                     f"another process is writing {output}: wait for it, or name another file"
                 ) from error
-            except OSError as error:
+            except OSError as error:  # nobody else has it either
+                with contextlib.suppress(OSError):
+                    (folder / LOCK).unlink()
+                discard(folder)
                 raise StoreError(f"cannot lock {folder}, as on some network drives: {error.strerror}") from error
             if holds(descriptor, folder):
-                on_failure.pop_all()
+                unless_locked.pop_all()
                 return descriptor
     raise StoreError(f"cannot lock {folder}: its file {LOCK} is removed again and again")
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder that was made for nothing."""
+    """Remove a folder that was made for nothing; not one that something is in, as another process's lock."""
     with contextlib.suppress(OSError):
-        (folder / LOCK).unlink(missing_ok=True)
         folder.rmdir()
 
 
@@ -280,8 +289,10 @@ class Run(OutputFolder):
     HDF5 takes as they are on disk.
     """
 
-    def __init__(self, output: Path, resume: bool, is_folder: bool = False, in_place: bool = False):
-        super().__init__(output, is_folder)
+    def __init__(
+        self, output: Path, resume: bool, is_folder: bool = False, in_place: bool = False, force: bool = True
+    ):
+        super().__init__(output, is_folder, resume or force)
         self._in_place = in_place
         self._ahead: RowsAhead | None = None
         self.stored: Index = {}
@@ -300,6 +311,8 @@ class Run(OutputFolder):
                         )
                     remove_rows(self.folder)
                 self.segments.mkdir(parents=True, exist_ok=True)
+                if self.segments.is_symlink():
+                    raise StoreError(f"{self.segments} is a symbolic link, which no run leaves there: move it")
                 write_safely(self.folder / PROOF, self.proof)
         except BaseException:
             self.__exit__()
