@@ -146,8 +146,8 @@ class FastaFile:
             self.touched = times_of(here) != times_of(self.about)
             return
         raise FastaError(
-            f"{self.label} was changed while it was read: it {what}. What was embedded is kept: go on with --resume "
-            "when it begins with the same records again"
+            f"{self.label} was changed while it was read: it {what}. What was embedded is kept: go on with "
+            "--resume when it begins with the same records again"
         )
 
     def _records(self) -> Iterator[Record]:
