@@ -19,8 +19,9 @@ from asv.results import Results
 
 from asv_plugin import notes
 from asv_plugin.answer import page
+from asv_plugin.answer.numbers import format_error
 from asv_plugin.answer.page import collect, render
-from asv_plugin.answer.records import BENCHMARKS, FIDELITY, MASSIVE, MASSIVE_NOTE
+from asv_plugin.answer.records import BENCHMARKS, FIDELITY, MASSIVE, MASSIVE_NOTE, records
 from asv_plugin.hooks.broken_files import skip_broken_files
 from tests.made_up import M8, M650, ROOT, benchmarks, cells, machine, record
 
@@ -223,6 +224,23 @@ def test_the_error_with_a_massive_channel_is_a_row_without_a_graph(tmp_path, kno
     assert row.inner_text().split("\t")[-1] == "8.5 %"
     assert row.locator("a").count() == 0
     assert "Over 5.0 % with a massive channel, as ESM-2 3B's: BF16 (8.5 %); not" in shown.inner_text("main")
+
+
+@WITH_CHROMIUM
+def test_a_recorded_gpus_errors_with_a_massive_channel_are_shown(tmp_path, visit):
+    results = ROOT / "results"
+    found = collect(results)
+    newest = (records(results, each["machine"])[0] for each in found)
+    gpu = next(each for each in newest if each.value(MASSIVE, M650, "int8", "mixed"))
+    page_path = tmp_path / "precision.html"
+    page_path.write_text(render("VirNucPro", found), encoding="utf-8")
+    shown = visit(page_path.as_uri())
+    shown.select_option("#machine", label=gpu.machine)
+    shown.select_option("#model", M650)
+    shown.select_option("#workload", "mixed")
+    errors = [gpu.value(MASSIVE, M650, precision, "mixed") for precision in gpu.precisions]
+    row = shown.locator("tbody tr", has_text=MASSIVE)
+    assert row.inner_text().split("\t")[1:] == [format_error(each.median) if each else "" for each in errors]
 
 
 @WITH_CHROMIUM
