@@ -225,7 +225,9 @@ def file_name(text: str) -> str:
 
 
 def path(text: str) -> Path:
-    """As `file_name`, a path."""
+    """As `file_name`, a path; no standard stream, which cannot be moved into place or read twice."""
+    if text == "-":
+        raise argparse.ArgumentTypeError("a file is needed, and no standard stream; a file of this name is ./-")
     return Path(file_name(text))
 
 

@@ -67,6 +67,10 @@ MAKE_ROOM = "Make room and run again"
 logger = logging.getLogger(__name__)
 
 
+class BusyError(StoreError):
+    """Another process is writing the output."""
+
+
 def check_output(
     output: str | os.PathLike[str],
     resume: bool,
@@ -245,7 +249,7 @@ def locked(folder: Path, output: Path) -> int:
             except BlockingIOError as error:
                 on_failure.pop_all()
                 os.close(descriptor)
-                raise StoreError(
+                raise BusyError(
                     f"another process is writing {output}: wait for it, or name another file"
                 ) from error
             except OSError as error:
