@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         return complain("stopped", error, chosen, words, 128 + (stop.signal or signal.SIGINT))
     except Exception as error:
-        found = explained(error, stop)
+        found = explained(error, stop, chosen.run.__name__)
         if found is None:
             raise
         return complain(found[0], error, chosen, words, found[1])

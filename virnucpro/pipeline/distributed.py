@@ -31,7 +31,6 @@ from virnucpro.pipeline.resuming import Stopped, begin, earlier_settings, record
 from virnucpro.pipeline.worker import Engine, ESM2Engine, Plan, compact
 from virnucpro.store.formats import TABLE, Format
 from virnucpro.store.hdf5 import keeps_rows_in_place
-from virnucpro.store.per_protein import nameable
 from virnucpro.store.run import Run, check_output
 from virnucpro.store.settings import check_same
 
@@ -84,7 +83,8 @@ def embed_with_ray(
                 **{"model": model, "weights": weights},
                 **pool.open({"threads": torch.get_num_threads(), **known}, stop),
             }
-            source = NumberedPacks(pack(nameable(reader) if format.named else reader, settings["token_budget"]))
+            proteins = format.check_names(reader) if format.check_names else reader
+            source = NumberedPacks(pack(proteins, settings["token_budget"]))
             if run.begun is not None:
                 settings |= agreed(run.begun, settings, output, allow_mixed)
             work = begin(run, compared(settings), source, format, resume, stop)

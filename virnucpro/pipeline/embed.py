@@ -26,7 +26,7 @@ from virnucpro.pipeline.resuming import Stopped, begin, earlier_settings
 from virnucpro.pipeline.shards import Shard
 from virnucpro.store.formats import TABLE, Format
 from virnucpro.store.hdf5 import keeps_rows_in_place
-from virnucpro.store.per_protein import nameable
+from virnucpro.store.npz import TooLargeError
 from virnucpro.store.rows import Counts
 from virnucpro.store.run import Run, check_output
 from virnucpro.store.settings import check_same
@@ -105,10 +105,12 @@ def embed_file(
     settings |= shard.settings if shard is not None else {}
     runner, shape = runner_for(model, options), shape_of_row(model, options)
     reader = ProteinReader(fasta, options.max_length, options.chunk, options.strict, on_skip)
-    packs = pack(nameable(reader) if format.named else reader, settings["token_budget"])
+    packs = pack(format.check_names(reader) if format.check_names else reader, settings["token_budget"])
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])  # sums are split among threads, and their rounding follows
     source = NumberedPacks(packs, shard)
+    if shard is not None:
+        reader.own = source.is_own
     with Run(output, resume, format.is_folder, format is TABLE and keeps_rows_in_place()) as run:
         check_begun(run, settings)
         work = begin(run, compared(settings), source, format, resume, stop)
@@ -163,8 +165,14 @@ def write_output(
             more["blocks"] = source.blocks
         return format.write(path, rows, attributes, shape, ragged, stop, **more)
 
-    if not run.finish(rows, write, stop):
-        raise Stopped
+    try:
+        if not run.finish(rows, write, stop):
+            raise Stopped
+    except TooLargeError as error:
+        raise TooLargeError(
+            f"{error}. What was computed is kept: rename {run.folder} to NAME.h5.partial, and run again with "
+            "-o NAME.h5 --resume"
+        ) from None
 
 
 def check_untouched(fasta: Fasta, source: NumberedPacks, options: Options, token_budget: int) -> None:
@@ -197,6 +205,8 @@ def summary_of(
     records = reader.summary()
     if not settings.get("chunk"):  # else these are some frames of a record
         records["embedded_records"] -= done.not_finite.count
+    if "shard" in settings:
+        records["input_records"] = reader.all_records
     return {
         "sequences": done.sequences,
         "residues": done.residues,

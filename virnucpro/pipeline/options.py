@@ -11,6 +11,7 @@ from virnucpro.models.esm2 import ESM2
 from virnucpro.pipeline.async_inference import ON_NAN, POOLS, AsyncInferenceRunner, layer_index
 
 DTYPES = ("float32", "float16")
+MOST = 2**31 - 1  # of any number: tokens in a pack are counted in 32 bits
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,12 @@ class Options:
             raise ArgumentError(f"unknown dtype {self.dtype!r}; choose from {', '.join(DTYPES)}")
         if self.on_nan not in ON_NAN:
             raise ArgumentError(f"unknown on_nan {self.on_nan!r}; choose from {', '.join(ON_NAN)}")
-        for name, value in {"max_length": self.max_length, "token_budget": self.token_budget}.items():
+        numbers = {"max_length": self.max_length, "token_budget": self.token_budget, "chunk": self.chunk}
+        for name, value in numbers.items():
             if value is not None and value < 1:
                 raise ArgumentError(f"{name} {value}: at least 1 is needed")
+            if value is not None and value > MOST:
+                raise ArgumentError(f"{name} {value}: at most {MOST:,} is possible")
         if self.chunk is not None and self.chunk < 3:
             raise ArgumentError(f"chunk {self.chunk}: a codon has 3 nucleotides")
         if not self.layers:
