@@ -8,16 +8,20 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from virnucpro.cli.interrupts import Stop
 from virnucpro.cli.progress import Progress
-from virnucpro.cli.report import tell
+from virnucpro.cli.report import tell, tell_estimate
 from virnucpro.cli.skipped import AN_INPUT_OR_OUTPUT, SkipLog, same
 from virnucpro.data.fasta import Fasta
+from virnucpro.data.six_frame import STANDARD
 from virnucpro.errors import ArgumentError, UserError
 from virnucpro.store.formats import TABLE, format_of
 from virnucpro.store.run import check_output
+
+if TYPE_CHECKING:  # it imports PyTorch
+    from virnucpro.pipeline.options import Options
 
 DEFAULT_CHUNK = 500
 STREAMS = {1: "where standard output goes", 2: "where standard error goes"}
@@ -27,6 +31,8 @@ M_MMAP_THRESHOLD = -3  # mallopt(3)
 
 def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[str, Any]:
     """``virnucpro embed``; returns the summary."""
+    if chosen.estimate:
+        return estimated(chosen, stop)
     with SkipLog(chosen.skipped) as skips:
         summary = embed_input(chosen, words, stop, skips)
         skips.finish()
@@ -54,20 +60,10 @@ def embed_input(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, sk
     with Fasta(*chosen.input) as fasta:
         from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
         from virnucpro.pipeline.embed import embed_file
-        from virnucpro.pipeline.options import Options
         from virnucpro.pipeline.resuming import earlier_settings, recorded_channels
         from virnucpro.pipeline.shards import Shard
 
-        options = Options(
-            pool=chosen.pool,
-            layers=tuple(chosen.layers),
-            max_length=chosen.max_length,
-            chunk=(chosen.chunk or DEFAULT_CHUNK) if chosen.translate else None,
-            dtype=chosen.dtype,
-            token_budget=chosen.token_budget,
-            strict=chosen.strict,
-            on_nan=chosen.on_nan,
-        )
+        options = options_of(chosen)
         shard = Shard.parse(chosen.shard) if chosen.shard else None
         skips.open()
         run: dict[str, Any] = {
@@ -122,6 +118,47 @@ def embed_input(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, sk
     now = time.perf_counter()
     seconds = {"seconds": round(now - began, 3), "loading_seconds": round(loaded - began, 3)}
     return {"output": str(chosen.output), **seconds, **summary}
+
+
+def options_of(chosen: argparse.Namespace) -> "Options":
+    """What is computed and kept."""
+    from virnucpro.pipeline.options import Options
+
+    return Options(
+        pool=chosen.pool,
+        layers=tuple(chosen.layers),
+        max_length=chosen.max_length,
+        chunk=(chosen.chunk or DEFAULT_CHUNK) if chosen.translate else None,
+        dtype=chosen.dtype,
+        token_budget=chosen.token_budget,
+        strict=chosen.strict,
+        on_nan=chosen.on_nan,
+        genetic_code=chosen.genetic_code or STANDARD,
+    )
+
+
+def estimated(chosen: argparse.Namespace, stop: Stop) -> dict[str, Any]:
+    """``virnucpro embed --estimate``; returns the summary, and prints it unless that will be printed."""
+    format = format_of(chosen.output, chosen.format, chosen.layout)
+    with Fasta(*chosen.input) as fasta:
+        from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
+        from virnucpro.pipeline.estimate import estimate
+        from virnucpro.pipeline.shards import Shard
+
+        options = options_of(chosen)
+        shard = Shard.parse(chosen.shard) if chosen.shard else None
+        device = None if chosen.device == "auto" else chosen.device
+        model, rate = chosen.model, chosen.estimate
+        if rate < 0:  # it is measured, and what would be downloaded is as fast with random values
+            weights = "random" if chosen.weights == "pretrained" else chosen.weights
+            precision = recommended_precision(device) if chosen.precision == "auto" else chosen.precision
+            rate = None
+            model, _ = load_esm2_model(chosen.model, device, precision=precision, weights=weights)
+        with stop.on_signals():
+            summary = estimate(fasta, model, options, format, shard, rate, device, stop)
+    if not chosen.json:
+        tell_estimate(summary)
+    return summary
 
 
 def files_of(weights: str, model: str) -> list[str | int]:

@@ -77,6 +77,7 @@ def complain(
     with contextlib.suppress(UserError):
         if (
             chosen.run is embed
+            and not chosen.estimate
             and getattr(error, "resume_helps", True)
             and begun_settings(chosen.output) is not None
         ):

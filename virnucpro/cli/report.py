@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from virnucpro.cli.streams import say
+from virnucpro.store.disk import amount
 
 if TYPE_CHECKING:  # it imports PyTorch
     from virnucpro.data.proteins import Tally
@@ -45,3 +46,24 @@ def tell(summary: dict[str, Any], skipped: "dict[str, Tally]") -> None:
             f"virnucpro: {summary['sequences']:,} sequences, {summary['residues']:,} residues in "
             f"{summary['output']} after {summary['seconds']:,.1f} s"
         )
+
+
+def tell_estimate(summary: dict[str, Any]) -> None:
+    """What embedding would take, to standard output."""
+    lost = summary["records"] - summary["embedded_records"]
+    print(f"records:   {summary['records']:,}" + (f", {lost:,} of which give nothing to embed" if lost else ""))
+    cut = f", after {summary['truncated']['count']:,} were cut" if summary["truncated"]["count"] else ""
+    print(
+        f"sequences: {summary['sequences']:,}, {summary['residues']:,} residues, {summary['tokens']:,} tokens{cut}"
+    )
+    print(f"output:    {amount(summary['output_bytes'])}, about")
+    if summary["tokens_per_second"] is not None:
+        how = "measured" if summary["measured"] else "given"
+        print(f"time:      {duration(summary['hours'])} at {summary['tokens_per_second']:,.0f} tokens/s ({how})")
+
+
+def duration(hours: float) -> str:
+    """A time for people."""
+    if hours >= 1:
+        return f"{hours:,.1f} hours"
+    return f"{60 * hours:.1f} minutes" if hours >= 1 / 60 else f"{3600 * hours:.1f} seconds"

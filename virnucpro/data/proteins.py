@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from virnucpro.data.fasta import Record
-from virnucpro.data.six_frame import NUCLEOTIDES, has_known_codon, translate
+from virnucpro.data.six_frame import NUCLEOTIDES, STANDARD, has_known_codon, translate
 from virnucpro.data.tokens import RESIDUES
 from virnucpro.errors import FastaError
 from virnucpro.names import Names, shown
@@ -70,7 +70,7 @@ class ProteinReader:
     Letters are upper-cased and ``*`` at the end is removed. A record without residues, or with a letter that ESM-2
     does not know, is skipped; ESM-2 knows the 20 amino acids, X B U Z O and the gaps ``-`` and ``.``, which stay.
     `max_length` residues from the front are kept of a longer protein. Records with the same name are all kept.
-    With `chunk` the records are DNA, and `six_frame.translate` makes the proteins.
+    With `chunk` the records are DNA, and `six_frame.translate` makes the proteins, by the `genetic_code`.
 
     `records` is how many were read: the sum of `embedded` (those that gave at least one protein), of the counts of
     `skipped`, by reason, and of that of `without_open_frame`. `truncated`, `repeated` and `like_dna` tell of the
@@ -86,9 +86,10 @@ class ProteinReader:
         chunk: int | None = None,
         strict: bool = False,
         on_skip: Callable[[Skipped], None] = lambda skipped: None,
+        genetic_code: int = STANDARD,
     ):
         self._source, self._max_length, self._chunk, self._strict = records, max_length, chunk, strict
-        self._on_skip = on_skip
+        self._on_skip, self._genetic_code = on_skip, genetic_code
         self.own: Callable[[], bool] = lambda: True
         self.records = self.embedded = self.all_records = 0
         self.skipped: dict[str, Tally] = {}
@@ -114,7 +115,7 @@ class ProteinReader:
                     self._tell_of_cut(name, letters)
             else:
                 open_frames = 0
-                for frame, protein in translate(name, letters, self._chunk):
+                for frame, protein in translate(name, letters, self._chunk, self._genetic_code):
                     open_frames += 1
                     yield frame, self._cut(protein)
                     if self.own():
@@ -151,7 +152,7 @@ class ProteinReader:
     def _skip_translated(self, record: tuple[str, str], letters: str) -> None:
         """DNA none of whose frames gave a protein."""
         assert self._chunk is not None
-        if not has_known_codon(letters, self._chunk):
+        if not has_known_codon(letters, self._chunk, self._genetic_code):
             self._skip(skipped_as("no codon that is known", record))
             return
         skipped = skipped_as("no open reading frame", record)

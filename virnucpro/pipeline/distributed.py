@@ -19,9 +19,9 @@ import torch
 
 from virnucpro.data.fasta import Fasta
 from virnucpro.data.packing import pack
-from virnucpro.data.proteins import ProteinReader, Skipped
+from virnucpro.data.proteins import Skipped
 from virnucpro.pipeline.cluster import connected, resources
-from virnucpro.pipeline.embed import Progressed, inputs_of, summary_of, write_output
+from virnucpro.pipeline.embed import Progressed, inputs_of, reader_of, summary_of, write_output
 from virnucpro.pipeline.input import Numbered, NumberedPacks
 from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.pool import ALLOW_MIXED, DoneByWorkers, Pool, Task
@@ -76,7 +76,7 @@ def embed_with_ray(
         kind, count = resources(ray, device, 1 if complete else workers)
         apart = recorded_channels(known, output, model, precision)
         plan = Plan(model, weights, precision, kind, options, run.folder, run.segments, run.proof, engine, apart)
-        reader = ProteinReader(fasta, options.max_length, options.chunk, options.strict, on_skip)
+        reader = reader_of(fasta, options, on_skip)
         pool = Pool(ray, plan, count, allow_mixed)
         try:
             settings = {

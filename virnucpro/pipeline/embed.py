@@ -104,7 +104,7 @@ def embed_file(
     settings = {**(about or {}), **settings_of(model, options, earlier_settings(output) if resume else {})}
     settings |= shard.settings if shard is not None else {}
     runner, shape = runner_for(model, options), shape_of_row(model, options)
-    reader = ProteinReader(fasta, options.max_length, options.chunk, options.strict, on_skip)
+    reader = reader_of(fasta, options, on_skip)
     packs = pack(format.check_names(reader) if format.check_names else reader, settings["token_budget"])
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])  # sums are split among threads, and their rounding follows
@@ -180,8 +180,7 @@ def check_untouched(fasta: Fasta, source: NumberedPacks, options: Options, token
     if not fasta.touched:
         return
     with Fasta(*fasta.paths) as again:
-        reader = ProteinReader(again, options.max_length, options.chunk, options.strict, lambda skipped: None)
-        now = NumberedPacks(pack(reader, token_budget))
+        now = NumberedPacks(pack(reader_of(again, options), token_budget))
         for _ in now:
             pass
     if now.digest != source.digest:
@@ -189,6 +188,14 @@ def check_untouched(fasta: Fasta, source: NumberedPacks, options: Options, token
             f"{' or '.join(fasta.paths)} was changed while it was read, so what was embedded may be of neither "
             "the old nor the new one: begin anew with --force, when nobody writes to it"
         )
+
+
+def reader_of(
+    fasta: Fasta, options: Options, on_skip: Callable[[Skipped], None] = lambda skipped: None
+) -> ProteinReader:
+    """The proteins of an input."""
+    how = (options.max_length, options.chunk, options.strict, on_skip, options.genetic_code)
+    return ProteinReader(fasta, *how)
 
 
 def inputs_of(fasta: Fasta) -> list[str | int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from virnucpro.data.six_frame import GENETIC_CODES, STANDARD
 from virnucpro.errors import ArgumentError
 from virnucpro.models.esm2 import ESM2
 from virnucpro.pipeline.async_inference import ON_NAN, POOLS, AsyncInferenceRunner, layer_index
@@ -21,9 +22,10 @@ class Options:
     `pool`: ``mean`` over the residues, ``bos`` or ``residue``, as for `AsyncInferenceRunner`. `layers` as fair-esm
     counts them: 0 to the number of layers, or from -1 down. `max_length`: residues embedded of a longer protein;
     None for all. `chunk`: None for proteins; for DNA the nucleotides of the fragments that are translated in six
-    frames. `dtype` of the file: ``float32`` or ``float16``. `token_budget`: most tokens in a pack; None for what
-    suits the device. `strict`: raise FastaError for a record that would be skipped. `on_nan`: ``error`` for
-    embeddings that have NaN or Inf, or ``skip`` to leave their sequences out, which `strict` does not allow.
+    frames, by NCBI's `genetic_code`. `dtype` of the file: ``float32`` or ``float16``. `token_budget`: most tokens
+    in a pack; None for what suits the device. `strict`: raise FastaError for a record that would be skipped.
+    `on_nan`: ``error`` for embeddings that have NaN or Inf, or ``skip`` to leave their sequences out, which
+    `strict` does not allow.
     """
 
     pool: str = "mean"
@@ -34,6 +36,7 @@ class Options:
     token_budget: int | None = None
     strict: bool = False
     on_nan: str = "error"
+    genetic_code: int = STANDARD
 
     def __post_init__(self) -> None:
         if self.pool not in POOLS:
@@ -50,6 +53,11 @@ class Options:
                 raise ArgumentError(f"{name} {value}: at most {MOST:,} is possible")
         if self.chunk is not None and self.chunk < 3:
             raise ArgumentError(f"chunk {self.chunk}: a codon has 3 nucleotides")
+        if self.genetic_code not in GENETIC_CODES:
+            known = ", ".join(map(str, GENETIC_CODES))
+            raise ArgumentError(f"unknown genetic_code {self.genetic_code}: NCBI's are {known}")
+        if self.chunk is None and self.genetic_code != STANDARD:
+            raise ArgumentError(f"genetic_code {self.genetic_code} is for DNA, and there is no chunk to translate")
         if not self.layers:
             raise ArgumentError("no layers: name at least one")
 
