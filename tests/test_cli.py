@@ -185,7 +185,11 @@ def test_it_is_quiet_but_for_what_must_be_known(tmp_path, capsys):
             "'a' cannot be embedded: no codon that is known",
         ),
         (b">a\nMK>b\nMK\n", [], "a '>' inside the sequence of 'a' in line 2, where 'b' seems to begin"),
-        (b">a\nMK\n", ["--skipped", "missing/folder"], "cannot write --skipped missing/folder: No such file"),
+        (
+            b">a\nMK\n",
+            ["--skipped", "missing/folder"],
+            "cannot write --skipped missing/folder: there is no folder",
+        ),
         (b">a\nMK\n", ["--weights", "missing.pt"], "no checkpoint at missing.pt"),
         (b">a\nMK\n", ["--model", "esm3"], "unknown model 'esm3'"),
         (b">a\nMK\n", ["--device", "tpu"], "unknown device 'tpu'"),

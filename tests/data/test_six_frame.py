@@ -3,18 +3,19 @@
 import itertools
 
 import pytest
+from Bio.Data import CodonTable
 from Bio.Seq import Seq
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnucpro.data.six_frame import MEANINGS, NUCLEOTIDES, fragments, six_frames, translate
+from virnucpro.data.six_frame import GENETIC_CODES, MEANINGS, NUCLEOTIDES, fragments, six_frames, translate
 
 
-def by_biopython(dna: str) -> list[str]:
+def by_biopython(dna: str, code: int = 1) -> list[str]:
     strands = (Seq(dna), Seq(dna).reverse_complement())
     frames = [strand[frame : frame + (len(strand) - frame) // 3 * 3] for strand in strands for frame in range(3)]
     # Biopython has letters for two residues that ESM-2 lacks or that say less than X does to it
-    return [str(frame.translate()).translate(str.maketrans("BZJ", "XXX")) for frame in frames]
+    return [str(frame.translate(code)).translate(str.maketrans("BZJ", "XXX")) for frame in frames]
 
 
 @given(st.text("ACGT", max_size=200))
@@ -25,6 +26,39 @@ def test_six_frames_are_biopythons(dna):
 @given(st.text(sorted(NUCLEOTIDES - {"U"}), max_size=60))
 def test_six_frames_of_ambiguous_letters_are_biopythons(dna):
     assert six_frames(dna) == by_biopython(dna)
+
+
+def test_the_genetic_codes_are_biopythons():
+    assert set(GENETIC_CODES) == set(CodonTable.unambiguous_dna_by_id)
+    for code, residues in GENETIC_CODES.items():
+        table = CodonTable.unambiguous_dna_by_id[code].forward_table
+        codons = map("".join, itertools.product("TCAG", repeat=3))
+        assert residues == "".join(table.get(codon, "*") for codon in codons), code
+
+
+@pytest.mark.parametrize("code", GENETIC_CODES)
+@given(st.text("ACGT", max_size=100))
+@settings(max_examples=20)
+def test_six_frames_of_every_code_are_biopythons(code, dna):
+    assert six_frames(dna, code) == by_biopython(dna, code)
+
+
+@pytest.mark.parametrize("code", sorted(set(GENETIC_CODES) - {27, 28, 31}))  # whose codons with two meanings X is
+@given(st.text(sorted(NUCLEOTIDES - {"U"}), max_size=60))
+@settings(max_examples=20)
+def test_ambiguous_letters_of_every_code_are_biopythons(code, dna):
+    assert six_frames(dna, code) == by_biopython(dna, code)
+
+
+@given(dna=st.text("ACGTN", max_size=120), chunk=st.integers(3, 50), code=st.sampled_from(sorted(GENETIC_CODES)))
+def test_proteins_are_those_of_the_code(dna, chunk, code):
+    found = dict(translate("c", dna, chunk, code))
+    for number, (start, end) in enumerate(fragments(len(dna), chunk), start=1):
+        for frame, protein in zip(
+            ["F1", "F2", "F3", "R1", "R2", "R3"], six_frames(dna[start:end], code), strict=True
+        ):
+            is_open = "*" not in protein and bool(protein.strip("X"))
+            assert found.get(f"c_chunk_{number}{frame}") == (protein if is_open else None)
 
 
 def test_u_is_t():

@@ -150,7 +150,7 @@ def test_a_complete_part_is_not_the_whole(fasta, model, tmp_path):
         run(fasta, tmp_path / "part.h5", model, shard=Shard(1, 2), resume=True)
     appended = tmp_path / "more.fasta"
     appended.write_text(fasta.read_text() + ">more\nMKT\n")
-    with pytest.raises(FastaError, match="does not begin with"):
+    with pytest.raises(FastaError, match="is complete, and the input is not the one that it is a share of"):
         run(appended, tmp_path / "part.h5", model, shard=Shard(1, 3), resume=True)
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from virnucpro.cli.arguments import complete_words, parser, refuse_contradictions
+from virnucpro.cli.arguments import complete_words, parser, refuse_contradictions, with_values
 from virnucpro.cli.errors import complain, explained
 from virnucpro.cli.interrupts import Stop
 from virnucpro.cli.streams import flush_output, open_standard_streams, write_summary
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     program = parser()
     complete_words(program)
     try:
-        chosen = program.parse_args(words)
+        chosen = program.parse_args(with_values(words))
         refuse_contradictions(chosen)
     finally:
         flush_output()
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         return complain("stopped", error, chosen, words, 128 + (stop.signal or signal.SIGINT))
     except Exception as error:
-        found = explained(error, stop)
+        found = explained(error, stop, chosen.run.__name__)
         if found is None:
             raise
         return complain(found[0], error, chosen, words, found[1])

@@ -2,14 +2,21 @@
 
 import argparse
 import importlib.util
+import itertools
+import math
 import os
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from virnucpro.cli.commands import DEFAULT_CHUNK, embed, merge, verify
+from virnucpro.data.six_frame import GENETIC_CODES
 from virnucpro.models.precision import PRECISIONS
 from virnucpro.store.formats import BY_NAME, LAYOUTS
+
+MEASURE = "measure"
+MEASURED = -1.0  # no rate is given
 
 EXIT_CODES = """\
 exit codes: 0 done; 1 the input, the output, the model or the device is not as it should be; 2 the command is not;
@@ -95,6 +102,13 @@ def add_embed(commands: Any) -> None:
         help=f"with --translate: nucleotides of a fragment (default: {DEFAULT_CHUNK})",
     )
     sequences.add_argument(
+        "--genetic-code",
+        type=int,
+        choices=GENETIC_CODES,
+        metavar="N",
+        help="with --translate: NCBI's number of the genetic code (default: 1, the standard one)",
+    )
+    sequences.add_argument(
         "--max-length",
         type=positive_or("none"),
         default=1022,
@@ -112,6 +126,15 @@ def add_embed(commands: Any) -> None:
         "--resume", action="store_true", help="continue an unfinished run; begin one where there is none"
     )
     run.add_argument("--force", action="store_true", help="drop an unfinished run, and replace OUT.h5 at the end")
+    run.add_argument(
+        "--estimate",
+        nargs="?",
+        const=MEASURE,
+        type=rate,
+        metavar="TOKENS/S",
+        help="tell how much the input is, the output's size and the hours it takes, at this rate or one that is "
+        "measured here in seconds, and stop; nothing is written",
+    )
     run.add_argument("--json", action="store_true", help="print a summary to standard output at the end")
     run.add_argument("--debug", action="store_true", help="show where in the program an error came from")
     many = command.add_argument_group("many GPUs or jobs")
@@ -184,8 +207,12 @@ def refuse_contradictions(chosen: argparse.Namespace) -> None:
         return
     if chosen.chunk is not None and not chosen.translate:
         chosen.refuse("--chunk is for DNA: it needs --translate six-frame")
+    if chosen.genetic_code is not None and not chosen.translate:
+        chosen.refuse("--genetic-code is for DNA: it needs --translate six-frame")
     if chosen.strict and chosen.on_nan == "skip":
         chosen.refuse("--strict makes an error of what --on-nan skip would leave out: choose one")
+    if chosen.estimate and chosen.ray:
+        chosen.refuse("--estimate is for one GPU: leave out --ray, and divide the hours by the number of GPUs")
     if chosen.shard and chosen.ray:
         chosen.refuse("--shard divides an input among jobs, and --ray among workers: choose one")
     if chosen.workers and not chosen.ray:
@@ -225,8 +252,39 @@ def file_name(text: str) -> str:
 
 
 def path(text: str) -> Path:
-    """As `file_name`, a path."""
+    """As `file_name`, a path; no standard stream, which cannot be moved into place or read twice."""
+    if text == "-":
+        raise argparse.ArgumentTypeError("a file is needed, and no standard stream; a file of this name is ./-")
     return Path(file_name(text))
+
+
+def rate(text: str) -> float:
+    """Tokens/s, a number above 0; `MEASURE` as it is."""
+    if text == MEASURE:
+        return MEASURED
+    if not is_number(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens/s")
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: a number above 0 is needed")
+    return float(text)
+
+
+def with_values(words: Sequence[str]) -> list[str]:
+    """The words, where ``--estimate`` without a number has its value: argparse would take an input for it."""
+    found: list[str] = []
+    for word, after in itertools.zip_longest(words, words[1:], fillvalue=""):
+        is_alone = word == "--estimate" and not is_number(after) and "--" not in found
+        found.append(f"--estimate={MEASURE}" if is_alone else word)
+    return found
+
+
+def is_number(text: str) -> bool:
+    """Whether Python reads it as one."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def positive(text: str) -> int:

@@ -3,28 +3,39 @@
 import argparse
 import contextlib
 import ctypes
+import os
 import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from virnucpro.cli.interrupts import Stop
 from virnucpro.cli.progress import Progress
-from virnucpro.cli.report import SkipLog, tell
+from virnucpro.cli.report import tell, tell_estimate
+from virnucpro.cli.skipped import AN_INPUT_OR_OUTPUT, SkipLog, same
 from virnucpro.data.fasta import Fasta
+from virnucpro.data.six_frame import STANDARD
 from virnucpro.errors import ArgumentError, UserError
 from virnucpro.store.formats import TABLE, format_of
 from virnucpro.store.run import check_output
 
+if TYPE_CHECKING:  # it imports PyTorch
+    from virnucpro.pipeline.options import Options
+
 DEFAULT_CHUNK = 500
+STREAMS = {1: "where standard output goes", 2: "where standard error goes"}
+SAVED = ("config.json", "*.index.json", "*.safetensors", "pytorch_model*.bin")  # by Transformers, of one model
 M_MMAP_THRESHOLD = -3  # mallopt(3)
 
 
 def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[str, Any]:
     """``virnucpro embed``; returns the summary."""
-    with SkipLog(chosen.skipped, [chosen.output, *chosen.input]) as skips:
+    if chosen.estimate:
+        return estimated(chosen, stop)
+    with SkipLog(chosen.skipped) as skips:
         summary = embed_input(chosen, words, stop, skips)
+        skips.finish()
     tell(summary, skips.tallies)
     return summary
 
@@ -32,34 +43,29 @@ def embed(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[
 def embed_input(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, skips: "SkipLog") -> dict[str, Any]:
     """Embed the input as chosen; returns the summary."""
     began = time.perf_counter()
-    reads = [0 if each == "-" else each for each in chosen.input] + files_of(chosen.weights, chosen.model)
+    reads: list[str | int] = [0 if each == "-" else each for each in chosen.input]
+    weights = files_of(chosen.weights, chosen.model)
     format = format_of(chosen.output, chosen.format, chosen.layout)
     if chosen.shard and format is not TABLE:
         raise ArgumentError(
             f"a shard is a part in the format h5, and {chosen.output} would be {format.name}: name a .h5 file; "
             "virnucpro merge makes other formats of the parts"
         )
-    output = check_output(chosen.output, chosen.resume, chosen.force, reads, format.is_folder)
+    output = check_output(chosen.output, chosen.resume, chosen.force, [*reads, *weights], format.is_folder)
+    check_streams(output)
+    others: dict[str, list[str | int]] = {what: [number] for number, what in STREAMS.items()}
+    others |= {AN_INPUT_OR_OUTPUT: reads, "a file of the weights": weights}
+    skips.check(output, others, chosen.resume, chosen.force)
     give_back_freed_memory()
     with Fasta(*chosen.input) as fasta:
         from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
         from virnucpro.pipeline.embed import embed_file
-        from virnucpro.pipeline.options import Options
         from virnucpro.pipeline.resuming import earlier_settings, recorded_channels
         from virnucpro.pipeline.shards import Shard
 
-        options = Options(
-            pool=chosen.pool,
-            layers=tuple(chosen.layers),
-            max_length=chosen.max_length,
-            chunk=(chosen.chunk or DEFAULT_CHUNK) if chosen.translate else None,
-            dtype=chosen.dtype,
-            token_budget=chosen.token_budget,
-            strict=chosen.strict,
-            on_nan=chosen.on_nan,
-        )
+        options = options_of(chosen)
         shard = Shard.parse(chosen.shard) if chosen.shard else None
-        skips.open(chosen.resume)
+        skips.open()
         run: dict[str, Any] = {
             "format": format,
             "command": shlex.join(["virnucpro", *words]),
@@ -114,11 +120,67 @@ def embed_input(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, sk
     return {"output": str(chosen.output), **seconds, **summary}
 
 
+def options_of(chosen: argparse.Namespace) -> "Options":
+    """What is computed and kept."""
+    from virnucpro.pipeline.options import Options
+
+    return Options(
+        pool=chosen.pool,
+        layers=tuple(chosen.layers),
+        max_length=chosen.max_length,
+        chunk=(chosen.chunk or DEFAULT_CHUNK) if chosen.translate else None,
+        dtype=chosen.dtype,
+        token_budget=chosen.token_budget,
+        strict=chosen.strict,
+        on_nan=chosen.on_nan,
+        genetic_code=chosen.genetic_code or STANDARD,
+    )
+
+
+def estimated(chosen: argparse.Namespace, stop: Stop) -> dict[str, Any]:
+    """``virnucpro embed --estimate``; returns the summary, and prints it unless that will be printed."""
+    format = format_of(chosen.output, chosen.format, chosen.layout)
+    with Fasta(*chosen.input) as fasta:
+        from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
+        from virnucpro.pipeline.estimate import estimate
+        from virnucpro.pipeline.shards import Shard
+
+        options = options_of(chosen)
+        shard = Shard.parse(chosen.shard) if chosen.shard else None
+        device = None if chosen.device == "auto" else chosen.device
+        model, rate = chosen.model, chosen.estimate
+        if rate < 0:  # it is measured, and what would be downloaded is as fast with random values
+            weights = "random" if chosen.weights == "pretrained" else chosen.weights
+            precision = recommended_precision(device) if chosen.precision == "auto" else chosen.precision
+            rate = None
+            model, _ = load_esm2_model(chosen.model, device, precision=precision, weights=weights)
+        with stop.on_signals():
+            summary = estimate(fasta, model, options, format, shard, rate, device, stop)
+    if not chosen.json:
+        tell_estimate(summary)
+    return summary
+
+
 def files_of(weights: str, model: str) -> list[str | int]:
-    """The files that hold the weights, as far as the command line names them."""
-    if weights in ("pretrained", "random"):
+    """The files that hold the weights: those named, what Transformers saved beside them, and fair-esm's cache."""
+    if weights == "random":
         return []
-    return [weights, *(str(each) for pattern in ("*", f"{model}/*") for each in Path(weights).glob(pattern))]
+    if weights == "pretrained":
+        caches = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
+        folder = Path(os.environ.get("TORCH_HOME", caches), "hub", "checkpoints").expanduser()  # as torch.hub
+        return [str(each) for each in folder.glob("*.pt")]
+    path = Path(weights)
+    patterns: tuple[str, ...] = ("*", f"{model}/*")
+    if not path.is_dir():
+        path, patterns = path.parent, SAVED
+    return [weights, *(str(each) for pattern in patterns for each in path.glob(pattern))]
+
+
+def check_streams(output: Path) -> None:
+    """Raise ArgumentError where the output is the file that a standard stream goes to: that would be lost."""
+    for number, what in STREAMS.items():
+        if same(output, [number]):
+            raise ArgumentError(f"the output {output} is {what}: name another file")
 
 
 def merge(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[str, Any]:
@@ -128,6 +190,7 @@ def merge(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[
 
     format = format_of(chosen.output, chosen.format, chosen.layout)
     command = shlex.join(["virnucpro", *words])
+    check_streams(chosen.output)
     with stop.on_signals():
         summary = merge_parts(chosen.output, chosen.parts, format, command, chosen.force, chosen.allow_mixed, stop)
     if summary is None:

@@ -21,9 +21,17 @@ OUT_OF_MEMORY = (
 """What PyTorch, the C++ library, the loader and Python say in errors of a common type where memory is used up."""
 
 
-def explained(error: Exception, stop: Stop) -> tuple[str, int] | None:
+LESS_MEMORY = {
+    "embed": "take a smaller --model, --token-budget or --max-length",
+    "merge": "name a .h5 file, which is written piece by piece",
+    "verify": "a .npz file is read as a whole, and needs a machine with more",
+}
+"""What to do, by command."""
+
+
+def explained(error: Exception, stop: Stop, command: str = "embed") -> tuple[str, int] | None:
     """What to say and the exit code for what is not a mistake of this program's; None for what is."""
-    shortage = out_of_memory(error)
+    shortage = out_of_memory(error, LESS_MEMORY[command])
     if shortage is not None and not isinstance(error, UserError):
         return shortage, 1
     if isinstance(error, UserError):
@@ -40,7 +48,7 @@ def explained(error: Exception, stop: Stop) -> tuple[str, int] | None:
     return None
 
 
-def out_of_memory(error: BaseException) -> str | None:
+def out_of_memory(error: BaseException, remedy: str) -> str | None:
     """What to say where memory was used up, which each library tells in its own way; None for other errors."""
     cause: BaseException | None = error
     while cause is not None:
@@ -52,10 +60,7 @@ def out_of_memory(error: BaseException) -> str | None:
             return text
         if isinstance(cause, MemoryError) or known or getattr(cause, "errno", None) == errno.ENOMEM:
             details = f" ({text.splitlines()[0]})" if text else ""
-            return (
-                f"the memory, or what a limit leaves of it, is used up{details}: take a smaller --model, "
-                "--token-budget or --max-length"
-            )
+            return f"the memory, or what a limit leaves of it, is used up{details}: {remedy}"
         cause = cause.__cause__
     return None
 
@@ -72,6 +77,7 @@ def complain(
     with contextlib.suppress(UserError):
         if (
             chosen.run is embed
+            and not chosen.estimate
             and getattr(error, "resume_helps", True)
             and begun_settings(chosen.output) is not None
         ):

@@ -1,20 +1,13 @@
 """What became of the input: what was skipped, cut or left out, and what was embedded."""
 
-import contextlib
-import io
-import os
 import sys
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virnucpro.cli.streams import say
-from virnucpro.errors import UserError
-from virnucpro.names import NOT_FINITE
+from virnucpro.store.disk import amount
 
 if TYPE_CHECKING:  # it imports PyTorch
-    from virnucpro.data.proteins import Skipped, Tally
+    from virnucpro.data.proteins import Tally
 
 
 def tell(summary: dict[str, Any], skipped: "dict[str, Tally]") -> None:
@@ -55,84 +48,22 @@ def tell(summary: dict[str, Any], skipped: "dict[str, Tally]") -> None:
         )
 
 
-class SkipLog:
-    """Counts what is skipped, by reason, and writes a line of each to the file of ``--skipped``.
-
-    A context manager; the file, a table whose columns are separated by tabs, is made by `open`. UserError where it
-    cannot be written, or is one of `others`.
-    """
-
-    COLUMNS = ("name", "reason", "file", "line", "detail")
-
-    def __init__(self, path: Path | None, others: Iterable[str | os.PathLike[str]]):
-        self._path, self._others = path, list(others)
-        self._file: io.TextIOBase | None = None
-        self.tallies: dict[str, Tally] = {}
-        self._kept: list[tuple[str, ...]] = []
-        self._lock = threading.Lock()  # what is read and what is computed is skipped in two threads
-
-    def open(self, resume: bool) -> None:
-        """Make the file, if one was asked for.
-
-        With `resume` it keeps what an earlier run left out for NaN, which is not computed again.
-        """
-        if self._path is None:
-            return
-        if any(same_file(self._path, other) or str(self._path) == str(other) for other in self._others):
-            raise UserError(f"--skipped {self._path} is an input or the output: name another file")
-        with self._writing():
-            self._kept = self._not_finite() if resume else []
-            self._file = self._path.open("w", encoding="utf-8", errors="backslashreplace")
-            self._write(self.COLUMNS)
-            for cells in self._kept:
-                self._write(cells)
-
-    def _not_finite(self) -> list[tuple[str, ...]]:
-        """The lines of an earlier run's file that are of NaN."""
-        if self._path is None or not self._path.exists():
-            return []
-        lines = self._path.read_text("utf-8", "backslashreplace").splitlines()
-        rows = [tuple(line.split("\t")) for line in lines]
-        return [cells for cells in rows if len(cells) == len(self.COLUMNS) and cells[1] == NOT_FINITE]
-
-    def __call__(self, skipped: "Skipped") -> None:
-        """Another one."""
-        from virnucpro.data.proteins import Tally
-
-        line = "" if skipped.line is None else str(skipped.line)
-        with self._lock, self._writing():
-            self.tallies.setdefault(skipped.reason, Tally()).add(skipped.name, skipped.detail)
-            cells = (skipped.name, skipped.reason, skipped.file, line, skipped.detail)
-            if cells not in self._kept:  # a pack that was not committed is computed again
-                self._write(cells)
-
-    def _write(self, cells: Sequence[str]) -> None:
-        if self._file is not None:
-            self._file.write("\t".join(cells) + "\n")
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"cannot write --skipped {self._path}: {error.strerror or error}") from error
-
-    def __enter__(self) -> "SkipLog":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._file is None:
-            return
-        try:
-            with self._writing():
-                self._file.close()
-        except UserError:
-            if kind is None:  # else that is what the user must know
-                raise
+def tell_estimate(summary: dict[str, Any]) -> None:
+    """What embedding would take, to standard output."""
+    lost = summary["records"] - summary["embedded_records"]
+    print(f"records:   {summary['records']:,}" + (f", {lost:,} of which give nothing to embed" if lost else ""))
+    cut = f", after {summary['truncated']['count']:,} were cut" if summary["truncated"]["count"] else ""
+    print(
+        f"sequences: {summary['sequences']:,}, {summary['residues']:,} residues, {summary['tokens']:,} tokens{cut}"
+    )
+    print(f"output:    {amount(summary['output_bytes'])}, about")
+    if summary["tokens_per_second"] is not None:
+        how = "measured" if summary["measured"] else "given"
+        print(f"time:      {duration(summary['hours'])} at {summary['tokens_per_second']:,.0f} tokens/s ({how})")
 
 
-def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
-    """Whether both are there and the same."""
-    with contextlib.suppress(OSError):
-        return Path(one).samefile(other)
-    return False
+def duration(hours: float) -> str:
+    """A time for people."""
+    if hours >= 1:
+        return f"{hours:,.1f} hours"
+    return f"{60 * hours:.1f} minutes" if hours >= 1 / 60 else f"{3600 * hours:.1f} seconds"

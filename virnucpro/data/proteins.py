@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from virnucpro.data.fasta import Record
-from virnucpro.data.six_frame import NUCLEOTIDES, has_known_codon, translate
+from virnucpro.data.six_frame import NUCLEOTIDES, STANDARD, has_known_codon, translate
 from virnucpro.data.tokens import RESIDUES
 from virnucpro.errors import FastaError
 from virnucpro.names import Names, shown
@@ -70,11 +70,12 @@ class ProteinReader:
     Letters are upper-cased and ``*`` at the end is removed. A record without residues, or with a letter that ESM-2
     does not know, is skipped; ESM-2 knows the 20 amino acids, X B U Z O and the gaps ``-`` and ``.``, which stay.
     `max_length` residues from the front are kept of a longer protein. Records with the same name are all kept.
-    With `chunk` the records are DNA, and `six_frame.translate` makes the proteins.
+    With `chunk` the records are DNA, and `six_frame.translate` makes the proteins, by the `genetic_code`.
 
     `records` is how many were read: the sum of `embedded` (those that gave at least one protein), of the counts of
     `skipped`, by reason, and of that of `without_open_frame`. `truncated`, `repeated` and `like_dna` tell of the
-    others. `on_skip` is called for each record that gave no protein.
+    others. `on_skip` is called for each record that gave no protein. Of a share of the input only what is `own` is
+    counted and told: that is asked after a record's proteins were taken. `all_records` counts those of all shares.
     With `strict`, a record that gives no protein, and a name that comes again, raises RecordError.
     """
 
@@ -85,10 +86,12 @@ class ProteinReader:
         chunk: int | None = None,
         strict: bool = False,
         on_skip: Callable[[Skipped], None] = lambda skipped: None,
+        genetic_code: int = STANDARD,
     ):
         self._source, self._max_length, self._chunk, self._strict = records, max_length, chunk, strict
-        self._on_skip = on_skip
-        self.records = self.embedded = 0
+        self._on_skip, self._genetic_code = on_skip, genetic_code
+        self.own: Callable[[], bool] = lambda: True
+        self.records = self.embedded = self.all_records = 0
         self.skipped: dict[str, Tally] = {}
         self.without_open_frame, self.truncated, self.repeated, self.like_dna = Tally(), Tally(), Tally(), Tally()
 
@@ -96,27 +99,35 @@ class ProteinReader:
         names = Names()
         for record in self._source:
             name, sequence = record
-            self.records += 1
-            if not names.add(name):
-                if self._strict:
-                    raise RecordError(f"two sequences are called {shown(name)!r}{within(record)}: rename one")
-                self.repeated.add(name)
+            self.all_records += 1
+            again = not names.add(name)
+            if again and self._strict:
+                raise RecordError(f"two sequences are called {shown(name)!r}{within(record)}: rename one")
             letters = sequence.upper() if sequence.isascii() else sequence  # the upper case of ß is SS
             letters = letters.rstrip("*")
             if skipped := self._what_is_wrong(record, letters):
                 self._skip(skipped)
             elif self._chunk is None:
-                self.embedded += 1
-                self._look_for_dna(name, letters)
-                yield name, self._cut(name, letters)
+                yield name, self._cut(letters)
+                if self.own():
+                    self.embedded += 1
+                    self._look_for_dna(name, letters)
+                    self._tell_of_cut(name, letters)
             else:
                 open_frames = 0
-                for frame, protein in translate(name, letters, self._chunk):
+                for frame, protein in translate(name, letters, self._chunk, self._genetic_code):
                     open_frames += 1
-                    yield frame, self._cut(frame, protein)
-                self.embedded += bool(open_frames)
+                    yield frame, self._cut(protein)
+                    if self.own():
+                        self._tell_of_cut(frame, protein)
                 if not open_frames:
                     self._skip_translated(record, letters)
+                elif self.own():
+                    self.embedded += 1
+            if self.own():
+                self.records += 1
+                if again:
+                    self.repeated.add(name)
 
     def _what_is_wrong(self, record: tuple[str, str], letters: str) -> Skipped | None:
         known = AMINO_ACIDS if self._chunk is None else NUCLEOTIDES
@@ -133,26 +144,31 @@ class ProteinReader:
         if self._strict:
             detail = f" ({skipped.detail})" if skipped.detail else ""
             raise RecordError(f"sequence {shown(skipped.name)!r} cannot be embedded: {skipped.reason}{detail}")
+        if not self.own():
+            return
         self.skipped.setdefault(skipped.reason, Tally()).add(skipped.name, skipped.detail)
         self._on_skip(skipped)
 
     def _skip_translated(self, record: tuple[str, str], letters: str) -> None:
         """DNA none of whose frames gave a protein."""
         assert self._chunk is not None
-        if not has_known_codon(letters, self._chunk):
+        if not has_known_codon(letters, self._chunk, self._genetic_code):
             self._skip(skipped_as("no codon that is known", record))
             return
         skipped = skipped_as("no open reading frame", record)
         if self._strict:
             self._skip(skipped)
+        if not self.own():
+            return
         self.without_open_frame.add(skipped.name, skipped.detail)
         self._on_skip(skipped)
 
-    def _cut(self, name: str, protein: str) -> str:
-        if self._max_length is None or len(protein) <= self._max_length:
-            return protein
-        self.truncated.add(name)
+    def _cut(self, protein: str) -> str:
         return protein[: self._max_length]
+
+    def _tell_of_cut(self, name: str, protein: str) -> None:
+        if self._max_length is not None and len(protein) > self._max_length:
+            self.truncated.add(name)
 
     def _look_for_dna(self, name: str, letters: str) -> None:
         if len(letters) < SHORTEST_DNA or sum(map(letters.count, "ACGTUN")) < SHARE_OF_DNA * len(letters):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from virnucpro.data.packing import Pack, unpad
 from virnucpro.errors import ArgumentError, UserError
+from virnucpro.names import shown
 
 Batch = tuple[Sequence[str], Sequence[str], Tensor]
 """What a batch converter returns: labels, proteins, int64 tokens ``[B, T]`` on the CPU."""
@@ -129,8 +130,9 @@ class AsyncInferenceRunner:
         except torch.OutOfMemoryError as error:
             if len(pack) < 2:
                 raise torch.OutOfMemoryError(
-                    f"sequence {pack.sequence_ids[0]!r} of {sum(residues_of(pack)):,} residues does not fit into "
-                    f"the memory of {self.device}, even alone; cut it, or use another model or precision: {error}"
+                    f"sequence {shown(pack.sequence_ids[0])!r} of {sum(residues_of(pack)):,} residues does not "
+                    f"fit into the memory of {self.device}, even alone; cut it, or use another model or "
+                    f"precision: {error}"
                 ) from error
         # Out of the handler, because the exception keeps the failed call's tensors alive
         if not self.told_of_splitting:
@@ -242,4 +244,4 @@ def finite(pack: Pack, embeddings: Tensor, good: Tensor, pool: str, skip: bool =
 def some(names: Sequence[str], most: int = 5) -> str:
     """`names` for an error message, cut after `most`."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
+    return ", ".join(repr(shown(name)) for name in names[:most]) + more

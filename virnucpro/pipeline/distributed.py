@@ -19,9 +19,9 @@ import torch
 
 from virnucpro.data.fasta import Fasta
 from virnucpro.data.packing import pack
-from virnucpro.data.proteins import ProteinReader, Skipped
+from virnucpro.data.proteins import Skipped
 from virnucpro.pipeline.cluster import connected, resources
-from virnucpro.pipeline.embed import Progressed, inputs_of, summary_of, write_output
+from virnucpro.pipeline.embed import Progressed, inputs_of, reader_of, summary_of, write_output
 from virnucpro.pipeline.input import Numbered, NumberedPacks
 from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.pool import ALLOW_MIXED, DoneByWorkers, Pool, Task
@@ -31,7 +31,6 @@ from virnucpro.pipeline.resuming import Stopped, begin, earlier_settings, record
 from virnucpro.pipeline.worker import Engine, ESM2Engine, Plan, compact
 from virnucpro.store.formats import TABLE, Format
 from virnucpro.store.hdf5 import keeps_rows_in_place
-from virnucpro.store.per_protein import nameable
 from virnucpro.store.run import Run, check_output
 from virnucpro.store.settings import check_same
 
@@ -77,14 +76,15 @@ def embed_with_ray(
         kind, count = resources(ray, device, 1 if complete else workers)
         apart = recorded_channels(known, output, model, precision)
         plan = Plan(model, weights, precision, kind, options, run.folder, run.segments, run.proof, engine, apart)
-        reader = ProteinReader(fasta, options.max_length, options.chunk, options.strict, on_skip)
+        reader = reader_of(fasta, options, on_skip)
         pool = Pool(ray, plan, count, allow_mixed)
         try:
             settings = {
                 **{"model": model, "weights": weights},
                 **pool.open({"threads": torch.get_num_threads(), **known}, stop),
             }
-            source = NumberedPacks(pack(nameable(reader) if format.named else reader, settings["token_budget"]))
+            proteins = format.check_names(reader) if format.check_names else reader
+            source = NumberedPacks(pack(proteins, settings["token_budget"]))
             if run.begun is not None:
                 settings |= agreed(run.begun, settings, output, allow_mixed)
             work = begin(run, compared(settings), source, format, resume, stop)

@@ -26,7 +26,7 @@ from virnucpro.pipeline.resuming import Stopped, begin, earlier_settings, until
 from virnucpro.pipeline.shards import Shard
 from virnucpro.store.formats import TABLE, Format
 from virnucpro.store.hdf5 import keeps_rows_in_place
-from virnucpro.store.per_protein import nameable
+from virnucpro.store.npz import TooLargeError
 from virnucpro.store.rows import Counts
 from virnucpro.store.run import Run, check_output
 from virnucpro.store.settings import check_same
@@ -104,11 +104,13 @@ def embed_file(
     settings = {**(about or {}), **settings_of(model, options, earlier_settings(output) if resume else {})}
     settings |= shard.settings if shard is not None else {}
     runner, shape = runner_for(model, options), shape_of_row(model, options)
-    reader = ProteinReader(fasta, options.max_length, options.chunk, options.strict, on_skip)
-    packs = pack(nameable(reader) if format.named else reader, settings["token_budget"])
+    reader = reader_of(fasta, options, on_skip)
+    packs = pack(format.check_names(reader) if format.check_names else reader, settings["token_budget"])
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])  # sums are split among threads, and their rounding follows
     source = NumberedPacks(packs, shard)
+    if shard is not None:
+        reader.own = source.is_own
     in_place = format is TABLE and keeps_rows_in_place()
     with Run(output, resume, format.is_folder, in_place, force) as run:
         check_begun(run, settings)
@@ -164,8 +166,14 @@ def write_output(
             more["blocks"] = source.blocks
         return format.write(path, rows, attributes, shape, ragged, stop, **more)
 
-    if not run.finish(rows, write, stop):
-        raise Stopped
+    try:
+        if not run.finish(rows, write, stop):
+            raise Stopped
+    except TooLargeError as error:
+        raise TooLargeError(
+            f"{error}. What was computed is kept: rename {run.folder} to NAME.h5.partial, and run again with "
+            "-o NAME.h5 --resume"
+        ) from None
 
 
 def check_untouched(
@@ -179,8 +187,7 @@ def check_untouched(
         return
     if fasta.lasting:
         with Fasta(*fasta.paths) as again:
-            reader = ProteinReader(again, options.max_length, options.chunk, options.strict, lambda skipped: None)
-            now = NumberedPacks(pack(reader, token_budget))
+            now = NumberedPacks(pack(reader_of(again, options), token_budget))
             for _ in until(stop, now):
                 pass
         if now.digest == source.digest:
@@ -189,6 +196,14 @@ def check_untouched(
         f"{' or '.join(fasta.paths)} was changed while it was read, so what was embedded may be of neither "
         "the old nor the new one: begin anew with --force, when nobody writes to it"
     )
+
+
+def reader_of(
+    fasta: Fasta, options: Options, on_skip: Callable[[Skipped], None] = lambda skipped: None
+) -> ProteinReader:
+    """The proteins of an input."""
+    how = (options.max_length, options.chunk, options.strict, on_skip, options.genetic_code)
+    return ProteinReader(fasta, *how)
 
 
 def inputs_of(fasta: Fasta) -> list[str | int]:
@@ -205,6 +220,8 @@ def summary_of(
     records = reader.summary()
     if not settings.get("chunk"):  # else these are some frames of a record
         records["embedded_records"] -= done.not_finite.count
+    if "shard" in settings:
+        records["input_records"] = reader.all_records
     return {
         "sequences": done.sequences,
         "residues": done.residues,

@@ -68,14 +68,15 @@ class NumberedPacks:
 
     All of the input is read: what the packs are and the digest depend on it. Afterwards `numbers` are those of the
     packs, `sequences` and `digest` of the whole input, and `blocks` tells of each block how many sequences of the
-    input come before it, and how many it has. `before`: the digest of what comes before the newest pack.
+    input come before it, and how many it has. `before`: the digest of what comes before the newest pack. `is_own`:
+    whether the pack that is being filled, while a protein of it was just taken, is in the shard.
     """
 
     def __init__(self, packs: Iterable[Pack], shard: Shard | None = None):
         self._packs, self._shard = packs, shard
         self.numbers: list[int] = []
         self.blocks: list[tuple[int, int]] = []
-        self._digest, self._block = InputDigest(), -1
+        self._digest, self._block, self._filling = InputDigest(), -1, 0
         self.before = InputDigest()
 
     @property
@@ -90,6 +91,7 @@ class NumberedPacks:
 
     def __iter__(self) -> Iterator[Numbered]:
         for number, pack in enumerate(self._packs):
+            self._filling = number + 1
             self.before = self._digest.copy()
             each = Numbered(pack, number, self.sequences, str(self._digest.add(pack)))
             if self._shard is not None and not self._shard.has(each.block):
@@ -100,6 +102,10 @@ class NumberedPacks:
                 self.blocks.append((each.begins, 0))
             self.blocks[-1] = (self.blocks[-1][0], self.blocks[-1][1] + len(pack))
             yield each
+
+    def is_own(self) -> bool:
+        """See the class."""
+        return self._shard is None or self._shard.has(self._filling // PACKS_IN_BLOCK)
 
     @property
     def attributes(self) -> dict[str, Any]:

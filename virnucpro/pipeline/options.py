@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from virnucpro.data.six_frame import GENETIC_CODES, STANDARD
 from virnucpro.errors import ArgumentError
 from virnucpro.models.esm2 import ESM2
 from virnucpro.pipeline.async_inference import ON_NAN, POOLS, AsyncInferenceRunner, layer_index
 
 DTYPES = ("float32", "float16")
+MOST = 2**31 - 1  # of any number: tokens in a pack are counted in 32 bits
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,10 @@ class Options:
     `pool`: ``mean`` over the residues, ``bos`` or ``residue``, as for `AsyncInferenceRunner`. `layers` as fair-esm
     counts them: 0 to the number of layers, or from -1 down. `max_length`: residues embedded of a longer protein;
     None for all. `chunk`: None for proteins; for DNA the nucleotides of the fragments that are translated in six
-    frames. `dtype` of the file: ``float32`` or ``float16``. `token_budget`: most tokens in a pack; None for what
-    suits the device. `strict`: raise FastaError for a record that would be skipped. `on_nan`: ``error`` for
-    embeddings that have NaN or Inf, or ``skip`` to leave their sequences out, which `strict` does not allow.
+    frames, by NCBI's `genetic_code`. `dtype` of the file: ``float32`` or ``float16``. `token_budget`: most tokens
+    in a pack; None for what suits the device. `strict`: raise FastaError for a record that would be skipped.
+    `on_nan`: ``error`` for embeddings that have NaN or Inf, or ``skip`` to leave their sequences out, which
+    `strict` does not allow.
     """
 
     pool: str = "mean"
@@ -33,6 +36,7 @@ class Options:
     token_budget: int | None = None
     strict: bool = False
     on_nan: str = "error"
+    genetic_code: int = STANDARD
 
     def __post_init__(self) -> None:
         if self.pool not in POOLS:
@@ -41,11 +45,19 @@ class Options:
             raise ArgumentError(f"unknown dtype {self.dtype!r}; choose from {', '.join(DTYPES)}")
         if self.on_nan not in ON_NAN:
             raise ArgumentError(f"unknown on_nan {self.on_nan!r}; choose from {', '.join(ON_NAN)}")
-        for name, value in {"max_length": self.max_length, "token_budget": self.token_budget}.items():
+        numbers = {"max_length": self.max_length, "token_budget": self.token_budget, "chunk": self.chunk}
+        for name, value in numbers.items():
             if value is not None and value < 1:
                 raise ArgumentError(f"{name} {value}: at least 1 is needed")
+            if value is not None and value > MOST:
+                raise ArgumentError(f"{name} {value}: at most {MOST:,} is possible")
         if self.chunk is not None and self.chunk < 3:
             raise ArgumentError(f"chunk {self.chunk}: a codon has 3 nucleotides")
+        if self.genetic_code not in GENETIC_CODES:
+            known = ", ".join(map(str, GENETIC_CODES))
+            raise ArgumentError(f"unknown genetic_code {self.genetic_code}: NCBI's are {known}")
+        if self.chunk is None and self.genetic_code != STANDARD:
+            raise ArgumentError(f"genetic_code {self.genetic_code} is for DNA, and there is no chunk to translate")
         if not self.layers:
             raise ArgumentError("no layers: name at least one")
 

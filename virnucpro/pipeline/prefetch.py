@@ -14,6 +14,7 @@ import numpy as np
 
 from virnucpro.data.packing import Pack
 from virnucpro.errors import UserError
+from virnucpro.names import shown
 from virnucpro.pipeline.async_inference import InferenceResult
 from virnucpro.pipeline.input import Numbered
 from virnucpro.store.segments import SegmentWriter, StoredPack
@@ -171,11 +172,19 @@ class TooNarrowError(UserError, ArithmeticError):
 
 def in_type(result: InferenceResult, dtype: np.dtype) -> np.ndarray:
     """The embeddings in the file's type; ArithmeticError where that is too narrow."""
+    values = result.embeddings.numpy()
     with np.errstate(over="ignore"):
-        rows = result.embeddings.numpy().astype(dtype, copy=False)
+        rows = values.astype(dtype, copy=False)
     if dtype != np.float32 and not np.isfinite(rows).all():
+        wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        a_row_each = len(rows) == len(result.sequence_ids)
+        ends = np.arange(1, len(rows) + 1) if a_row_each else np.cumsum(result.residues)
+        found = np.unique(np.searchsorted(ends, wrong, side="right"))
+        name = result.sequence_ids[int(found[0])]
+        more = f" (and {len(found) - 1} more of its batch)" if len(found) > 1 else ""
+        largest = float(np.abs(values[wrong[0]]).max())
         raise TooNarrowError(
-            f"an embedding of {result.sequence_ids[0]!r} or the {len(rows) - 1} rows after it has values that "
-            f"{dtype} cannot hold: use --dtype float32 and --force"
+            f"the embedding of {shown(name)!r}{more} has values up to {largest:,.0f}, which {dtype} cannot hold: "
+            "use --dtype float32 and --force"
         )
     return rows

@@ -57,6 +57,7 @@ def settings_of(model: ESM2, options: Options, begun: Mapping[str, Any]) -> dict
         "layers": [layer_index(model, layer) for layer in options.layers],
         "max_length": options.max_length,
         "chunk": options.chunk,
+        "genetic_code": None if options.chunk is None else options.genetic_code,
         "dtype": options.dtype,
         "token_budget": options.token_budget or number_in(begun, "token_budget") or token_budget(model),
         "device": device_name(device),

@@ -13,7 +13,7 @@ import numpy as np
 
 from virnucpro.models.apart import Channels
 from virnucpro.models.esm2_flash import check_channels
-from virnucpro.pipeline.input import Numbered, NumberedPacks, Stays, added, changed, left, stored_counts
+from virnucpro.pipeline.input import InputChangedError, Numbered, NumberedPacks, Stays, added, left, stored_counts
 from virnucpro.pipeline.provenance import CHANNELS_APART, check_complete
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import StoreError, reading
@@ -103,7 +103,10 @@ def begin(
             pass
         own = sum(count for _, count in source.blocks)
         if own != before.taken or differences({**about, **source.attributes}, about):
-            raise changed(before)
+            raise InputChangedError(
+                f"{run.output} is complete, and the input is not the one that it is a share of, or has grown: "
+                "embed all shards of the new one, with --force"
+            )
         return Work(before, None)
     stays, new = added(packs, source, before.taken, digest)
     first = next(new, None)

@@ -19,13 +19,17 @@ class Shard:
     count: int
 
     def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ArgumentError(f"shard {self}: there is at least one shard; the third of sixteen is 3/16")
         if not 1 <= self.number <= self.count:
-            raise ArgumentError(f"shard {self.number}/{self.count}: shards are numbered from 1/{self.count} on")
+            raise ArgumentError(
+                f"shard {self}: shards are numbered from 1/{self.count} on, to {self.count}/{self.count}"
+            )
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
         """From ``3/16``; ArgumentError for what is not of that form."""
-        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        found = re.fullmatch(r"([0-9]{1,18})/([0-9]{1,18})", text)
         if not found:
             raise ArgumentError(f"{text!r}: a shard is written 3/16, the third of sixteen")
         return cls(int(found[1]), int(found[2]))

@@ -1,6 +1,7 @@
 """Files whose writes either reach the disk or are known not to have, and that are moved to their place whole."""
 
 import errno
+import logging
 import os
 import re
 import shutil
@@ -11,6 +12,11 @@ from typing import Any
 NEW = ".new"  # ends the name of a file that is not whole yet
 REPLACED = "replaced"  # a folder that stood at the output's place
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_OFFERED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
+"""What fsync says of a folder where the file system has no such thing, as some network and FUSE file systems."""
+
+logger = logging.getLogger(__name__)
+_told: set[str] = set()  # what was said once
 
 
 class AppendFile:
@@ -72,10 +78,25 @@ def write_safely(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make sure that a file's bytes, or the names in a folder, are on disk."""
+    """Make sure that a file's bytes, or the names in a folder, are on disk.
+
+    Where the file system cannot do that for a folder, this is said once: its files are on disk all the same, and
+    only their names may be lost with the power.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise
+        if "fsync" not in _told:
+            _told.add("fsync")
+            logger.warning(
+                "the file system of %s has no fsync of folders (%s): a file just written may lose its name "
+                "if the power fails; its bytes are on disk",
+                path,
+                error.strerror,
+            )
     finally:
         os.close(descriptor)
 

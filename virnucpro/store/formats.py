@@ -1,7 +1,8 @@
 """The formats of an output, by the name's ending, ``--format`` and ``--layout``."""
 
 import contextlib
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ import numpy as np
 
 from virnucpro.store import hdf5, npz, parquet, per_protein
 from virnucpro.store.errors import StoreError, reading
+from virnucpro.store.place import kind
 
 Writer = Callable[..., bool]
 """``write(path, rows, attributes, shape, ragged, stop)``, as `write_hdf5`, which alone takes more."""
@@ -19,13 +21,14 @@ Writer = Callable[..., bool]
 @dataclass(frozen=True)
 class Format:
     """A format: its name, what files of this version and older ones say that they are, the writer, whether it is a
-    folder, and whether proteins name datasets in it. `check` raises StoreError where a package is missing."""
+    folder. `check` raises StoreError where a package is missing. `check_names` passes ``(name, protein)`` on, and
+    raises as soon as their names cannot be those of such a file."""
 
     name: str
     contents: tuple[str, ...]
     write: Writer
     is_folder: bool = False
-    named: bool = False
+    check_names: Callable[[Iterable[tuple[str, str]]], Iterator[tuple[str, str]]] | None = None
     check: Callable[[], Any] = lambda: None
 
 
@@ -34,7 +37,7 @@ PER_PROTEIN = Format(
     "h5, per-protein",
     (per_protein.FORMAT, per_protein.BEFORE_CHECKSUMS),
     per_protein.write_per_protein,
-    named=True,
+    check_names=per_protein.nameable,
 )
 BY_NAME = {
     "h5": TABLE,
@@ -45,7 +48,7 @@ BY_NAME = {
         is_folder=True,
         check=parquet.import_pyarrow,
     ),
-    "npz": Format("npz", (npz.FORMAT,), npz.write_npz),
+    "npz": Format("npz", (npz.FORMAT,), npz.write_npz, check_names=npz.nameable),
 }
 ENDINGS = {".h5": "h5", ".hdf5": "h5", ".hdf": "h5", ".parquet": "parquet", ".npz": "npz"}
 LAYOUTS = ("table", "per-protein")
@@ -65,6 +68,18 @@ def format_of(output: Path, name: str | None = None, layout: str = "table") -> F
         chosen = PER_PROTEIN
     chosen.check()
     return chosen
+
+
+ZIP = b"PK\x03\x04"
+
+
+def start_of(path: Path) -> bytes:
+    """The first four bytes of a regular file. StoreError for anything else: a pipe would wait for its writer."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise StoreError(f"cannot read {path}: it is {kind(about)}: name a file")
+    with path.open("rb") as file:
+        return file.read(4)
 
 
 class Reader(Protocol):
@@ -106,14 +121,15 @@ def open_reader(path: Path) -> Reader:
         if path.is_dir():
             parquet.import_pyarrow()
             return parquet.Parquet(path)
-        with path.open("rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"
-        return npz.Npz(path) if is_zip else open_hdf5(path)
+        return npz.Npz(path) if start_of(path) == ZIP else open_hdf5(path)
 
 
 def open_table(path: Path) -> hdf5.Table:
     """A table; StoreError for anything else."""
     with reading(path):
+        if path.is_dir() or start_of(path) == ZIP:
+            what = "a folder" if path.is_dir() else "a .npz file"
+            raise StoreError(f"cannot read {path}: it is {what} and not a table (.h5)")
         found = open_hdf5(path)
     if not isinstance(found, hdf5.Table):
         found.close()
@@ -123,6 +139,9 @@ def open_table(path: Path) -> hdf5.Table:
 
 def open_hdf5(path: Path) -> hdf5.Table | per_protein.PerProtein:
     """A reader of an HDF5 file; StoreError where it is not of virnucpro's."""
+    if not h5py.is_hdf5(path):
+        what = "it is no HDF5 file" if start_of(path) else "it is empty"
+        raise StoreError(f"cannot read {path}: {what}, and does not hold embeddings of virnucpro's")
     file = h5py.File(path, "r")
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(file.close)

@@ -15,7 +15,6 @@ import numpy as np
 from virnucpro.store.errors import StoreError, damaged, reading
 from virnucpro.store.formats import Format, open_table
 from virnucpro.store.hdf5 import BEFORE_CHECKSUMS, Table, crc_of_names
-from virnucpro.store.per_protein import nameable
 from virnucpro.store.rows import Counts
 from virnucpro.store.run import OutputFolder, begun_settings, bytes_of, check_output, remove, size_of
 from virnucpro.store.settings import differences, differing_values
@@ -25,6 +24,9 @@ OF_A_PART = ("format", "shard", "packs_in_block", "input_sequences")
 
 MAY_DIFFER = ("format", "shard", "command", "weights", "rotary_frequencies", "virnucpro")
 """`weights_checksum` and `engine` tell whether those are the same; weights may lie at another path."""
+
+SHAPES_THE_INPUT = ("max_length", "chunk", "genetic_code", "token_budget")
+"""Settings that decide which sequences, and which packs of them, an input gives: its digest follows them."""
 
 HARDWARE = ("device", "threads")
 """Attributes that rounding follows."""
@@ -55,8 +57,7 @@ def merge(
     output = check_output(output, False, force, parts, format.is_folder)
     with PartFiles(parts, allow_mixed) as files:
         rows = MergedRows(files)
-        if format.named:
-            check_dataset_names(rows)
+        check_names(rows, format)
         about = {name: value for name, value in files.settings.items() if name not in OF_A_PART}
         attributes = {**about, "command": command}
         with OutputFolder(output, format.is_folder, force) as folder:
@@ -73,10 +74,11 @@ def merge(
     return {"output": str(output), "parts": len(parts), "sequences": done.sequences, "residues": done.residues}
 
 
-def check_dataset_names(rows: "MergedRows") -> None:
-    """Raise FastaError where a name cannot be a dataset's, before anything is written."""
-    for _ in nameable((name, "") for names in rows.names() for name in names):
-        pass
+def check_names(rows: "MergedRows", format: Format) -> None:
+    """Raise what the format raises for names that it cannot hold, before anything is written."""
+    if format.check_names is not None:
+        for _ in format.check_names((name, "") for names in rows.names() for name in names):
+            pass
 
 
 class PartFiles:
@@ -213,10 +215,12 @@ def check_same_run(first: Table, part: Table, may_differ: Sequence[str]) -> None
     """Raise StoreError where two parts are not of one input and one setting."""
     then, now, path = first.settings, part.settings, part.path
     differing = [name for name in differences(then, now) if name not in may_differ]
-    if "input_digest" in differing or "input_sequences" in differing:
+    of_input = [name for name in ("input_digest", "input_sequences") if name in differing]
+    if of_input and not set(differing) & set(SHAPES_THE_INPUT):
         raise StoreError(
             f"{path} is of another input than {first.path}: embed that shard again from the same input"
         )
+    differing = [name for name in differing if name not in of_input]
     if differing:
         pairs = differing_values(differing, now, then)
         remedy = "embed that shard again with the same settings"

@@ -2,17 +2,42 @@
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from virnucpro.store.errors import damaged
+from virnucpro.names import shown
+from virnucpro.store.disk import amount
+from virnucpro.store.errors import StoreError, damaged
 from virnucpro.store.hdf5 import MOST_SHRUNK, attribute, check_arrays, taken
 from virnucpro.store.rows import RowSource, flat, with_skipped
 
 FORMAT = "virnucpro embeddings npz 1"
+
+WIDE_BYTES, WIDE_SHARE = 2**28, 64
+"""NumPy gives each name the room of the longest, 4 bytes a letter. Names that need more than this, and so many
+times what their letters do, are refused: a few names are very long."""
+
+
+class TooLargeError(StoreError):
+    """The file does not fit into memory."""
+
+
+def nameable(proteins: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The proteins, ``(name, protein)``, as they are; StoreError where the names need far too much memory."""
+    count = letters = widest = 0
+    for name, protein in proteins:
+        count, letters = count + 1, letters + len(name)
+        if len(name) > widest:
+            widest, longest = len(name), name
+        if 4 * widest * count > max(WIDE_BYTES, WIDE_SHARE * letters):
+            raise StoreError(
+                f"a .npz file has the same room for each name, and {shown(longest)!r} is so long that "
+                f"{count:,} names take {amount(4 * widest * count)}: name a .h5 file, or shorten that name"
+            )
+        yield name, protein
 
 
 def write_npz(
@@ -25,8 +50,29 @@ def write_npz(
 ) -> bool:
     """As `write_hdf5`: the arrays ``ids``, ``lengths``, ``embeddings`` and with residues ``offsets``.
 
-    ``settings`` is a string, the attributes in JSON. Nothing needs pickle. All is held in memory.
+    ``settings`` is a string, the attributes in JSON. Nothing needs pickle. All is held in memory: StoreError where
+    that is too little.
     """
+    try:
+        return written(path, rows, attributes, shape, ragged, stop)
+    except MemoryError:
+        size = rows.counts.rows * rows.row_size * rows.dtype.itemsize
+        # Not from this error: its advice is to compute with less
+        raise TooLargeError(
+            f"a .npz file is made in memory, where {amount(size)} of embeddings and {rows.counts.sequences:,} "
+            "names do not fit: name a .h5 file, which is written piece by piece"
+        ) from None
+
+
+def written(
+    path: Path,
+    rows: RowSource,
+    attributes: dict[str, Any],
+    shape: tuple[int, ...],
+    ragged: bool,
+    stop: Callable[[], bool],
+) -> bool:
+    """As `write_npz`; MemoryError where memory is used up."""
     embeddings = np.empty((rows.counts.rows, *shape), rows.dtype)
     at = 0
     for values in rows.embeddings():

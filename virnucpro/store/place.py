@@ -58,20 +58,9 @@ def folder_of(output: str | os.PathLike[str]) -> Path:
 
 def check_folder(place: Path, ours: Iterable[str], folders: Iterable[str] = ()) -> None:
     """Raise StoreError where rows cannot be kept beside `place`; `ours`, `folders`: what a run leaves there."""
-    parent, folder = place.parent, folder_of(place)
+    folder = folder_of(place)
+    check_parent(place, ours)
     try:
-        about = stat_of(parent)
-        if about is None:
-            raise StoreError(f"there is no folder {parent} to write {place.name} to: make it first")
-        if not stat.S_ISDIR(about.st_mode):
-            raise StoreError(f"cannot write {place}: {parent} is {kind(about)} and not a folder")
-        for above in (parent, *parent.parents):
-            if above.name.endswith(PARTIAL) and any((above / name).exists() for name in ours):
-                raise StoreError(
-                    f"{place} would be among the rows of an unfinished run, {above}: name another file"
-                )
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise StoreError(f"cannot write {place}: its folder is not writable")
         about = stat_of(folder, follow_symlinks=False)
         if about is None:
             return
@@ -85,6 +74,26 @@ def check_folder(place: Path, ours: Iterable[str], folders: Iterable[str] = ()) 
                 about = stat_of(folder / name, follow_symlinks=False)
                 if about is not None and stat.S_IFMT(about.st_mode) != usual:
                     raise StoreError(f"{folder / name} is {kind(about)}, which no run leaves there: move it")
+    except OSError as error:
+        raise StoreError(f"cannot write {place}: {error.strerror}") from error
+
+
+def check_parent(place: Path, ours: Iterable[str]) -> None:
+    """Raise StoreError where no file can be made at `place`, or is to be; `ours`: what a run leaves there."""
+    parent = place.parent
+    try:
+        about = stat_of(parent)
+        if about is None:
+            raise StoreError(f"there is no folder {parent} to write {place.name} to: make it first")
+        if not stat.S_ISDIR(about.st_mode):
+            raise StoreError(f"cannot write {place}: {parent} is {kind(about)} and not a folder")
+        for above in (parent, *parent.parents):
+            if above.name.endswith(PARTIAL) and any((above / name).exists() for name in ours):
+                raise StoreError(
+                    f"{place} would be among the rows of an unfinished run, {above}: name another file"
+                )
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise StoreError(f"cannot write {place}: its folder is not writable")
     except OSError as error:
         raise StoreError(f"cannot write {place}: {error.strerror}") from error
 

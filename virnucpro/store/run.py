@@ -67,6 +67,10 @@ MAKE_ROOM = "Make room and run again"
 logger = logging.getLogger(__name__)
 
 
+class BusyError(StoreError):
+    """Another process is writing the output."""
+
+
 def check_output(
     output: str | os.PathLike[str],
     resume: bool,
@@ -252,7 +256,7 @@ def locked(folder: Path, output: Path) -> int:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise StoreError(
+                raise BusyError(
                     f"another process is writing {output}: wait for it, or name another file"
                 ) from error
             except OSError as error:  # nobody else has it either

@@ -1,5 +1,7 @@
 """Settings that a run was begun with, compared with others."""
 
+import contextlib
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,9 +38,17 @@ def differing_values(names: Iterable[str], these: dict[str, Any], others: dict[s
 
 def shown(one: Any, other: Any) -> tuple[str, str]:
     """Two values for a message; of long ones what is around the first difference."""
-    texts = repr(one), repr(other)
+    texts = repr(plain(one)), repr(plain(other))
     at = next((at for at, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), 0)
     return cut(texts[0], at), cut(texts[1], at)
+
+
+def plain(value: Any) -> Any:
+    """A value as it was given: NumPy's would be shown with its type, and None and lists as the JSON in a file."""
+    if isinstance(value, str) and (value == "null" or value.startswith("[")):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value.tolist() if isinstance(value, np.generic) else value
 
 
 def cut(text: str, at: int) -> str:
