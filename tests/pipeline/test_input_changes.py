@@ -92,7 +92,7 @@ ERRORS = {
     "grown": (lambda path: path.open("ab").write(b">more\nMKT\n") and None, "had .* bytes and has"),
     "replaced": (lambda path: replace(path, b">p0\nMKT\n"), "was replaced by another file"),
     "replaced by the same": (lambda path: replace(path, path.read_bytes()), "was replaced by another file"),
-    "removed": (lambda path: path.unlink(), "was removed"),
+    "removed": (lambda path: path.unlink(), "was removed|No such file"),
     "overwritten": (lambda path: overwrite(path, 100), "was changed while it was read|damaged"),
     "overwritten, and the time set back": (
         overwrite_and_set_the_time_back,
