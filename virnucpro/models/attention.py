@@ -62,7 +62,7 @@ def room_for(scores: int) -> Tensor:
     room: Tensor | None = getattr(_kept, "room", None)
     if room is None or room.shape[1] < scores:
         with torch.inference_mode(False):
-            room = _kept.room = torch.empty(2, scores)
+            room = _kept.room = torch.empty(2, scores, dtype=torch.float32, device="cpu")
     return room
 
 
