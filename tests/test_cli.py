@@ -124,6 +124,53 @@ def test_a_signal_keeps_the_work_and_says_how_to_go_on(run, fasta, whole, tmp_pa
     assert datasets(output) == datasets(whole[0])
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_second_signal_ends_a_record_that_takes_minutes(tmp_path, precision):
+    path, log = tmp_path / "in.fasta", tmp_path / "log"
+    path.write_text(">long\n" + "".join(random.Random(1).choices("ACDEFGHIKLMNPQRSTVWY", k=200_000)))
+    more = ["--max-length", "none", "--precision", precision]
+    process = start(["embed", str(path), "-o", str(tmp_path / "out.h5"), *MODEL, *more], log)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not folder_of(tmp_path / "out.h5").exists():
+            assert process.is_alive() and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        time.sleep(5)
+        for _ in range(2):
+            os.kill(process.pid, signal.SIGTERM)
+            process.join(1)
+        process.join(14)
+        assert process.exitcode == 143, log.read_text()
+        assert log.read_text().splitlines() == ["virnucpro: stopped"]
+    finally:
+        process.kill()
+
+
+BUSY = """
+import hashlib, sys, threading, os, signal, time
+from virnucpro.cli.interrupts import Stop
+
+def signals():
+    for _ in range(int(sys.argv[1])):
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+Stop.PATIENCE = 0.5
+stop = Stop(lambda stop: print(stop.signal.name, flush=True) or 77)
+with stop.on_signals():
+    threading.Thread(target=signals).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", int(sys.argv[2]))  # Python sees no signal until it ends
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("signals, rounds, code", [(2, 10**9, 77), (1, 3 * 10**6, 0)])
+def test_a_second_signal_ends_what_python_cannot_interrupt(signals, rounds, code):
+    words = [sys.executable, "-c", BUSY, str(signals), str(rounds)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (code, "SIGINT\n" if code else ""), done.stderr
+
+
 def test_ctrl_c_ends_the_wait_for_a_pipe_that_brings_nothing_more(fasta, tmp_path):
     pipe, log = tmp_path / "pipe", tmp_path / "log"
     os.mkfifo(pipe)

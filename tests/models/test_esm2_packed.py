@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.conftest import MODEL, RAGGED
 from virnucpro.data.packing import make_pack, pack
 from virnucpro.data.tokens import encode
+from virnucpro.models import attention
 from virnucpro.models.attention import attend, attend_memory_efficient
 from virnucpro.models.esm2 import ESM2, SHAPES, ESM2Shape, Layer, parts_of
 from virnucpro.models.esm2_flash import load_esm2_model
@@ -380,3 +381,19 @@ class TestOnGPU:
             for other in (together, reversed_):
                 difference = (other[entry[0]] - alone).abs().max()
                 assert difference <= tolerance * alone.abs().max(), entry[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("tokens", [1535, 1536, 2305, 4100])
+def test_a_long_protein_is_attended_to_in_parts_with_the_same_bits(monkeypatch, dtype, tokens):
+    generator = torch.Generator().manual_seed(tokens)
+    qkv = torch.randn(tokens + 9, 3, 4, 16, generator=generator).to(dtype)
+    ends = torch.tensor([0, 7, 7 + tokens], dtype=torch.int32)
+    expected = attention.attend_one_by_one(qkv, ends)[: 7 + tokens]
+    assert attention.parts(tokens) == [slice(0, tokens)]
+    for scores in (1, 2**22):
+        monkeypatch.setattr(attention, "SCORES_OF_A_THREAD", scores)
+        assert torch.equal(attention.attend_one_by_one(qkv, ends)[: 7 + tokens], expected)
+    monkeypatch.setattr(attention, "SCORES_OF_A_THREAD", 1)
+    lengths = [each.stop - each.start for each in attention.parts(tokens)]
+    assert len(lengths) == tokens // attention.LONG and sum(lengths) == tokens and min(lengths) >= attention.LONG

@@ -2,10 +2,13 @@
 
 import collections
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from Bio import SeqIO
 from Bio.Seq import MutableSeq, Seq
 from Bio.SeqRecord import SeqRecord
@@ -137,3 +140,82 @@ def test_what_the_command_would_skip_is_an_error(checkpoint, sequences, said):
 def test_dna_without_an_open_frame_is_an_error(checkpoint):
     with pytest.raises(ValueError, match=r"'0' .*no open reading frame"):
         virnucpro.embed(["TTAATTAATTAATTAA"], MODEL, weights=checkpoint, device="cpu", chunk=500)
+
+
+def test_proteins_that_are_cut_are_told(checkpoint, caplog):
+    proteins = {f"long{number}": "M" * (7 + number) for number in range(12)} | {"fits": "M" * 6}
+    virnucpro.embed(proteins, MODEL, weights=checkpoint, device="cpu", max_length=6)
+    (said,) = [message for message in caplog.messages if "cut to" in message]
+    assert said.startswith("cut to 6 residues: 12 (long0, long1, ") and "long9, ...)" in said
+    assert "max_length=None embeds all of them" in said
+    caplog.clear()
+    virnucpro.embed(proteins, MODEL, weights=checkpoint, device="cpu", max_length=None)
+    virnucpro.embed({"fits": "M" * 6}, MODEL, weights=checkpoint, device="cpu", max_length=6)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_the_callers_default_type_and_device_change_nothing(massive_checkpoint, precision):
+    def embedded():
+        how = {"weights": massive_checkpoint, "device": "cpu", "precision": precision}
+        several = virnucpro.embed(["MKTAYIAK" * 9, "M"], MODEL, layers=[0, 3, -1], **how)[1]
+        residues = virnucpro.embed(["MKTAYIAK" * 9], MODEL, pool="residue", **how)[1]
+        return [each.tobytes() for each in (several, *residues)]
+
+    expected = embedded()
+    for default in (torch.float64, torch.float16, torch.bfloat16):
+        torch.set_default_dtype(default)
+        try:
+            assert embedded() == expected, default
+        finally:
+            torch.set_default_dtype(torch.float32)
+    torch.set_default_device("meta")
+    try:
+        assert embedded() == expected
+    finally:
+        torch.set_default_device(None)
+
+
+FORK = """
+import os, sys, time, torch, virnucpro
+from virnucpro.models.esm2_flash import load_esm2_model
+
+def embedded():
+    return virnucpro.embed(["MKTAYIAK" * 20], "esm2_t6_8M_UR50D", weights="random", device="cpu")[1].tobytes()
+
+torch.set_num_threads(2)
+if {by_torch}:
+    torch.rand(500, 500) @ torch.rand(500, 500)
+else:
+    expected = embedded()
+child = os.fork()
+if not child:
+    if {by_torch}:
+        expected = embedded()
+    os._exit(0 if embedded() == expected else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+FORKED_LOAD = """
+import os, sys, torch
+from virnucpro.models.esm2_flash import load_esm2_model
+
+torch.set_num_threads(2)
+load_esm2_model("esm2_t6_8M_UR50D", "cpu", weights="random")[0]
+child = os.fork()
+if not child:
+    load_esm2_model("esm2_t6_8M_UR50D", "cpu", weights="random")
+os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("by_torch", [False, True], ids=["by this package", "by PyTorch alone"])
+def test_a_child_that_was_forked_after_its_parent_computed_embeds(by_torch):
+    code = FORK.format(by_torch=by_torch)
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_loading_a_model_in_such_a_child_is_an_error_with_the_remedy():
+    done = subprocess.run([sys.executable, "-c", FORKED_LOAD], timeout=60, capture_output=True, text=True)
+    assert "get_context('spawn')" in done.stderr

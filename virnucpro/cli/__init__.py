@@ -24,13 +24,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         flush_output()
     logging.basicConfig(format="virnucpro: %(message)s", level=logging.WARNING)
-    stop = Stop()
+
+    def stopped(stop: Stop) -> int:
+        return complain("stopped", KeyboardInterrupt(), chosen, words, 128 + (stop.signal or signal.SIGINT))
+
+    stop = Stop(stopped)
     try:
         summary = chosen.run(chosen, words, stop)
         if chosen.json:
             write_summary(summary)
-    except KeyboardInterrupt as error:
-        return complain("stopped", error, chosen, words, 128 + (stop.signal or signal.SIGINT))
+    except KeyboardInterrupt:
+        return stopped(stop)
     except Exception as error:
         found = explained(error, stop, chosen.run.__name__)
         if found is None:

@@ -12,8 +12,14 @@ from typing import Any
 PIECE = 4_096
 """Compressed bytes that are unpacked at a time: few, because each can stand for many thousand."""
 
+PIECE_WITHOUT_LIMIT = 512
+"""The same for zstd, whose package cannot be told how much to return: a block of 128 KiB can take four bytes."""
+
 MOST = 2**20
 """Bytes that bzip2 and xz, where a byte can stand for a million, return at a time."""
+
+MOST_MEMORY = 2**28
+"""Bytes that unpacking xz may take; its own settings take up to 65 MiB. zstd's limit is 128 MiB."""
 
 LONGEST_MAGIC = 6
 REFUSED = {
@@ -47,7 +53,7 @@ def is_zstd(start: bytes) -> bool:
 COMPRESSIONS: dict[str, tuple[Callable[[bytes], bool], Callable[[], Any]]] = {
     "gzip": (lambda start: start.startswith(b"\x1f\x8b"), lambda: zlib.decompressobj(16 + zlib.MAX_WBITS)),
     "bzip2": (lambda start: start.startswith(b"BZh"), bz2.BZ2Decompressor),
-    "xz": (lambda start: start.startswith(b"\xfd7zXZ\0"), lzma.LZMADecompressor),
+    "xz": (lambda start: start.startswith(b"\xfd7zXZ\0"), lambda: lzma.LZMADecompressor(memlimit=MOST_MEMORY)),
     "zstd": (is_zstd, zstd_decompressor),
 }
 """Each format: whether a file of it begins with these bytes, and what makes the object that unpacks a member."""
@@ -91,23 +97,27 @@ class Decompressed(io.RawIOBase):
     def _unpack(self) -> None:
         """Some more of the member."""
         limited = hasattr(self._member, "needs_input")  # it can be told how much to return at a time
+        piece = b""
         if not limited or self._member.needs_input:
-            piece = self._packed or self._file.read1(PIECE)
-            if not piece:
+            self._packed = self._packed or self._file.read1(PIECE)
+            if not self._packed:
                 raise self._damaged("it ends in the middle")
-        else:
-            piece = b""
-        self._packed = b""
+            most = PIECE if limited or self._name != "zstd" else PIECE_WITHOUT_LIMIT
+            piece, self._packed = self._packed[:most], self._packed[most:]
         try:
             self._unpacked = memoryview(self._member.decompress(piece, *[MOST] * limited))
         except (zlib.error, OSError, lzma.LZMAError, EOFError) as error:
+            if "Memory usage limit" in str(error):
+                raise CompressionError(
+                    f"needs more than {MOST_MEMORY:,} bytes to be unpacked: use xz -9 or less"
+                ) from error
             raise self._damaged(str(error)) from error
         except Exception as error:  # a zstd library has an exception of its own, which is of no common class
             if type(error).__name__ != "ZstdError":
                 raise
             raise self._damaged(str(error)) from error
         if self._member.eof:
-            self._packed, self._member = self._member.unused_data, None
+            self._packed, self._member = self._member.unused_data + self._packed, None
 
     def _next_member(self) -> bool:
         """Begin the member that follows; False at the end of the file."""

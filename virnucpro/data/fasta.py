@@ -6,20 +6,29 @@ import io
 import os
 import select
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from virnucpro.data.compression import LONGEST_MAGIC, CompressionError, Decompressed, format_of
+from virnucpro.data.records import (
+    COMMENTS,
+    LONG,
+    LONGEST_NAME,
+    Held,
+    Reader,
+    Record,
+    has_marks,
+    name_in,
+    not_fasta,
+    stripped,
+)
 from virnucpro.errors import FastaError
 
-BYTE_ORDER_MARK = "\ufeff"
-DOS_END = "\x1a"  # as some programs end a file
-COMMENTS = (";", "#")
-"""How lines begin that are not part of any record."""
+BLOCK = 65_536
+"""Bytes that are read at a time."""
 
-MARKS = frozenset((">", *COMMENTS, BYTE_ORDER_MARK, DOS_END))
-"""How lines begin that are not simply part of a sequence."""
+UTF8 = codecs.getincrementaldecoder("utf-8-sig")
 
 OTHERS = {
     codecs.BOM_UTF16_LE: "UTF-16 text: save it as UTF-8",
@@ -45,32 +54,11 @@ class InterruptibleFile(io.FileIO):
         return 0
 
 
-class Record(tuple[str, str]):
-    """``(name, sequence)``, which also knows where it stands: in which `file`, its header in which `line`."""
-
-    file: str
-    line: int
-    _lines: Sequence[str]
-
-    def __new__(cls, name: str, sequence: str, file: str, line: int, lines: Sequence[str]) -> "Record":
-        """`lines` are those after the header, as far as they belong to the sequence."""
-        record = super().__new__(cls, (name, sequence))
-        record.file, record.line, record._lines = file, line, lines
-        return record
-
-    def line_of(self, index: int) -> int:
-        """The line of a letter of the sequence."""
-        for number, text in enumerate(self._lines, start=self.line + 1):
-            index -= len("".join(text.split()))
-            if index < 0:
-                return number
-        raise IndexError(index)
-
-
 class FastaFile:
     """The records of one FASTA file, or of standard input for ``-``; see `Fasta`."""
 
     touched = False
+    held = Held()
 
     def __init__(self, path: str):
         self._path, self.label = path, "standard input" if path == "-" else path
@@ -81,7 +69,7 @@ class FastaFile:
             self.about = os.fstat(self._raw.fileno())
             self.size = self.about.st_size if stat.S_ISREG(self.about.st_mode) else None
             self._file = io.BufferedReader(self._raw, 65_536)
-            self._lines = io.TextIOWrapper(self._decompressed(), "utf-8-sig", "backslashreplace")
+            self._bytes = self._decompressed()
         except (OSError, CompressionError) as error:
             raise self._unreadable(error) from error
 
@@ -101,7 +89,7 @@ class FastaFile:
             raise FastaError(f"{self.label} is a tar archive: unpack it")
         text = stripped(start.removeprefix(codecs.BOM_UTF8).decode("utf-8", "backslashreplace"))
         if text and not text.startswith((">", *COMMENTS)):
-            raise self._not_fasta(text)
+            raise not_fasta(self.label, text)
         return io.BufferedReader(Joined(start, stream), 65_536)
 
     def close(self) -> None:
@@ -150,51 +138,66 @@ class FastaFile:
             "--resume when it begins with the same records again"
         )
 
+    def _text(self) -> Iterator[str]:
+        """The text as it comes, with ``\\n`` for every line end."""
+        decoder = io.IncrementalNewlineDecoder(UTF8("backslashreplace"), translate=True)
+        while data := self._bytes.read1(BLOCK):
+            yield decoder.decode(data)
+        yield decoder.decode(b"", final=True)
+
     def _records(self) -> Iterator[Record]:
-        name: str | None = None
-        header, lines = 0, list[str]()
-        for number, line in enumerate(self._lines, start=1):
-            text = line.strip()
-            if text[:1] not in MARKS and ">" not in text and name is not None:
-                lines.append(text)  # nearly every line, so first of all
-                continue
-            text = stripped(text)
-            if text.startswith(">"):
-                if name is not None:
-                    yield self._record(name, header, lines)
-                name, header, lines = name_in(text) or f"line{number}", number, []
-            elif text.startswith(COMMENTS) or text == DOS_END:
-                lines.append("")
-            elif name is None:
-                if text:
-                    raise self._not_fasta(text)
-            elif ">" in text:
-                inside = name_in(text[text.index(">") :])
-                raise FastaError(
-                    f"{self.label} has a '>' inside the sequence of {name!r} in line {number}, where {inside!r} "
-                    "seems to begin, as when files are joined without a line end: put one before it"
-                )
-            else:
-                lines.append(text)
+        """Most are cut out of the text as a whole. What is long, or in front of the first one, has a `Reader`."""
+        reader: Reader | None = Reader(self.label, self.held, 0)
+        text, number = "\n", 0  # an empty line 0; without a reader, a record from behind its '>' on, and its line
+        for more in self._text():
+            text += more
+            if "\n>" in text[-len(more) - 1 :]:
+                *whole, text = text.split("\n>")
+                if reader is not None:
+                    yield from reader.read(whole.pop(0))
+                    yield from reader.end()
+                    number = reader.number + 1
+                    reader = None
+                for each in whole:
+                    if (record := self._record(each, number)) is not None:
+                        yield record
+                    else:
+                        yield from self._read(each, number)
+                    number += each.count("\n") + 1
+            if reader is None and len(text) > LONG:
+                reader, text = Reader(self.label, self.held, number), ">" + text
+            if reader is not None:
+                lines, end, rest = text.rpartition("\n")
+                if end and lines:
+                    yield from reader.read(lines)
+                    text = end + rest
+                if len(text) > LONG:
+                    yield from reader.read(text, whole=False)
+                    text = ""
         self._check_same()
-        if name is None:
+        if reader is None:
+            yield from self._read(text, number)
+            return
+        yield from reader.read(text)
+        if reader.name is None:
             raise FastaError(f"{self.label} is empty: it has no FASTA record, which starts with '>name'")
-        yield self._record(name, header, lines)
+        yield from reader.end()
 
-    def _record(self, name: str, header: int, lines: list[str]) -> Record:
-        sequence = "".join(lines)
-        for control in ("\0", "\x1f"):  # what is compressed has them soon, and text does not
-            if control in sequence:
-                line = next(number for number, text in enumerate(lines, header + 1) if control in text)
-                raise FastaError(
-                    f"{self.label} has binary data in line {line}, in the sequence of {name!r}: "
-                    "the file is damaged, or another that is compressed was joined to it"
-                )
-        return Record(name, "".join(sequence.split()), self.label, header, lines)
+    def _record(self, text: str, number: int) -> Record | None:
+        """The record in a text that follows a '>' in this line; None where that needs a `Reader`."""
+        header, _, lines = text.partition("\n")
+        name = header.rstrip().partition(" ")[0]
+        if not name or "\t" in name or "\0" in name:
+            name = name_in(header) or f"line{number}"
+        if has_marks(lines) or len(name) > LONGEST_NAME:
+            return None
+        return Record(name, "".join(lines.split()), self.label, number, lines)
 
-    def _not_fasta(self, text: str) -> FastaError:
-        start = text.strip()[:20]
-        return FastaError(f"{self.label} is not FASTA: it starts with {start!r}, and a record with '>name'")
+    def _read(self, text: str, number: int) -> Iterator[Record]:
+        """All records in a text that follows a '>' in this line."""
+        reader = Reader(self.label, self.held, number)
+        yield from reader.read(">" + text)
+        yield from reader.end()
 
     def _unreadable(self, error: Exception) -> FastaError:
         if isinstance(error, CompressionError):
@@ -216,10 +219,12 @@ class Fasta:
     ``\\xe9``. The sequence has no white space and is otherwise as written; a record is a `Record`. White space
     and a byte order mark may stand before ``>``; lines that begin with ``;`` or ``#`` are comments. Lines may end
     as on Unix, Windows or an old Mac; gzip, bzip2, xz and zstd are recognised by their first bytes.
-    Iterate once, and close (or use ``with``).
+    Iterate once, and close (or use ``with``). Memory follows the longest record, whose length is limited (see
+    `hold`), and not comments, empty lines or headers.
     Raises FastaError, naming the file and the remedy, for a file that cannot be opened, has no record, is not
-    FASTA, has a ``>`` inside a sequence, breaks off in the middle of its compressed data, or is cut, grows or is
-    replaced while it is read. `touched`: whether one was written to meanwhile, and has its size.
+    FASTA, has a ``>`` inside a sequence or a record that is too long, breaks off in the middle of its compressed
+    data, or is cut, grows or is replaced while it is read. `touched`: whether one was written to meanwhile, and
+    has its size.
     """
 
     def __init__(self, path: str | os.PathLike[str], *more: str | os.PathLike[str]):
@@ -227,12 +232,17 @@ class Fasta:
         if self.paths.count("-") > 1:
             raise FastaError("standard input is named more than once as an input")
         self._closed = False
+        self._held = Held()
         self._before = 0  # bytes of the files that have been read
         self._touched = False
         self._file = FastaFile(self.paths[0])
         self._later = [looked_at(path) for path in self.paths[1:]]
         sizes = [self._file.size, *(about and about.st_size for about in self._later)]
         self._size = None if None in sizes else sum(size for size in sizes if size is not None)
+
+    def hold(self, held: Held) -> None:
+        """Say how much of a record is held, before one is read. By default over 2^28 letters are an error."""
+        self._held = self._file.held = held
 
     @property
     def touched(self) -> bool:
@@ -270,6 +280,7 @@ class Fasta:
             self._touched |= self._file.touched
             self._file.close()
             self._file = FastaFile(path)
+            self._file.held = self._held
             self._file.expect(about)
             yield from self._file
 
@@ -309,17 +320,3 @@ def beginning(file: io.BufferedReader) -> bytes:
     while len(start) < LONGEST_MAGIC and (more := file.read1()):
         start += more
     return start
-
-
-def stripped(line: str) -> str:
-    """A line without white space and byte order marks around it."""
-    text = line.strip()
-    while text.startswith(BYTE_ORDER_MARK):
-        text = text[1:].lstrip()
-    return text
-
-
-def name_in(header: str) -> str:
-    """The name in a header line: up to the first space or tab. Empty where there is none."""
-    words = header[1:].strip(" \t\r\n").replace("\t", " ")
-    return words.partition(" ")[0].replace("\0", "\\x00")

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from virnucpro.data.tokens import ALPHABET, encode
 
+MOST_IN_NAMES = 2**24
+"""Characters of the names in a pack: without a limit, names of a megabyte would fill the memory."""
+
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value
 class Pack:
@@ -51,21 +54,24 @@ def pack(entries: Iterable[tuple[str, str]], token_budget: int, max_proteins: in
 
     `entries`: ``(name, protein)``. A pack has at most `token_budget` tokens (residues, and BOS and EOS of each
     protein), unless a protein alone has more: it gets a pack of its own. `max_proteins` limits its proteins
-    too. Raises ValueError for a budget below 1, and, naming the sequence, for what `tokens.encode` refuses.
+    too, and `MOST_IN_NAMES` its names. Raises ValueError for a budget below 1, and, naming the sequence, for what
+    `tokens.encode` refuses.
     """
     if token_budget < 1:
         raise ValueError(f"a token budget of {token_budget} holds no protein; use at least 1")
     names: list[str] = []
     rows: list[np.ndarray] = []
-    used = 0
+    used = in_names = 0
     for name, protein in entries:
         row = encode(name, protein)
-        if rows and (used + len(row) > token_budget or len(rows) == max_proteins):
+        full = used + len(row) > token_budget or in_names + len(name) > MOST_IN_NAMES
+        if rows and (full or len(rows) == max_proteins):
             yield make_pack(names, rows)
-            names, rows, used = [], [], 0
+            names, rows, used, in_names = [], [], 0, 0
         names.append(name)
         rows.append(row)
         used += len(row)
+        in_names += len(name)
     if rows:
         yield make_pack(names, rows)
 

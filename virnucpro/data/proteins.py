@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from virnucpro.data.fasta import Record
+from virnucpro.data.fasta import Fasta
+from virnucpro.data.records import LONGEST_DNA, Beyond, Held, Record
 from virnucpro.data.six_frame import NUCLEOTIDES, STANDARD, has_known_codon, translate
 from virnucpro.data.tokens import RESIDUES
 from virnucpro.errors import FastaError
@@ -20,6 +21,13 @@ UNKNOWN_RESIDUE, NO_NUCLEOTIDE = "letters that ESM-2 does not know", "letters th
 SHORTEST_DNA, SHARE_OF_DNA = 30, 0.95
 """What looks like DNA: at least so many letters, and this share of them A C G T U N. In UniProt's composition
 these are three residues of ten."""
+
+
+LONGEST_PROTEIN = 2**24
+"""Residues that are embedded of a protein at most; the longest that is known has 85,000."""
+
+LEAST_HELD = 2**20
+"""Letters of a longer protein that are held at least, however few are embedded."""
 
 
 class RecordError(FastaError):
@@ -89,6 +97,8 @@ class ProteinReader:
         genetic_code: int = STANDARD,
     ):
         self._source, self._max_length, self._chunk, self._strict = records, max_length, chunk, strict
+        if isinstance(records, Fasta):
+            records.hold(held_for(max_length, chunk))
         self._on_skip, self._genetic_code = on_skip, genetic_code
         self.own: Callable[[], bool] = lambda: True
         self.records = self.embedded = self.all_records = 0
@@ -100,12 +110,15 @@ class ProteinReader:
         for record in self._source:
             name, sequence = record
             self.all_records += 1
-            again = not names.add(name)
+            letters = sequence.upper() if sequence.isascii() else sequence  # the upper case of ß is SS
+            beyond = record.beyond if isinstance(record, Record) else None
+            if beyond is None or not beyond.first:
+                letters = letters.rstrip("*")
+            skipped = self._what_is_wrong(record, letters, beyond)
+            again = skipped is None and not names.add(name)  # what is skipped needs no room there
             if again and self._strict:
                 raise RecordError(f"two sequences are called {shown(name)!r}{within(record)}: rename one")
-            letters = sequence.upper() if sequence.isascii() else sequence  # the upper case of ß is SS
-            letters = letters.rstrip("*")
-            if skipped := self._what_is_wrong(record, letters):
+            if skipped is not None:
                 self._skip(skipped)
             elif self._chunk is None:
                 yield name, self._cut(letters)
@@ -129,13 +142,20 @@ class ProteinReader:
                 if again:
                     self.repeated.add(name)
 
-    def _what_is_wrong(self, record: tuple[str, str], letters: str) -> Skipped | None:
+    def _what_is_wrong(self, record: tuple[str, str], letters: str, beyond: Beyond | None) -> Skipped | None:
         known = AMINO_ACIDS if self._chunk is None else NUCLEOTIDES
         if not letters:
             return skipped_as("empty", record)
         if not known.issuperset(letters):
             reason = UNKNOWN_RESIDUE if self._chunk is None else NO_NUCLEOTIDE
             return skipped_as(reason, record, next(at for at, letter in enumerate(letters) if letter not in known))
+        if beyond is not None and isinstance(record, Record):
+            unknown = [each for letter, each in beyond.first.items() if upper(letter) not in known]
+            if unknown:
+                _, line, letter = min(unknown)
+                return skipped_in_line(
+                    UNKNOWN_RESIDUE, record, line, repr(letter) if len(letter) == 1 else f"'{letter}'"
+                )
         if self._chunk is not None and len(letters) < 3:
             return skipped_as("under three nucleotides", record)
         return None
@@ -199,13 +219,32 @@ def skipped_as(reason: str, record: tuple[str, str], letter: int | None = None) 
     if letter is None:
         wrong = ""
     elif sequence.startswith("\\x", letter):  # a byte that is not UTF-8
-        wrong = f"'{sequence[letter : letter + 4]}' in "
+        wrong = f"'{sequence[letter : letter + 4]}'"
     else:
-        wrong = f"{sequence[letter]!r} in "
+        wrong = repr(sequence[letter])
     if not isinstance(record, Record):
-        return Skipped(name, reason, f"{wrong}place {letter + 1}" if letter is not None else "")
-    line = record.line if letter is None else record.line_of(letter)
-    return Skipped(name, reason, f"{wrong}line {line} of {record.file}", record.file, line)
+        return Skipped(name, reason, f"{wrong} in place {letter + 1}" if letter is not None else "")
+    return skipped_in_line(reason, record, record.line if letter is None else record.line_of(letter), wrong)
+
+
+def skipped_in_line(reason: str, record: Record, line: int, wrong: str) -> Skipped:
+    """The skipped record with the line of what is `wrong` with it, if that is a letter."""
+    detail = f"{wrong} in line {line} of {record.file}" if wrong else f"line {line} of {record.file}"
+    return Skipped(record[0], reason, detail, record.file, line)
+
+
+def upper(letter: str) -> str:
+    """Upper case, of ASCII only: that of ß is SS."""
+    return letter.upper() if letter.isascii() else letter
+
+
+def held_for(max_length: int | None, chunk: int | None) -> Held:
+    """What is held of a record of a file."""
+    if chunk is not None:
+        return Held(None, LONGEST_DNA, "cut it into several")
+    if max_length is not None and max_length < LONGEST_PROTEIN:
+        return Held(max(max_length + 1, LEAST_HELD))
+    return Held(None, LONGEST_PROTEIN, "as a protein embed only its beginning, by --max-length or max_length")
 
 
 def within(record: tuple[str, str]) -> str:

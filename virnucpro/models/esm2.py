@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from virnucpro.models.attention import Rotary, attend
 from virnucpro.models.float32_mode import float32_products
+from virnucpro.models.forking import check_can_compute
 from virnucpro.models.formats import FORMATS
 from virnucpro.models.linear import Linear, layer_norm, parameter
 from virnucpro.models.precision import PRECISIONS
@@ -97,11 +98,11 @@ class ESM2(nn.Module):
         linear = FORMATS[PRECISIONS[precision].matmul]
         self.num_layers, self.embed_dim = shape.layers, shape.dim  # fair-esm's attribute names
         # from_pretrained: nn.Embedding's own initialisation takes two seconds of imports on the meta device
-        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(VOCABULARY, shape.dim))
+        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(VOCABULARY, shape.dim, dtype=torch.float32))
         self.layers: Sequence[Layer] = nn.ModuleList(  # type: ignore[assignment]
             Layer(shape, linear, self.constants.norm_eps) for _ in range(shape.layers)
         )
-        self.emb_layer_norm_after = nn.LayerNorm(shape.dim, self.constants.norm_eps)
+        self.emb_layer_norm_after = norm_of(shape.dim, self.constants.norm_eps)
         self.rotary_tables = RotaryTables(self.constants.frequencies)
 
     def forward(self, tokens: Tensor, repr_layers: Sequence[int] | None = None) -> dict[str, dict[int, Tensor]]:
@@ -137,6 +138,7 @@ class ESM2(nn.Module):
             raise ValueError(f"repr_layers {sorted(wanted)}: this model has layers 0 to {self.num_layers}")
         if not len(input_ids):
             return {"representations": {layer: self.embed_tokens(input_ids) for layer in wanted}}
+        check_can_compute(input_ids.device)
         representations: dict[int, Tensor] = {}
         tokens, filled = len(input_ids), cu_seqlens
         if input_ids.device.type == "cpu":
@@ -173,7 +175,8 @@ class ESM2(nn.Module):
         if not self.constants.token_dropout:
             return x
         masked = input_ids.eq(MASK)
-        count = torch.zeros(len(cu_seqlens) - 1, device=x.device).index_add_(0, protein, masked.float())
+        count = torch.zeros(len(cu_seqlens) - 1, device=x.device, dtype=torch.float32)
+        count.index_add_(0, protein, masked.float())
         observed = count / cu_seqlens.diff()
         scale = ((1 - MASK_RATIO_TRAIN) / (1 - observed)).to(x.dtype)[protein].masked_fill_(masked, 0.0)
         return x.mul_(scale[:, None])
@@ -211,7 +214,8 @@ class ESM2(nn.Module):
         for name, value in values.items():
             for part, rows in zip(parts_of(name), value.detach().chunk(len(parts_of(name))), strict=True):
                 state[part] = rows
-        frequencies = torch.tensor(self.constants.frequencies, device=self.embed_tokens.weight.device)
+        device = self.embed_tokens.weight.device
+        frequencies = torch.tensor(self.constants.frequencies, device=device, dtype=torch.float32)
         return state | dict.fromkeys(frequency_names(self.shape), frequencies)
 
 
@@ -224,10 +228,10 @@ class Layer(nn.Module):
     def __init__(self, shape: ESM2Shape, linear: type[Linear], norm_eps: float):
         super().__init__()
         self.self_attn = Attention(shape, linear)
-        self.self_attn_layer_norm = nn.LayerNorm(shape.dim, norm_eps)
+        self.self_attn_layer_norm = norm_of(shape.dim, norm_eps)
         self.fc1 = linear(shape.dim, 4 * shape.dim)
         self.fc2 = linear(4 * shape.dim, shape.dim)
-        self.final_layer_norm = nn.LayerNorm(shape.dim, norm_eps)
+        self.final_layer_norm = norm_of(shape.dim, norm_eps)
 
     def load_(
         self, values: dict[str, Tensor], dtype: torch.dtype, apart: Mapping[str, Sequence[int]] = {}
@@ -277,6 +281,11 @@ class Attention(nn.Module):
         self.heads = shape.heads
         self.qkv_proj = linear(shape.dim, 3 * shape.dim)
         self.out_proj = linear(shape.dim, shape.dim)
+
+
+def norm_of(dim: int, eps: float) -> nn.LayerNorm:
+    """A layer norm whose parameters are FP32, whatever type the process has for new ones."""
+    return nn.LayerNorm(dim, eps, dtype=torch.float32)
 
 
 def frequency_names(shape: ESM2Shape) -> list[str]:

@@ -11,6 +11,7 @@ from virnucpro.errors import ArgumentError
 from virnucpro.models.apart import MOST, Channels, Chooser
 from virnucpro.models.checkpoint import CheckpointError
 from virnucpro.models.esm2 import ESM2, GEMMS, SHAPES
+from virnucpro.models.forking import check_can_compute
 from virnucpro.models.linear import parameter
 from virnucpro.models.precision import PRECISIONS, auto_precision, unsupported_reason
 from virnucpro.models.weights import Weights
@@ -47,8 +48,9 @@ def load_esm2_model(
 
     Returns ``(model, batch_converter)``: the model on the device, in evaluation mode, without gradients.
     Raises ValueError for an unknown model, precision or device, a device that lacks the precision, or channels
-    that the model lacks, RuntimeError for ``int8`` on a CPU that computes it wrongly, and CheckpointError for a
-    checkpoint that is missing, corrupt or of another model.
+    that the model lacks, RuntimeError for ``int8`` on a CPU that computes it wrongly and for a CPU in a process
+    that was forked after its parent computed, and CheckpointError for a checkpoint that is missing, corrupt or of
+    another model.
     """
     if model_name not in SHAPES:
         raise ArgumentError(f"unknown model {model_name!r}; ESM-2 comes as {', '.join(SHAPES)}")
@@ -60,6 +62,7 @@ def load_esm2_model(
         raise ArgumentError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
     device = find_device(device)
     check_precision(precision, device)
+    check_can_compute(device)
     check_channels({} if channels_apart is None else channels_apart, model_name)
 
     values = Weights(model_name, weights, seed, device)

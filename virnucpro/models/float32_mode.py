@@ -1,6 +1,7 @@
 """How FP32 GEMMs are computed, which PyTorch knows for the whole process and not for a model."""
 
 import contextlib
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -76,6 +77,16 @@ def current_mode() -> str:
 
 
 TURNS = FairLock()
+
+
+def _after_fork() -> None:
+    """The threads that were inside are in the parent: nobody would let this process's in."""
+    for backend, setting in zip(backends(TURNS._mode), TURNS._before if TURNS._inside else (), strict=False):
+        backend.fp32_precision = setting
+    TURNS.__init__()  # type: ignore[misc]
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextlib.contextmanager

@@ -22,8 +22,8 @@ class Linear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.weight = parameter(torch.empty(outputs, inputs))
-        self.bias = parameter(torch.empty(outputs))
+        self.weight = parameter(torch.empty(outputs, inputs, dtype=torch.float32))
+        self.bias = parameter(torch.empty(outputs, dtype=torch.float32))
 
     def load_(self, values: Tensor, bias: Tensor, dtype: torch.dtype, apart: Sequence[int] = ()) -> None:
         """Store the FP32 weight `values`; `dtype` is the activations'. `apart` is INT8's."""

@@ -91,7 +91,7 @@ class EightBitLinear(Linear):
     def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs)
         self.weight = parameter(torch.empty(outputs, inputs, dtype=self.format))
-        self.weight_scales = parameter(torch.empty(outputs))
+        self.weight_scales = parameter(torch.empty(outputs, dtype=torch.float32))
 
     def load_(self, values: Tensor, bias: Tensor, dtype: torch.dtype, apart: Sequence[int] = ()) -> None:
         """Quantise FP32 `values`, which are overwritten; `dtype` is the activations'."""
@@ -248,8 +248,9 @@ def check_int8_products() -> None:
 
     On CPUs without VNNI pairs of products were added in 16 bits, which saturate (PyTorch issue 136746).
     """
-    signs = torch.randint(0, 2, (65, 352), generator=torch.Generator().manual_seed(0), dtype=torch.int8)
-    left, right = 254 * signs.short() - 127, 127 * torch.ones(352, 48, dtype=torch.int16)
+    generator = torch.Generator("cpu").manual_seed(0)
+    signs = torch.randint(0, 2, (65, 352), generator=generator, dtype=torch.int8, device="cpu")
+    left, right = 254 * signs.short() - 127, 127 * torch.ones(352, 48, dtype=torch.int16, device="cpu")
     right[:, ::2] = left[:24].t()
     sums = torch._int_mm(left.to(torch.int8), right.to(torch.int8).t().contiguous().t())
     if not torch.equal(sums.long(), left.long() @ right.long()):

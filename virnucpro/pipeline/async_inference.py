@@ -104,7 +104,9 @@ class AsyncInferenceRunner:
         """Start one batch; the function returned waits for its result."""
         check_residues(pack)
         if not len(pack):
-            return lambda: InferenceResult([], torch.empty((0, self.embed_dim)), [])
+            return lambda: InferenceResult(
+                [], torch.empty((0, self.embed_dim), dtype=torch.float32, device="cpu"), []
+            )
         if self.device.type == "cpu":
             embeddings, good = self._embed(pack)
             return lambda: finite(pack, embeddings, good, self.pool, self.skip)

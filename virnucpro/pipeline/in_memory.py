@@ -2,25 +2,31 @@
 
 import contextlib
 import io
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from virnucpro.data.fasta import Fasta
 from virnucpro.data.packing import pack
-from virnucpro.data.proteins import ProteinReader
+from virnucpro.data.proteins import ProteinReader, Tally
 from virnucpro.errors import FastaError
 from virnucpro.models.esm2 import ESM2
 from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
+from virnucpro.models.forking import came_out_of_a_fork
 from virnucpro.models.token_budget import token_budget as budget_of
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
 from virnucpro.pipeline.prefetch import ReadAhead
 
 PACKS_AHEAD = 4  # read, tokenised and packed while the device computes
+
+logger = logging.getLogger(__name__)
 
 ACCEPTED = (
     "embed takes a list of sequences, {name: sequence}, pairs (name, sequence), Biopython's SeqRecords, or the "
@@ -50,6 +56,9 @@ def embed(
     pool, layers, max_length, chunk, token_budget: see `Options`; with `chunk` the sequences are DNA, and the names
         are those of the fragments' frames.
 
+    A protein of more than `max_length` residues (1022, as fair-esm's extraction) is cut to them, and a warning
+    names it. In a process that was forked a CPU works, and PyTorch refuses a GPU: use the start method spawn.
+
     The embeddings are a float32 array ``[N, D]``, or with several layers ``[N, layers, D]``; with
     ``pool="residue"`` a list of N arrays ``[residues, D]``.
     Raises TypeError for any other sequences; FastaError, which is a ValueError, for a file that cannot be read and
@@ -58,6 +67,18 @@ def embed(
     """
     chosen = (layers,) if isinstance(layers, int) else tuple(layers)
     options = Options(pool, chosen, max_length, chunk, token_budget=token_budget, strict=True)
+    return beside_a_fork(lambda: embed_now(sequences, model, precision, weights, device, options))
+
+
+def embed_now(
+    sequences: Any,
+    model: str,
+    precision: str,
+    weights: str | os.PathLike[str],
+    device: str | torch.device | None,
+    options: Options,
+) -> tuple[list[str], Any]:
+    """As `embed`, in this thread."""
     if precision == "auto":
         precision = recommended_precision(device)
     with contextlib.ExitStack() as opened:
@@ -84,9 +105,39 @@ def embedded(records: Iterable[tuple[str, str]], model: ESM2, options: Options) 
             names += result.sequence_ids
             rows = result.embeddings.numpy().reshape(-1, *shape)
             parts += np.split(rows, np.cumsum(result.residues)[:-1]) if options.pool == "residue" else [rows]
+    warn_of_cuts(reader.truncated, options)
     if options.pool == "residue":
         return names, parts
     return names, np.concatenate(parts) if parts else np.empty((0, *shape), dtype=np.float32)
+
+
+def warn_of_cuts(truncated: Tally, options: Options) -> None:
+    """Tell which proteins were cut, as the command does."""
+    if truncated.count:
+        more = ", ..." if truncated.count > len(truncated.names) else ""
+        logger.warning(
+            "cut to %d residues: %s (%s%s); max_length=None embeds all of them",
+            *(options.max_length, f"{truncated.count:,}", ", ".join(truncated.names), more),
+        )
+
+
+Result = TypeVar("Result")
+
+
+def beside_a_fork(work: Callable[[], Result]) -> Result:
+    """Do `work`; where this thread came out of a fork, in another one; see `forking`."""
+    if not came_out_of_a_fork():
+        return work()
+    result = Future[Result]()
+
+    def do() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=do, name="embed", daemon=True).start()
+    return result.result()
 
 
 def existing(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
