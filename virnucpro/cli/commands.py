@@ -12,6 +12,7 @@ from typing import Any
 from virnucpro.cli.interrupts import Stop
 from virnucpro.cli.progress import Progress
 from virnucpro.cli.report import SkipLog, tell
+from virnucpro.cli.streams import output_to_errors
 from virnucpro.data.fasta import Fasta
 from virnucpro.errors import ArgumentError, UserError
 from virnucpro.store.formats import TABLE, format_of
@@ -69,9 +70,12 @@ def embed_input(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, sk
             "on_skip": skips,
         }
         if chosen.ray:
+            from virnucpro.pipeline.cluster import check_local
             from virnucpro.pipeline.distributed import embed_with_ray
 
-            with stop.on_signals(), Progress() as progress:
+            if chosen.ray == "local":
+                check_local(chosen.device, chosen.workers)
+            with output_to_errors(), stop.on_signals(), Progress() as progress:
                 summary = embed_with_ray(
                     fasta,
                     chosen.output,
