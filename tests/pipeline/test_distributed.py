@@ -7,10 +7,14 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import socket
+import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,7 +42,7 @@ from virnucpro.store.errors import StoreError
 from virnucpro.store.place import folder_of
 from virnucpro.store.rows import Rows
 from virnucpro.store.run import Run
-from virnucpro.store.segments import read_index
+from virnucpro.store.segments import JOURNAL, read_index
 
 PROTEINS = [
     (f"{name}{number}", protein[:60]) for number in range(9) for name, protein in RAGGED if "<" not in protein
@@ -502,6 +506,178 @@ def test_a_real_local_ray_writes_the_bytes_of_one_process(fasta, tmp_path, check
         with Embeddings(output) as file:
             assert (file.names, file.lengths.tolist()) == whole[:2] and (file.embeddings[()] == whole[2]).all()
     assert not folder_of(output).exists()
+
+
+LOCAL_RAY = """
+import json, os, subprocess, sys
+if sys.argv[1] == "imported before":
+    import ray
+from virnucpro.pipeline.cluster import connected
+
+CLIENT = '''
+import sys
+from ray._raylet import GcsClient
+print("in", len(GcsClient(address=sys.argv[1]).get_all_node_info(timeout=5)))
+'''
+
+def listening(processes):
+    sockets = set()
+    for each in processes:
+        for fd in os.listdir(f"/proc/{each}/fd"):
+            try:
+                sockets.add(os.readlink(f"/proc/{each}/fd/{fd}"))
+            except OSError:
+                pass
+    for table in ("tcp", "tcp6"):
+        for line in open(f"/proc/net/{table}").read().splitlines()[1:]:
+            cells = line.split()
+            if cells[3] == "0A" and f"socket:[{cells[9]}]" in sockets:
+                yield cells[1].partition(":")[0]
+
+def descendants(process):
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True).stdout.split()
+    found = [process]
+    for each in found:
+        found += [int(child) for child, parent in zip(listed[::2], listed[1::2]) if int(parent) == each]
+    return [each for each in found if os.path.exists(f"/proc/{each}/fd")]
+
+def client(**environment):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    words = [sys.executable, "-c", CLIENT, ray._private.worker._global_node.gcs_address]
+    return "in 1" in subprocess.run(words, env=kept | environment, capture_output=True, text=True).stdout
+
+before = dict(os.environ)
+with connected("local", 3) as ray:
+    class Worker:
+        def about(self):
+            return 1
+
+    workers = [ray.remote(Worker).options(num_cpus=1).remote() for _ in range(3)]
+    ray.get([each.about.remote() for each in workers])
+    mine = {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+    found = {
+        "addresses": sorted(set(listening(descendants(os.getpid())))),
+        "with the token": client(**mine),
+        "with another": client(**{**mine, "RAY_AUTH_TOKEN": "x" * 64}),
+        "without": client(RAY_AUTH_MODE="disabled"),
+        "a token of this run": mine["RAY_AUTH_TOKEN"] != "of a cluster" and len(mine["RAY_AUTH_TOKEN"]) >= 32,
+    }
+print(json.dumps({**found, "environment given back": dict(os.environ) == before}))
+"""
+
+
+def in_hexadecimal(addresses):
+    return {each for each in addresses if not each.endswith("0100007F") and each != "0" * 24 + "01000000"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="lists sockets as Linux does")
+@pytest.mark.parametrize("when", ["imported before", "imported by the run"])
+def test_a_local_ray_listens_on_the_loopback_only_and_asks_for_a_token(when):
+    if not importlib.util.find_spec("ray"):
+        pytest.skip("Ray is not installed")
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "of a cluster"}
+    words = [sys.executable, "-c", LOCAL_RAY, when]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=180, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    addresses = found.pop("addresses")
+    assert addresses and not in_hexadecimal(addresses)
+    assert found == {
+        "with the token": True,
+        "with another": False,
+        "without": False,
+        "a token of this run": True,
+        "environment given back": True,
+    }
+
+
+def test_a_ray_that_asks_for_no_token_is_refused_and_the_environment_given_back(monkeypatch):
+    started = []
+    old = SimpleNamespace(
+        __version__="2.51.0", is_initialized=lambda: False, init=lambda *_, **__: started.append(1)
+    )
+    monkeypatch.setitem(sys.modules, "ray", old)
+    for module in ("ray._raylet", "ray._private", "ray._private.ray_constants"):
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(env_bool=lambda *_: True))
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/a/token")
+    before = dict(os.environ)
+    with (
+        pytest.raises(RayError, match=r"Ray 2\.51\.0 asks for no token.*pip install 'ray>=2\.52'"),
+        connected("local", 1),
+    ):
+        pass
+    assert not started and dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    "gpus, words, said",
+    [
+        (0, ["--workers", "3"], "3 workers need as many CPU cores, and this machine has 2: use --workers 2"),
+        (0, ["--device", "cpu", "--workers", "100"], "100 workers need as many CPU cores"),
+        (0, ["--device", "cuda"], "this machine has no GPU that PyTorch sees"),
+        (0, ["--device", "cuda:1"], "with --ray it is cuda or cpu"),
+        (4, ["--workers", "5"], "5 workers need as many GPUs, and this machine has 4: use --workers 4"),
+        (4, ["--workers", "3", "--device", "cpu"], "3 workers need as many CPU cores, and this machine has 2"),
+    ],
+)
+def test_more_workers_than_the_machine_has_are_refused_before_anything_starts(
+    fasta, tmp_path, monkeypatch, capsys, gpus, words, said
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setitem(sys.modules, "ray", None)  # to import it would be another error
+    how = ["--model", MODEL, "--weights", "random", "--ray", *words]
+    assert main(["embed", str(fasta), "-o", str(tmp_path / "out.h5"), *how]) == 1
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["--ray", ""], ["--ray="], ["--shard", ""], ["--shard="], ["--ray", " "]])
+def test_an_empty_address_or_shard_is_refused(fasta, tmp_path, capsys, words):
+    with pytest.raises(SystemExit) as ended:
+        main(["embed", str(fasta), "-o", str(tmp_path / "out.h5"), *words])
+    assert ended.value.code == 2 and "is empty" in capsys.readouterr().err
+
+
+def test_only_the_summary_goes_to_standard_output(fasta, tmp_path, monkeypatch, capfd):
+    def noisy(*_, **__):
+        os.write(1, b"(raylet) a worker died\n")
+        print("and Python says so")
+        subprocess.run([sys.executable, "-c", "print('as does a child')"], check=True)
+        raise RayError("all is lost")
+
+    monkeypatch.setattr("virnucpro.pipeline.distributed.embed_with_ray", noisy)
+    words = ["embed", str(fasta), "-o", str(tmp_path / "out.h5"), "--ray", "--json"]
+    assert main(words) == 1
+    said = capfd.readouterr()
+    assert said.out == "" and all(each in said.err for each in ("(raylet)", "as does a child", "all is lost"))
+    print("output is given back")
+    assert capfd.readouterr().out == "output is given back\n"
+
+
+@pytest.mark.slow
+def test_json_is_all_of_the_output_also_when_a_worker_dies(tmp_path):
+    if not importlib.util.find_spec("ray"):
+        pytest.skip("Ray is not installed")
+    path, output = tmp_path / "in.fasta", tmp_path / "out.h5"
+    path.write_text("".join(f">p{number}\n{'MKTAYIAKQR' * 10}\n" for number in range(1_500)))
+    words = ["embed", path, "-o", output, "--model", MODEL, "--weights", "random", "--device", "cpu"]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "virnucpro", *words, "--token-budget", "600", "--ray", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (
+        found := [each for each in folder_of(output).glob(f"segments/*/*/{JOURNAL}") if each.stat().st_size]
+    ):
+        assert driver.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(int(found[0].parent.name.split("-")[-2]), signal.SIGKILL)
+    out, said = driver.communicate(timeout=240)
+    assert driver.returncode == 0, said
+    summary = json.loads(out)
+    assert summary["lost_workers"] == 1 and summary["sequences"] == 1_500, said
 
 
 def test_progress_tells_the_speed_of_each_worker_and_of_all(monkeypatch, capsys):

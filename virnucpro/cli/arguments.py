@@ -139,12 +139,16 @@ def add_embed(commands: Any) -> None:
     run.add_argument("--debug", action="store_true", help="show where in the program an error came from")
     many = command.add_argument_group("many GPUs or jobs")
     many.add_argument(
-        "--shard", metavar="I/N", help="embed only the I-th of N shares of the input, for virnucpro merge"
+        "--shard",
+        metavar="I/N",
+        type=not_empty,
+        help="embed only the I-th of N shares of the input, for virnucpro merge",
     )
     many.add_argument(
         "--ray",
         nargs="?",
         const="local",
+        type=not_empty,
         metavar="ADDRESS",
         help="use all GPUs of this machine, or of the Ray cluster at host:port (auto: the one on this machine)",
     )
@@ -242,6 +246,13 @@ def model_names(**_: Any) -> list[str]:
     from virnucpro.models.esm2 import SHAPES
 
     return list(SHAPES)
+
+
+def not_empty(text: str) -> str:
+    """Anything that is not empty, as a variable that is not set would leave it."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("a value is needed, and this is empty")
+    return text
 
 
 def file_name(text: str) -> str:

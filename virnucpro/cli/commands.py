@@ -14,6 +14,7 @@ from virnucpro.cli.interrupts import Stop
 from virnucpro.cli.progress import Progress
 from virnucpro.cli.report import tell, tell_estimate
 from virnucpro.cli.skipped import AN_INPUT_OR_OUTPUT, SkipLog, same
+from virnucpro.cli.streams import output_to_errors
 from virnucpro.data.fasta import Fasta
 from virnucpro.data.six_frame import STANDARD
 from virnucpro.errors import ArgumentError, UserError
@@ -75,9 +76,12 @@ def embed_input(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, sk
             "on_skip": skips,
         }
         if chosen.ray:
+            from virnucpro.pipeline.cluster import check_local
             from virnucpro.pipeline.distributed import embed_with_ray
 
-            with stop.on_signals(), Progress() as progress:
+            if chosen.ray == "local":
+                check_local(chosen.device, chosen.workers)
+            with output_to_errors(), stop.on_signals(), Progress() as progress:
                 summary = embed_with_ray(
                     fasta,
                     chosen.output,

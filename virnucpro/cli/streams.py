@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from virnucpro.errors import UserError
@@ -26,6 +27,21 @@ def open_standard_streams() -> None:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
+@contextlib.contextmanager
+def output_to_errors() -> Iterator[None]:
+    """Send what this process, and those it starts, write to descriptor 1 meanwhile to standard error."""
+    flush_output()
+    output = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        flush_output()
+        os.dup2(output, 1)
+        os.close(output)
 
 
 def say(text: str) -> None:
