@@ -390,10 +390,12 @@ def test_a_long_protein_is_attended_to_in_parts_with_the_same_bits(monkeypatch, 
     qkv = torch.randn(tokens + 9, 3, 4, 16, generator=generator).to(dtype)
     ends = torch.tensor([0, 7, 7 + tokens], dtype=torch.int32)
     expected = attention.attend_one_by_one(qkv, ends)[: 7 + tokens]
-    assert attention.parts(tokens) == [slice(0, tokens)]
-    for scores in (1, 2**22):
+    assert attention.parts(tokens, 4) == [(slice(0, 4), slice(0, tokens))]
+    for scores in (1, 2**22, 2**24):
         monkeypatch.setattr(attention, "SCORES_OF_A_THREAD", scores)
         assert torch.equal(attention.attend_one_by_one(qkv, ends)[: 7 + tokens], expected)
     monkeypatch.setattr(attention, "SCORES_OF_A_THREAD", 1)
-    lengths = [each.stop - each.start for each in attention.parts(tokens)]
-    assert len(lengths) == tokens // attention.LONG and sum(lengths) == tokens and min(lengths) >= attention.LONG
+    found = attention.parts(tokens, 4)
+    lengths = [queries.stop - queries.start for heads, queries in found if heads == slice(0, 1)]
+    assert len(found) == 4 * len(lengths) == 4 * (tokens // attention.LONG)
+    assert sum(lengths) == tokens and min(lengths) >= attention.LONG

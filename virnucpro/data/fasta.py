@@ -159,10 +159,11 @@ class FastaFile:
                     number = reader.number + 1
                     reader = None
                 for each in whole:
-                    if (record := self._record(each, number)) is not None:
-                        yield record
-                    else:
+                    record = self._record(each, number)
+                    if record is None:
                         yield from self._read(each, number)
+                    else:
+                        yield record
                     number += each.count("\n") + 1
             if reader is None and len(text) > LONG:
                 reader, text = Reader(self.label, self.held, number), ">" + text

@@ -125,7 +125,7 @@ class Record(tuple[str, str]):
 
     file: str
     line: int
-    beyond: Beyond | None
+    beyond: Beyond | None = None
     _lines: Layout | str
 
     def __new__(
@@ -133,7 +133,9 @@ class Record(tuple[str, str]):
     ) -> "Record":
         """`lines`: those after the header, or where the letters are in them."""
         record = super().__new__(cls, (name, sequence))
-        record.file, record.line, record._lines, record.beyond = file, line, lines, beyond
+        record.file, record.line, record._lines = file, line, lines
+        if beyond is not None:
+            record.beyond = beyond
         return record
 
     def line_of(self, index: int) -> int:
@@ -221,7 +223,7 @@ class Reader:
             if index:
                 self.number += 1
                 self._line = EMPTY
-            if self._line == IGNORED:
+            if not line or self._line == IGNORED:
                 continue
             if self._line == EMPTY:
                 if line.startswith(COMMENTS):

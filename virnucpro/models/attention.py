@@ -23,8 +23,8 @@ SCORES_AT_A_TIME = 2**20
 """Scores that `attend_in_bf16` holds, twice: 4 MiB each. A quarter as many made it 10 to 15 % slower."""
 
 
-SCORES_OF_A_THREAD = 2**26
-"""Scores that `attend_one_by_one` asks for at a time, by thread: about two seconds with a slow core."""
+SCORES_OF_A_THREAD = 2**28
+"""Scores of all heads that `attend_one_by_one` asks for at a time, by thread: about a second with a slow core."""
 
 LONG, QUERIES = 768, 256
 """From so many queries on PyTorch's kernel takes so many at a time (ATen/native/cpu/FlashAttentionKernel.cpp)."""
@@ -107,8 +107,8 @@ def attend_in_bf16(qkv: Tensor, cu_seqlens: Tensor) -> Tensor:
 def attend_one_by_one(qkv: Tensor, cu_seqlens: Tensor) -> Tensor:
     """For the CPU, where a protein is work enough to fill the cores.
 
-    Of a long protein some queries at a time, so that Python gets to see a signal meanwhile. The kernel takes 256
-    at a time where it gets `LONG` or more: parts that are multiples of them change no bit.
+    Of a long protein some heads and queries at a time, so that Python gets to see a signal meanwhile. The kernel
+    takes 256 queries at a time where it gets `LONG` or more: parts that are multiples of them change no bit.
     """
     out = torch.empty_like(qkv[:, 0], memory_format=torch.contiguous_format)
     q, k, v = qkv.permute(1, 2, 0, 3)[:, None]  # [1, H, T, d]
@@ -116,18 +116,22 @@ def attend_one_by_one(qkv: Tensor, cu_seqlens: Tensor) -> Tensor:
         if start < end:
             own = (slice(None), slice(None), slice(start, end))
             queries, keys, values = q[own], k[own], v[own]
-            for part in parts(end - start):
-                one = F.scaled_dot_product_attention(queries[:, :, part], keys, values)
-                out[start + part.start : start + part.stop] = one[0].transpose(0, 1)
+            for some, part in parts(end - start, out.shape[1]):
+                one = F.scaled_dot_product_attention(queries[:, some, part], keys[:, some], values[:, some])
+                out[start + part.start : start + part.stop, some] = one[0].transpose(0, 1)
     return out
 
 
-def parts(tokens: int) -> list[slice]:
-    """The queries of a protein, in parts of seconds at most; no part but the only one is shorter than `LONG`."""
+def parts(tokens: int, heads: int) -> list[tuple[slice, slice]]:
+    """Heads and queries of a protein, in parts of seconds at most; of queries no part but the only one is shorter
+    than `LONG`.
+    """
     most = SCORES_OF_A_THREAD * torch.get_num_threads() // max(1, tokens)
-    rows = max(LONG, most // QUERIES * QUERIES)
+    rows = max(LONG, most // heads // QUERIES * QUERIES)
+    together = max(1, most // rows) if rows < tokens else heads
     starts = range(0, max(1, tokens - LONG + 1), rows)
-    return [slice(start, start + rows) for start in starts[:-1]] + [slice(starts[-1], tokens)]
+    queries = [slice(start, start + rows) for start in starts[:-1]] + [slice(starts[-1], tokens)]
+    return [(slice(head, head + together), part) for head in range(0, heads, together) for part in queries]
 
 
 def attend_memory_efficient(qkv: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
