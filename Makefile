@@ -17,7 +17,7 @@ ASV = PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m asv
 NAME = "$$($(PY) -m asv_plugin.machine --name "$(MACHINE)")"
 
 .DEFAULT_GOAL := help
-.PHONY: help ab bench bench-gpu test test-fast compare engine fidelity precision publish preview lint setup clean
+.PHONY: help ab bench bench-gpu test test-fast test-all compare engine fidelity precision publish preview lint setup clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -58,11 +58,14 @@ publish: setup ## write the dashboard to html/
 preview: publish ## serve the dashboard on a local port
 	@$(ASV) preview
 
-test: setup ## run all tests
-	@$(PY) -m pytest --numprocesses 2 --dist loadfile
+test: setup ## run all tests, and samples of the exhaustive loops
+	@$(PY) -m pytest --numprocesses 2 --dist loadfile -m "not exhaustive"
 
 test-fast: setup ## run the tests that take no asv run and no large model
-	@$(PY) -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+	@$(PY) -m pytest --numprocesses 2 --dist loadfile -m "not slow and not exhaustive"
+
+test-all: setup ## run all tests and the exhaustive loops: each damage, each kill, many mutations
+	@$(PY) -m pytest --numprocesses 2 --dist loadfile
 
 lint: setup .venv/lint ## check style (ruff) and types (mypy)
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

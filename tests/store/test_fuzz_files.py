@@ -83,7 +83,7 @@ def test_a_file_with_other_bytes_is_what_was_written_or_an_error(written, format
     fuzz(written(format, ragged), FEW, crashes="h5" in format.name)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("format", ALL)
 @pytest.mark.parametrize("ragged", [False, True], ids=["mean", "residue"])
 def test_none_of_many_files_with_other_bytes_is_read_as_something_else(written, format, ragged):
@@ -109,7 +109,7 @@ def members_changed(path, rng):
             file.writestr(each, content)
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(1_500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [60, pytest.param(1_500, marks=pytest.mark.exhaustive)])
 def test_npz_whose_arrays_make_no_sense_is_an_error(written, tmp_path, count):
     """With checksums that are right: values may be others then, and nothing but a StoreError is raised."""
     path, rng, counts = written(BY_NAME["npz"], True), np.random.default_rng(8), Counter()

@@ -66,7 +66,7 @@ def points(step, first=1):
     return ((number, after) for number in range(first, 10_000, step) for after in (False, True))
 
 
-STEPS = [pytest.param(37, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+STEPS = [pytest.param(37, id="some"), pytest.param(1, id="all", marks=pytest.mark.exhaustive)]
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -270,7 +270,7 @@ def test_no_damaged_dataset_or_attribute_is_believed(made):
     check(made, sample(hdf5_cases(made)))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_none_of_all_damaged_datasets_and_attributes_is_believed(made):
     assert check(made, hdf5_cases(made)).total() > 1_000
 
@@ -279,7 +279,7 @@ def test_no_file_with_other_bytes_is_believed(made):
     check(made, sample(byte_cases(made, 10)))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_none_of_many_files_with_other_bytes_is_believed(made):
     check(made, byte_cases(made, 100))
 
@@ -335,6 +335,6 @@ def test_no_damaged_file_of_an_unfinished_run_is_believed(made):
     check_partial(made, sample(partial_cases(made, 10)))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_none_of_all_damaged_files_of_an_unfinished_run_is_believed(made):
     assert check_partial(made, partial_cases(made, 60)).total() > 500
