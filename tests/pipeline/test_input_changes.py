@@ -50,9 +50,9 @@ def restore(paths):
         os.replace(f"{path}.again", path)  # noqa: PTH105
 
 
-def run(paths, output, model, change=lambda path: None, **keywords):  # noqa: F811
-    """Embed; when a sequence of the last file is embedded, change that file."""
-    changes, after = [change], 1 if len(paths) == 1 else 11
+def run(paths, output, model, change=lambda path: None, after=None, **keywords):  # noqa: F811
+    """Embed; when `after` sequences, by default one of the last file, are embedded, change the last file."""
+    changes, after = [change], after or (1 if len(paths) == 1 else 11)
 
     def progress(done):
         if changes and done.sequences >= after:
