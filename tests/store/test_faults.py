@@ -16,7 +16,8 @@ from tests.store.rows import SEQUENCES, append, datasets, finish, partial, rows_
 from virnucpro.store import run as run_module
 from virnucpro.store.errors import WriteError
 from virnucpro.store.place import folder_of
-from virnucpro.store.run import LEAST_BYTES, OutputFolder, bytes_of, has_work, size_of
+from virnucpro.store.rows import bytes_of
+from virnucpro.store.run import LEAST_BYTES, OutputFolder, has_work, size_of
 
 
 @pytest.fixture

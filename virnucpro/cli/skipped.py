@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from virnucpro.errors import UserError
 from virnucpro.names import NOT_FINITE
-from virnucpro.store.disk import NEW, open_to_read, read_at, reason_of, sync
+from virnucpro.store.disk import NEW, lock, open_to_read, read_at, reason_of, sync
 from virnucpro.store.errors import StoreError
 from virnucpro.store.place import among, check_parent, folder_of, place_of, stat_of
 from virnucpro.store.run import OF_0_4, OURS, BusyError, begun_settings
@@ -260,16 +260,10 @@ def locked(path: Path) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if same(path, [descriptor]):  # and not moved to its place meanwhile
+            if lock(descriptor, path):  # and it was not moved to its place meanwhile
                 return descriptor
         except BlockingIOError as error:
-            os.close(descriptor)
             raise SkippedError(f"another process is writing {path}: wait for it, or name another file") from error
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
 
 
 def same(path: Path, others: Iterable[Named]) -> bool:

@@ -83,8 +83,7 @@ def embed_with_ray(
                 **{"model": model, "weights": weights},
                 **pool.open({"threads": torch.get_num_threads(), **known}, stop),
             }
-            proteins = format.check_names(reader) if format.check_names else reader
-            source = NumberedPacks(pack(proteins, settings["token_budget"]))
+            source = NumberedPacks(pack(format.named(reader), settings["token_budget"]))
             if run.begun is not None:
                 settings |= agreed(run.begun, settings, output, allow_mixed)
             work = begin(run, compared(settings), source, format, resume, stop)

@@ -105,7 +105,7 @@ def embed_file(
     settings |= shard.settings if shard is not None else {}
     runner, shape = runner_for(model, options), shape_of_row(model, options)
     reader = reader_of(fasta, options, on_skip)
-    packs = pack(format.check_names(reader) if format.check_names else reader, settings["token_budget"])
+    packs = pack(format.named(reader), settings["token_budget"])
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])  # sums are split among threads, and their rounding follows
     source = NumberedPacks(packs, shard)

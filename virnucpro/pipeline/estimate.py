@@ -75,7 +75,7 @@ def estimate(
         budget = options.token_budget or budget_of(model)
     runner_for(model, options)  # which refuses layers that there are not
     reader = reader_of(fasta, dataclasses.replace(options, strict=False))
-    packs = NumberedPacks(pack(format.check_names(reader) if format.check_names else reader, budget), shard)
+    packs = NumberedPacks(pack(format.named(reader), budget), shard)
     if shard is not None:
         reader.own = packs.is_own
     size = size_of((each.pack for each in packs), stop)

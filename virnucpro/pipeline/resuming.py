@@ -17,7 +17,8 @@ from virnucpro.pipeline.input import InputChangedError, Numbered, NumberedPacks,
 from virnucpro.pipeline.provenance import CHANNELS_APART, check_complete
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import StoreError, reading
-from virnucpro.store.formats import TABLE, Format, open_table
+from virnucpro.store.formats import TABLE, Format, open_reader, open_table
+from virnucpro.store.hdf5 import Table
 from virnucpro.store.rows import Counts
 from virnucpro.store.run import Run, begun_settings
 from virnucpro.store.settings import differences
@@ -85,18 +86,15 @@ def begin(
         run.begin(settings)
         before = stored_counts(run)
         return Work(before, left(source, run))
-    with reading(run.output), Embeddings(run.output) as complete:
+    with reading(run.output), contextlib.closing(open_reader(run.output)) as complete:
         about, lengths = complete.settings, complete.lengths
         if about["format"] not in format.contents:
             raise StoreError(
                 f"{run.output} is complete, and not in the format {format.name}: give another name, or --force"
             )
         check_complete(run.output, about, settings)
-        skipped, digest = json.loads(about.get("skipped", "[]")), str(about["input_digest"])
-        if format is TABLE:
-            with contextlib.closing(open_table(run.output)) as table:
-                skipped = table.skipped.tolist()
-        before = Counts(len(lengths), int(lengths.sum()), skipped=len(skipped))
+        skipped = complete.skipped if isinstance(complete, Table) else json.loads(about.get("skipped", "[]"))
+        before, digest = Counts(len(lengths), int(lengths.sum()), skipped=len(skipped)), str(about["input_digest"])
     packs = until(stop, source)
     if "shard" in about:
         for _ in packs:

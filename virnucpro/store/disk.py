@@ -1,6 +1,7 @@
 """Files whose writes either reach the disk or are known not to have, and that are moved to their place whole."""
 
 import errno
+import fcntl
 import logging
 import os
 import re
@@ -62,6 +63,30 @@ class AppendFile:
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
+
+
+def lock(descriptor: int, path: Path) -> bool:
+    """Lock a file that was just opened; False where `path` is not its name any more: then the lock is of nothing.
+
+    Raises BlockingIOError where another process has it, and OSError. The file is closed unless it is locked.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_at(path, descriptor):
+            return True
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return False
+
+
+def is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is at `path`, and not behind a link there."""
+    try:
+        return os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def write_safely(path: Path, text: str) -> None:

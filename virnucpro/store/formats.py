@@ -31,6 +31,10 @@ class Format:
     check_names: Callable[[Iterable[tuple[str, str]]], Iterator[tuple[str, str]]] | None = None
     check: Callable[[], Any] = lambda: None
 
+    def named(self, proteins: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+        """The proteins, ``(name, protein)``, with their names checked where the format asks for it."""
+        return self.check_names(proteins) if self.check_names else proteins
+
 
 TABLE = Format("h5", (hdf5.FORMAT, hdf5.BEFORE_CHECKSUMS), hdf5.write_hdf5)
 PER_PROTEIN = Format(

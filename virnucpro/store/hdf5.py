@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 
 from virnucpro.store.errors import damaged, reading
-from virnucpro.store.rows import BLOCK_BYTES, Counts, RowSource
-from virnucpro.store.segments import ROWS_AT
+from virnucpro.store.rows import BLOCK_BYTES, Counts, RowSource, bytes_of
+from virnucpro.store.segments import LARGE, ROWS_AT
 
 FORMAT = "virnucpro embeddings 2"
 BEFORE_CHECKSUMS = "virnucpro embeddings 1"
@@ -32,7 +32,6 @@ CHECKSUMS = "checksums"
 """The attribute that tells, in JSON, the CRC-32 of each other dataset's bytes (of ``ids``: a name a line), and
 under ``attributes`` that of all other attributes, as JSON with sorted names."""
 
-LARGE = 2**16  # bytes, from which on HDF5 aligns a dataset
 NAMES_AT_A_TIME = 4_096
 OWN_FILTERS = 6  # HDF5's own filters have the numbers 1 to 6
 MOST_SHRUNK = 1_032
@@ -56,7 +55,7 @@ def write_hdf5(
     beside the datasets. `blocks`: of a part. `in_place`: the file is there, and has the rows from `ROWS_AT` on.
     """
     with (
-        FileOfHDF5(path, bytes_with(rows) if in_place else 0) as raw,
+        FileOfHDF5(path, ROWS_AT + bytes_of(rows) if in_place else 0) as raw,
         h5py.File(raw, "w", alignment_threshold=LARGE, alignment_interval=ROWS_AT) as file,
     ):
         count, checksums = rows.counts.sequences, dict[str, int]()
@@ -101,11 +100,6 @@ def dataset_of_rows(file: h5py.File, shape: tuple[int, ...], dtype: np.dtype) ->
     how.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     how.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     return file.create_dataset("embeddings", shape, dtype, dcpl=how)
-
-
-def bytes_with(rows: RowSource) -> int:
-    """Of a file up to the end of its rows, where they begin at `ROWS_AT`."""
-    return ROWS_AT + rows.counts.rows * rows.row_size * rows.dtype.itemsize
 
 
 @functools.cache
@@ -321,7 +315,7 @@ class Table:
 
     def verify(self) -> bool:
         """Prove names and rows, too; False where it has no checksums. Raises StoreError for what is damaged."""
-        _ = self.names
+        self.prove_names()
         for _ in self.rows_between(0, len(self.embeddings)):
             pass
         return self._proved
@@ -380,10 +374,10 @@ class FileOfHDF5(io.RawIOBase):
         super().__init__()
         flags = os.O_RDWR | os.O_NOFOLLOW | (0 if kept else os.O_CREAT | os.O_TRUNC)
         self._descriptor: int | None = os.open(path, flags, 0o666)
-        self._kept_bytes = kept
+        self._kept = kept
         self._at = 0
         self._size = 0
-        self._kept: list[tuple[int, bytes]] = []  # what could not be written, and where
+        self._unwritten: list[tuple[int, bytes]] = []  # what could not be written, and where
         self.failure: OSError | None = None
 
     def _open(self) -> int:
@@ -407,7 +401,7 @@ class FileOfHDF5(io.RawIOBase):
         count = max(0, min(len(into), self._size - self._at))
         found = os.pread(self._open(), count, self._at)
         into[:count] = found + bytes(count - len(found))
-        for at, data in self._kept:
+        for at, data in self._unwritten:
             start, end = max(at, self._at), min(at + len(data), self._at + count)
             if start < end:
                 into[start - self._at : end - self._at] = data[start - at : end - at]
@@ -425,7 +419,7 @@ class FileOfHDF5(io.RawIOBase):
         except OSError as failure:
             self.failure = failure.with_traceback(None)  # which would hold HDF5's buffer
         if len(rest):
-            self._kept.append((at, bytes(rest)))
+            self._unwritten.append((at, bytes(rest)))
         self._at += size
         self._size = max(self._size, self._at)
         return size
@@ -435,7 +429,7 @@ class FileOfHDF5(io.RawIOBase):
         self._size = self._at if size is None else size
         try:
             if self.failure is None:
-                os.ftruncate(self._open(), max(self._size, self._kept_bytes))
+                os.ftruncate(self._open(), max(self._size, self._kept))
         except OSError as failure:
             self.failure = failure
         return self._size

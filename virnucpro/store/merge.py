@@ -15,8 +15,8 @@ import numpy as np
 from virnucpro.store.errors import StoreError, damaged, reading
 from virnucpro.store.formats import Format, open_table
 from virnucpro.store.hdf5 import BEFORE_CHECKSUMS, Table, crc_of_names
-from virnucpro.store.rows import Counts
-from virnucpro.store.run import OutputFolder, begun_settings, bytes_of, check_output, remove, size_of
+from virnucpro.store.rows import Counts, bytes_of
+from virnucpro.store.run import OutputFolder, begun_settings, check_output, remove, size_of
 from virnucpro.store.settings import differences, differing_values
 
 OF_A_PART = ("format", "shard", "packs_in_block", "input_sequences")

@@ -11,8 +11,8 @@ import numpy as np
 from virnucpro.names import shown
 from virnucpro.store.disk import amount
 from virnucpro.store.errors import StoreError, damaged
-from virnucpro.store.hdf5 import MOST_SHRUNK, attribute, check_arrays, taken
-from virnucpro.store.rows import RowSource, flat, with_skipped
+from virnucpro.store.hdf5 import MOST_SHRUNK, attribute, check_arrays, offsets_of, taken
+from virnucpro.store.rows import RowSource, bytes_of, flat, with_skipped
 
 FORMAT = "virnucpro embeddings npz 1"
 
@@ -56,11 +56,10 @@ def write_npz(
     try:
         return written(path, rows, attributes, shape, ragged, stop)
     except MemoryError:
-        size = rows.counts.rows * rows.row_size * rows.dtype.itemsize
         # Not from this error: its advice is to compute with less
         raise TooLargeError(
-            f"a .npz file is made in memory, where {amount(size)} of embeddings and {rows.counts.sequences:,} "
-            "names do not fit: name a .h5 file, which is written piece by piece"
+            f"a .npz file is made in memory, where {amount(bytes_of(rows))} of embeddings and "
+            f"{rows.counts.sequences:,} names do not fit: name a .h5 file, which is written piece by piece"
         ) from None
 
 
@@ -87,7 +86,7 @@ def written(
         "embeddings": embeddings,
     }
     if ragged:
-        arrays["offsets"] = np.concatenate([[0], np.cumsum(lengths)])
+        arrays["offsets"] = offsets_of(lengths)
     settings = {
         "format": FORMAT,
         **{name: attribute(value) for name, value in with_skipped(attributes, rows).items()},

@@ -167,6 +167,11 @@ class Rows:
                 yield opened[pack.segment], pack
 
 
+def bytes_of(rows: RowSource) -> int:
+    """Bytes of the rows themselves."""
+    return rows.counts.rows * rows.row_size * rows.dtype.itemsize
+
+
 def names_of(file: int, pack: StoredPack) -> tuple[list[str], np.ndarray]:
     """A pack's names and lengths; LostError where they are not those that were written."""
     named = read_at(file, pack.names_at, pack.names_size)

@@ -4,7 +4,6 @@ An output is written in the folder and moved to its place when it is whole and o
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
@@ -22,7 +21,9 @@ from virnucpro.store.disk import (
     amount,
     delete,
     free_bytes,
+    is_at,
     is_full,
+    lock,
     move_into_place,
     reason_of,
     sync,
@@ -32,9 +33,10 @@ from virnucpro.store.disk import (
 from virnucpro.store.errors import LostError, StoreError, WriteError, damaged
 from virnucpro.store.journal import sealed, unsealed
 from virnucpro.store.place import check_apart, check_folder, folder_of, place_of
-from virnucpro.store.rows import Rows, RowSource
+from virnucpro.store.rows import Rows, RowSource, bytes_of
 from virnucpro.store.segments import (
     JOURNAL,
+    LARGE,
     ROWS,
     ROWS_AT,
     Index,
@@ -60,7 +62,6 @@ STORE_VERSION = 2
 
 LEAST_BYTES = 2**15  # for what HDF5 has beside the datasets
 BYTES_OF_A_NAME = 40  # beside its letters, in HDF5: a reference, and a header and padding in the heap
-LEAST_IN_PLACE = 2**16  # bytes of rows, from which on HDF5 begins them at `ROWS_AT`
 LOCK_TRIES = 1_000
 MAKE_ROOM = "Make room and run again"
 
@@ -159,11 +160,6 @@ def size_of(rows: RowSource) -> int:
     return LEAST_BYTES + done.name_bytes + (BYTES_OF_A_NAME + 32) * done.sequences + 8 * done.skipped
 
 
-def bytes_of(rows: RowSource) -> int:
-    """Bytes of the rows themselves."""
-    return rows.counts.rows * rows.row_size * rows.dtype.itemsize
-
-
 class OutputFolder:
     """The folder beside an output, locked. Use as a context manager: other processes are kept out until it ends.
 
@@ -251,22 +247,16 @@ def locked(folder: Path, output: Path) -> int:
         except OSError:
             discard(folder)
             raise
-        with contextlib.ExitStack() as unless_locked:
-            unless_locked.callback(os.close, descriptor)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BusyError(
-                    f"another process is writing {output}: wait for it, or name another file"
-                ) from error
-            except OSError as error:  # nobody else has it either
-                with contextlib.suppress(OSError):
-                    (folder / LOCK).unlink()
-                discard(folder)
-                raise StoreError(f"cannot lock {folder}, as on some network drives: {error.strerror}") from error
-            if holds(descriptor, folder):
-                unless_locked.pop_all()
+        try:
+            if lock(descriptor, folder / LOCK):
                 return descriptor
+        except BlockingIOError as error:
+            raise BusyError(f"another process is writing {output}: wait for it, or name another file") from error
+        except OSError as error:  # nobody else has it either
+            with contextlib.suppress(OSError):
+                (folder / LOCK).unlink()
+            discard(folder)
+            raise StoreError(f"cannot lock {folder}, as on some network drives: {error.strerror}") from error
     raise StoreError(f"cannot lock {folder}: its file {LOCK} is removed again and again")
 
 
@@ -278,10 +268,7 @@ def discard(folder: Path) -> None:
 
 def holds(descriptor: int, folder: Path) -> bool:
     """Whether this is still the lock's file, which is removed with the folder, and may be made anew."""
-    try:
-        return os.path.samestat((folder / LOCK).stat(follow_symlinks=False), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+    return is_at(folder / LOCK, descriptor)
 
 
 class Run(OutputFolder):
@@ -386,7 +373,7 @@ class Run(OutputFolder):
         """
         if self._ahead is not None:
             return self._ahead.finish(stop) == rows.counts.rows > 0
-        segment = rows.in_one_file(ROWS_AT) if self._in_place and bytes_of(rows) >= LEAST_IN_PLACE else None
+        segment = rows.in_one_file(ROWS_AT) if self._in_place and bytes_of(rows) >= LARGE else None
         if segment is None:
             return False
         delete(self.whole)

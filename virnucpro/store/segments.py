@@ -27,6 +27,9 @@ ROWS, NAMES, JOURNAL = "rows", "names", "journal"
 ROWS_AT = 4_096
 """Where rows begin in their file: HDF5 aligns what is large to this, and can put its own around them."""
 
+LARGE = 2**16
+"""Bytes of rows, from which on HDF5 aligns them so."""
+
 MOST = 2**63  # above all numbers that mean something
 
 logger = logging.getLogger(__name__)
