@@ -1,5 +1,6 @@
 """Fixtures that several test folders share."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -29,6 +30,33 @@ RAGGED = [
     ("middle", "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQ" * 2),
     ("long", "ACDEFGHIKLMNPQRSTVWY" * 40),
 ]
+
+
+class StopAfter:
+    """Says to stop from the given question on."""
+
+    def __init__(self, questions):
+        self.left = questions
+
+    def __call__(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@functools.cache
+def random_model(name):
+    """A model with random weights, made once."""
+    return load_esm2_model(name, "cpu", precision="fp32", weights="random")
+
+
+@pytest.fixture
+def one_model(monkeypatch):
+    """The command takes one model for all tests, and one thread: two would wait for each other beside others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr("virnucpro.models.esm2_flash.load_esm2_model", lambda name, *_, **__: random_model(name))
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """What is said of a mistake is what it is, and what is advised helps."""
 
-import functools
 import json
 import os
 
@@ -9,7 +8,6 @@ import pytest
 import torch
 
 from virnucpro.cli import main
-from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.pipeline.async_inference import InferenceResult
 from virnucpro.pipeline.prefetch import TooNarrowError, in_type
 from virnucpro.store import npz
@@ -20,23 +18,7 @@ MODEL = ["--model", "esm2_t6_8M_UR50D", "--weights", "random", "--device", "cpu"
 RECORDS = "".join(f">p{number}\n{'MKTAYIAKQR'[: 2 + number % 8]}\n" for number in range(60))
 
 
-@pytest.fixture(autouse=True)
-def quickly(monkeypatch):
-    """One model for all tests, and one thread: two would wait for each other beside whatever else runs here."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr("virnucpro.models.esm2_flash.load_esm2_model", the_model)
-    yield
-    torch.set_num_threads(threads)
-
-
-@functools.cache
-def loaded(name):
-    return load_esm2_model(name, "cpu", precision="fp32", weights="random")
-
-
-def the_model(name, *_, **__):
-    return loaded(name)
+pytestmark = pytest.mark.usefixtures("one_model")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import functools
 import os
 import shutil
 import signal
@@ -11,6 +10,7 @@ import sys
 import pytest
 import torch
 
+from tests.conftest import random_model
 from virnucpro.cli import main
 from virnucpro.cli.skipped import HEADER
 from virnucpro.data.tokens import ALPHABET
@@ -25,17 +25,11 @@ RECORDS = ">a\nMKTAYIAK\n>odd\nM1\n>b\nMKV\n>c\nMLTAYI\n"
 LINES = [HEADER.rstrip("\n"), "odd"]
 
 
-@functools.cache
-def loaded(name):
-    return load_esm2_model(name, "cpu", precision="fp32", weights="random")
-
-
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, one_model):
     """The tests' folder, in which there is an input; and one model for all of them."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.fasta").write_text(RECORDS)
-    monkeypatch.setattr("virnucpro.models.esm2_flash.load_esm2_model", lambda name, *_, **__: loaded(name))
     return tmp_path
 
 
@@ -329,7 +323,7 @@ def test_a_table_that_cannot_be_moved_into_place_is_told_and_kept(here, embed, m
     )
     monkeypatch.undo()
     os.chdir(here)
-    monkeypatch.setattr("virnucpro.models.esm2_flash.load_esm2_model", lambda name, *_, **__: loaded(name))
+    monkeypatch.setattr("virnucpro.models.esm2_flash.load_esm2_model", lambda name, *_, **__: random_model(name))
     assert embed("--skipped", "t", "--resume")[0] == 0
     assert names(here / "t") == ["odd"]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import virnucpro
-from tests.conftest import MODEL, RAGGED
+from tests.conftest import MODEL, RAGGED, StopAfter
 from virnucpro.data.fasta import Fasta, FastaError
 from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
 from virnucpro.pipeline import embed as module
@@ -161,17 +161,6 @@ def test_only_what_esm2_cannot_take_is_a_file_without_rows(tmp_path, model):
     assert (summary["sequences"], summary["records"], summary["tokens_per_second"]) == (0, 1, None)
     with Embeddings(tmp_path / "out.h5") as file:
         assert file.embeddings.shape == (0, 320)
-
-
-class StopAfter:
-    """Says to stop from the given question on."""
-
-    def __init__(self, questions):
-        self.left = questions
-
-    def __call__(self):
-        self.left -= 1
-        return self.left < 0
 
 
 @pytest.mark.parametrize("questions", [1, 2, 4])

@@ -1,6 +1,5 @@
 """``--estimate``: what it tells is what a run then does, and nothing is written."""
 
-import functools
 import json
 
 import pytest
@@ -8,7 +7,6 @@ import torch
 
 from virnucpro.cli import main
 from virnucpro.cli.report import duration
-from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.pipeline import estimate as module
 
 MODEL = ["--model", "esm2_t6_8M_UR50D", "--weights", "random", "--device", "cpu"]
@@ -16,19 +14,12 @@ RECORDS = "".join(f">protein{number}\n{'MKTAYIAKQR'[: 3 + number % 8]}\n" for nu
 DNA = "".join(f">c{number}\n{'ATGAAAACCTGG' * (2 + number % 9)}\n" for number in range(60))
 
 
-@functools.cache
-def loaded(name):
-    return load_esm2_model(name, "cpu", precision="fp32", weights="random")
-
-
 @pytest.fixture
-def embed(tmp_path, monkeypatch, capsys):
+def embed(tmp_path, monkeypatch, capsys, one_model):
     """Run the command in the tests' folder; its exit code, and what it said."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "MEASURED_SECONDS", 0.2)
-    monkeypatch.setattr("virnucpro.models.esm2_flash.load_esm2_model", lambda name, *_, **__: loaded(name))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    torch.set_num_threads(1)  # two would wait for each other beside whatever else this machine does
 
     def run(*words, output="o.h5", text=RECORDS):
         (tmp_path / "in.fasta").write_text(text)

@@ -1,13 +1,9 @@
 """``--genetic-code``: what is embedded follows it, and no other one continues or is merged."""
 
-import functools
-
 import pytest
-import torch
 
 from virnucpro.cli import main
 from virnucpro.data.six_frame import GENETIC_CODES, translate
-from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.store.embeddings import Embeddings
 
 WORDS = ["--model", "esm2_t6_8M_UR50D", "--weights", "random", "--device", "cpu", "--token-budget", "30"]
@@ -15,17 +11,10 @@ DNA = "ATGTGAAAACTGTGAGCC"  # TGA is W in code 4, G in code 25, and a stop in 1,
 RECORDS = "".join(f">c{number}\n{DNA * (1 + number % 3)}\n" for number in range(20))
 
 
-@functools.cache
-def loaded(name):
-    return load_esm2_model(name, "cpu", precision="fp32", weights="random")
-
-
 @pytest.fixture
-def embed(tmp_path, monkeypatch, capsys):
+def embed(tmp_path, monkeypatch, capsys, one_model):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("virnucpro.models.esm2_flash.load_esm2_model", lambda name, *_, **__: loaded(name))
     (tmp_path / "in.fasta").write_text(RECORDS)
-    torch.set_num_threads(1)
 
     def run(*more, output="o.h5", translated=True):
         how = ["--translate", "six-frame"] if translated else []

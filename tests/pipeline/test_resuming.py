@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import MODEL
+from tests.conftest import MODEL, StopAfter
 from tests.store.faulty_disk import FaultyDisk, fault_points
 from tests.store.rows import as_another_run_has_it
 from virnucpro.data.fasta import Fasta, FastaError
@@ -71,17 +71,6 @@ def content(path):
     with h5py.File(path) as file:
         attributes = {name: value for name, value in file.attrs.items() if name != "command"}
         return {name: (file[name].shape, np.asarray(file[name][()]).tolist()) for name in file}, attributes
-
-
-class StopAfter:
-    """Says to stop from the given question on."""
-
-    def __init__(self, questions):
-        self.left = questions
-
-    def __call__(self):
-        self.left -= 1
-        return self.left < 0
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

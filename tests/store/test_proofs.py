@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import MODEL
+from tests.conftest import MODEL, StopAfter
 from tests.store.damages import Impossible, of_bytes, of_hdf5, of_place
 from virnucpro.cli import main
 from virnucpro.data.fasta import Fasta
@@ -93,17 +93,6 @@ def written(path, proteins=PROTEINS):
 def run(path, output, model, pool, **keywords):
     with Fasta(path) as fasta:
         return embed_file(fasta, output, model, Options(pool, token_budget=40, on_nan="skip"), **keywords)
-
-
-class StopAfter:
-    """Says to stop from the given question on."""
-
-    def __init__(self, questions):
-        self.left = questions
-
-    def __call__(self):
-        self.left -= 1
-        return self.left < 0
 
 
 class Made:
