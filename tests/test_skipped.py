@@ -322,7 +322,7 @@ def test_a_table_that_cannot_be_moved_into_place_is_told_and_kept(here, embed, m
         names(here / f"t{NEW}") == ["odd"] and (here / "o.h5").exists() and not folder_of(here / "o.h5").exists()
     )
     monkeypatch.undo()
-    os.chdir(here)
+    monkeypatch.chdir(here)
     monkeypatch.setattr("virnucpro.models.esm2_flash.load_esm2_model", lambda name, *_, **__: random_model(name))
     assert embed("--skipped", "t", "--resume")[0] == 0
     assert names(here / "t") == ["odd"]
