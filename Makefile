@@ -46,10 +46,10 @@ ab: setup ## judge two commits in paired rounds: make ab BASE=main~1 HEAD=main R
 	$(if $(STRICT),--strict)
 
 engine: setup ## print the engine beside its matrix products, fair-esm and Transformers (minutes on a CPU)
-	@$(PY) -m benchmarks._engine_table
+	@$(PY) -m benchmarks.peers.table
 
 fidelity: setup ## print how far each precision moves embeddings [MODEL=] [WEIGHTS=pretrained|random|PATH] [FASTA=] [STRICT=1]
-	@$(PY) -m benchmarks._fidelity_report --weights "$(or $(WEIGHTS),pretrained)" $(if $(MODEL),--model $(MODEL)) \
+	@$(PY) -m benchmarks.measure.fidelity_report --weights "$(or $(WEIGHTS),pretrained)" $(if $(MODEL),--model $(MODEL)) \
 	$(if $(FASTA),--fasta "$(FASTA)") $(if $(PRECISIONS),--precisions $(PRECISIONS)) $(if $(STRICT),--strict) $(FORMAT)
 
 publish: setup ## write the dashboard to html/

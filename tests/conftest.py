@@ -11,7 +11,7 @@ import esm
 import pytest
 import torch
 
-from benchmarks._massive import Channel, massive
+from benchmarks.measure.massive import Channel, massive
 from tests.checkpoints import round_frequencies, save_in_fair_esms_format
 from virnucpro.data.packing import make_pack
 from virnucpro.data.tokens import encode

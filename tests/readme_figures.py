@@ -33,7 +33,7 @@ from asv_plugin.answer.records import (
     read_suite,
     records,
 )
-from benchmarks._workloads import LENGTHS
+from benchmarks.suite.workloads import LENGTHS
 from tests.made_up import ROOT
 
 RESULTS = ROOT / "results"
@@ -397,7 +397,7 @@ class Readme:
             yield Figure(*match.span(1), match[1], " and ".join(sorted(weights)), "the notes of the table's files")
             lengths = LENGTHS.get(match[2], [0])
             for number, expected in ((3, NUMBERS[len(lengths)]), (4, str(min(lengths))), (5, str(max(lengths)))):
-                yield Figure(*match.span(number), match[number], expected, "benchmarks/_workloads.py")
+                yield Figure(*match.span(number), match[number], expected, "benchmarks/suite/workloads.py")
 
     def advised(self, size: str) -> Group | None:
         """The first group of the table whose model has this size."""

@@ -5,10 +5,10 @@ import functools
 import pytest
 import torch
 
-from benchmarks import _fidelity_report
-from benchmarks._hardware import GIB, Hardware
-from benchmarks._massive import Channel, constants, distance, enlarge, massive, trace
-from benchmarks._workloads import fidelity_proteins
+from benchmarks.measure import fidelity_report
+from benchmarks.measure.massive import Channel, constants, distance, enlarge, massive, trace
+from benchmarks.suite.hardware import GIB, Hardware
+from benchmarks.suite.workloads import fidelity_proteins
 from tests.conftest import MODEL
 from tests.models.test_quantised import stored
 from virnucpro.data.packing import make_pack, pack
@@ -208,7 +208,7 @@ def test_what_stands_out_only_of_a_users_proteins_fails_make_fidelity(monkeypatc
     cpu = Hardware("cpu", "a CPU", 24 * GIB, (0, 0), {"torch": torch.__version__})
 
     def judged():
-        (line,) = _fidelity_report.report(MODEL, "made up", ["int8"], theirs, cpu)
+        (line,) = fidelity_report.report(MODEL, "made up", ["int8"], theirs, cpu)
         return line.passed, line.channels["fc1"]["channels"]
 
     assert judged() == (True, 6)

@@ -1,7 +1,7 @@
 """How a number is measured: warm-up until it settles, blocks, turns, fresh processes.
 
 Nothing here knows ESM-2. A change that makes new numbers incomparable with old ones is a new
-`version` of the figures that it concerns (`_cells.tracked`).
+`version` of the figures that it concerns (`suite.cell.tracked`).
 """
 
 import ctypes
@@ -160,7 +160,7 @@ def alternate(
 
 
 TURNS = "VIRNUCPRO_BENCH_TURNS"
-"""Names the socket, in the working directory, of asv_plugin/turns.py."""
+"""Names the socket, in the working directory, of asv_plugin/compare/turns.py."""
 
 WARMING, TIMED = b"w", b"t"
 """What a turn is for: a block of the warm-up, or one that counts."""

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._virnucpro import find
+from ..suite.places import find
 
 
 @dataclass(frozen=True)

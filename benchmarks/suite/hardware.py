@@ -4,13 +4,12 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
 
-from ._workloads import BATCH_TOKENS, FASTA_VARIABLE
+from .places import find
+from .workloads import FASTA_VARIABLE
 
 GIB = 1024**3
 
@@ -20,48 +19,8 @@ MODELS = ["esm2_t6_8M_UR50D", "esm2_t33_650M_UR50D", "esm2_t36_3B_UR50D"]
 LARGEST = "esm2_t48_15B_UR50D"
 """`throughput` measures this, too; elsewhere it would take minutes, or not fit beside a second model."""
 
-PARAMETERS = dict(zip([*MODELS, LARGEST], [7.4e6, 650e6, 2.84e9, 15.1e9], strict=True))
-"""The benchmarked models and how many parameters their encoders have."""
-
-DIMENSIONS = dict(zip([*MODELS, LARGEST], [320, 1280, 2560, 5120], strict=True))
-"""Their embedding dimensions."""
-
-
-@dataclass(frozen=True)
-class Precision:
-    """What the benchmarks need to know of a precision.
-
-    `capability`: NVIDIA's least compute capability, None where GPUs do not run it; `on_cpu`: whether CPUs do.
-    `dtype`: PyTorch's type in which other implementations compute the same, None where none does. `rounding`: the
-    largest relative difference between two implementations of one model in it; that of two models is about 1.
-    `activation`: bytes of an activation on CPUs and on GPUs, where it is not `bytes_per_weight`.
-    """
-
-    bytes_per_weight: int
-    capability: tuple[int, int] | None
-    on_cpu: bool
-    dtype: str | None = None
-    rounding: float = 0.0
-    activation: tuple[int, int] | None = None
-
-    def bytes_per_activation(self, device: str) -> int:
-        """Of a type of device, ``cpu`` or ``cuda``."""
-        on_cpu, on_gpu = self.activation or (self.bytes_per_weight, self.bytes_per_weight)
-        return on_cpu if device == "cpu" else on_gpu
-
-
-PRECISIONS: Mapping[str, Precision] = MappingProxyType(
-    {
-        "fp32": Precision(4, (0, 0), True, "float32", 1e-4),
-        "tf32": Precision(4, (8, 0), False, "float32", 2e-2),
-        "bf16": Precision(2, (8, 0), True, "bfloat16", 1e-1),
-        "fp16": Precision(2, (5, 3), True, "float16", 2e-2),
-        # Quantised with a rule of its own each, two implementations differ about as either does from FP32
-        "int8": Precision(1, (8, 0), True, None, 2e-1, (4, 2)),
-        "fp8": Precision(1, (8, 9), False, None, 2e-1, (4, 2)),
-    }
-)
-"""The benchmarked precisions: a copy of virnucpro's table, because benchmarks run beside commits without one."""
+PRECISIONS = ["fp32", "tf32", "bf16", "fp16", "int8", "fp8"]
+"""What is measured, on every machine and beside every commit; what one is, the commit's own table says."""
 
 CPU_MODEL = "esm2_t6_8M_UR50D"
 
@@ -74,6 +33,10 @@ PASS_TOKENS = {
 """On a GPU copies of a workload are joined until a pass has about so many tokens. On an H100 in FP16 8M is twice
 as fast as with 16,384, 650M 3 % slower than with 32,768, and 3B 4 % slower than with 16,384, with which a pass in
 FP32 would take two seconds."""
+
+
+LEAST_TOKENS = {"cpu": 1_024, "cuda": 16_384}
+"""Of a batch, for which there must be memory."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +114,7 @@ def skip_reason(hardware: Hardware, model: str, precisions: tuple[str, ...], wor
             return reason
     if hardware.device == "cpu" and model != CPU_MODEL:
         return f"{model} is benchmarked on GPUs only, and this machine has none that PyTorch can use"
-    tokens = max(BATCH_TOKENS[hardware.device], pass_tokens(model, hardware.device))
+    tokens = max(LEAST_TOKENS[hardware.device], pass_tokens(model, hardware.device))
     needed = memory_needed(model, precisions, tokens, hardware.device)
     if needed > hardware.memory:
         return (
@@ -161,20 +124,17 @@ def skip_reason(hardware: Hardware, model: str, precisions: tuple[str, ...], wor
     return None
 
 
-def precision_skip_reason(hardware: Hardware, precision: str) -> str | None:
-    """Why this machine does not compute in a precision; None where it does."""
-    known, name = PRECISIONS[precision], precision.upper()
+def precision_skip_reason(hardware: Hardware, name: str) -> str | None:
+    """Why this machine, or this commit, does not compute in a precision; None where both do."""
+    if name not in find("PRECISIONS"):
+        return f"this commit has no {name.upper()}"
+    precision = find("PRECISIONS")[name]
     if hardware.device == "cpu":
-        return (
-            None
-            if known.on_cpu
-            else f"{name} is a mode of NVIDIA GPUs, and this machine has none that PyTorch can use"
-        )
-    if known.capability is None:
-        return f"{name} is for CPUs, and this is measured on {hardware.name}"
-    if hardware.capability < known.capability:
-        needed, found = (".".join(map(str, each)) for each in (known.capability, hardware.capability))
-        return f"{name} needs compute capability {needed}; {hardware.name} has {found}"
+        mode_of_gpus = f"{name.upper()} is a mode of NVIDIA GPUs, and this machine has none that PyTorch can use"
+        return None if precision.on_cpu else mode_of_gpus
+    if hardware.capability < precision.capability:
+        needed, found = (".".join(map(str, each)) for each in (precision.capability, hardware.capability))
+        return f"{name.upper()} needs compute capability {needed}; {hardware.name} has {found}"
     return None
 
 
@@ -190,7 +150,7 @@ def memory_needed(model: str, precisions: tuple[str, ...], tokens: int, device: 
     4 + 4, queries, keys and values, FP32 copies for the rotation, residuals), of the activations' size; 1 GiB is
     for the libraries.
     """
-    known = [PRECISIONS[precision] for precision in precisions]
-    weights = PARAMETERS[model] * sum(each.bytes_per_weight for each in known)
-    activation = max(each.bytes_per_activation(device) for each in known)
-    return weights + 24 * tokens * DIMENSIONS[model] * activation + GIB
+    shape, known = find("SHAPES")[model], [find("PRECISIONS")[precision] for precision in precisions]
+    weights = shape.parameters * sum(each.bytes_per_weight for each in known)
+    activation = max(each.activations_on(device).itemsize for each in known)
+    return float(weights + 24 * tokens * shape.dim * activation + GIB)

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._hardware import PRECISIONS
-from ._virnucpro import find
+from ..suite.places import find
 
 
 class Shape(Protocol):
@@ -22,16 +21,16 @@ class Shape(Protocol):
     heads: int
 
 
-COMPARABLE = [name for name, precision in PRECISIONS.items() if precision.dtype]
-"""The precisions in which peers compute, too."""
+COMPARABLE = ["fp32", "tf32", "bf16", "fp16"]
+"""The precisions in which baselines compute, too."""
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """PyTorch's type of a precision in which peers compute, too."""
-    name = PRECISIONS[precision].dtype
-    if name is None:
+    """PyTorch's type of a precision in which baselines compute, too."""
+    if precision not in COMPARABLE:
         raise ValueError(f"no other implementation computes in {precision}")
-    return getattr(torch, name)
+    dtype: torch.dtype = find("PRECISIONS")[precision].storage_dtype
+    return dtype
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Print the engine beside its own GEMMs and beside what users run today, all in one process.
 
-    python -m benchmarks._engine_table [--models NAME ...] [--precisions NAME ...] [--profile] (--help for all)
-    python -m benchmarks._engine_table --formats     a model's precisions side by side instead; see _formats
+    python -m benchmarks.peers.table [--models NAME ...] [--precisions NAME ...] [--profile] (--help for all)
+    python -m benchmarks.peers.table --formats     a model's precisions side by side instead; see `formats`
 
 All implementations have the same random weights and proteins (20 to 400 residues), and are timed in turn, round by
 round. A peer whose embeddings are not the engine's ends the run; one that cannot run is named. Peak memory,
@@ -18,25 +18,26 @@ from typing import Any
 
 import torch
 
-from . import _esm_cpp, _esm_efficient, _formats, _gemms, _peers
-from ._cells import listed
-from ._esm2 import Embedder, load
-from ._gemms import COMPARABLE
-from ._hardware import PRECISIONS, Hardware, precision_skip_reason, probe
-from ._in_turn import Fresh, Row, in_turn, peak_memory, show
-from ._protocol import Run
-from ._virnucpro import find
-from ._workloads import AMINO_ACIDS, Protein, tokens_in
+from ..measure.gemms import COMPARABLE, LayerGEMMs
+from ..measure.timing import Run
+from ..suite.cell import listed
+from ..suite.hardware import PRECISIONS, Hardware, precision_skip_reason, probe
+from ..suite.places import find
+from ..suite.program import Embedder, load, state
+from ..suite.workloads import AMINO_ACIDS, Protein, tokens_in
+from . import esm_cpp, esm_efficient, fair_esm, formats, transformers
+from .base import PaddedPeer, Peer, State
+from .in_turn import Fresh, Row, in_turn, peak_memory, show
 
 ENGINE = "virnucpro, tokens to embeddings on the CPU"
 MODELS = {
     "cpu": ["esm2_t6_8M_UR50D", "esm2_t12_35M_UR50D"],
     "cuda": ["esm2_t33_650M_UR50D", "esm2_t36_3B_UR50D"],
 }
-USUAL = {"cpu": [name for name in COMPARABLE if PRECISIONS[name].on_cpu], "cuda": COMPARABLE}
+USUAL = {"cpu": ["fp32", "bf16", "fp16"], "cuda": COMPARABLE}
 """In what peers compute, by type of device."""
 
-DEFAULT_PRECISIONS = {"cpu": ["fp32", "int8"], "cuda": list(PRECISIONS)}
+DEFAULT_PRECISIONS = {"cpu": ["fp32", "int8"], "cuda": PRECISIONS}
 
 
 def proteins_for(device: str, *precisions: str) -> int:
@@ -66,18 +67,18 @@ class Case:
         """virnucpro, loaded."""
         return Embedder(self.model, self.precision, self.entries, self.hardware)
 
-    def encoder(self, peer: str, state: _peers.State | None) -> Callable[..., torch.Tensor]:
+    def encoder(self, peer: str, state: State | None) -> Callable[..., torch.Tensor]:
         """A peer with these weights, or with random ones of its own."""
         shape = find("SHAPES")[self.model]
         return PEERS[peer].build(shape, self.precision, self.hardware.device, state)
 
-    def peer(self, name: str, encode: Callable[..., torch.Tensor], sizes: Sequence[int] | None) -> _peers.Peer:
+    def peer(self, name: str, encode: Callable[..., torch.Tensor], sizes: Sequence[int] | None) -> Peer:
         """A peer with its batches; `sizes` are those to try."""
         how, device = PEERS[name], self.hardware.device
         if how.packed:
             return how.packed(encode, self.entries, self.precision, device, sizes)
         proteins = sorted(self.entries, key=lambda entry: len(entry[1])) if how.by_length else self.entries
-        return _peers.PaddedPeer(encode, proteins, find("BatchConverter")(), self.precision, device, sizes)
+        return PaddedPeer(encode, proteins, self.precision, device, sizes)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class PeerSetup:
 
     build: Callable[..., Callable[..., torch.Tensor]]
     by_length: bool = False
-    packed: Callable[..., _peers.Peer] | None = None
+    packed: Callable[..., Peer] | None = None
     sizes: Sequence[int] | None = None
     missing: Callable[[], str | None] = lambda: None
     precisions: Mapping[str, Sequence[str]] = field(default_factory=lambda: USUAL)
@@ -107,22 +108,22 @@ class PeerSetup:
 
 
 PEERS = {
-    "fair-esm, as they come": PeerSetup(_peers.fair_esm, sizes=[8]),
-    "fair-esm, sorted": PeerSetup(_peers.fair_esm, by_length=True),
+    "fair-esm, as they come": PeerSetup(fair_esm.fair_esm, sizes=[8]),
+    "fair-esm, sorted": PeerSetup(fair_esm.fair_esm, by_length=True),
     "Transformers SDPA, sorted": PeerSetup(
-        _peers.transformers, by_length=True, missing=_peers.transformers_is_missing
+        transformers.transformers, by_length=True, missing=transformers.transformers_is_missing
     ),
     "esm-efficient on PyTorch's attention, packed": PeerSetup(
-        _esm_efficient.esm_efficient,
-        packed=_esm_efficient.PackedPeer,
-        missing=_esm_efficient.missing,
+        esm_efficient.esm_efficient,
+        packed=esm_efficient.PackedPeer,
+        missing=esm_efficient.missing,
         precisions=USUAL | {"cuda": ["bf16", "fp16"]},
     ),
     "esm-cpp, tokens to logits": PeerSetup(
-        _esm_cpp.esm_cpp,
-        packed=_esm_cpp.EsmCppPeer,
-        missing=_esm_cpp.missing,
-        precisions={"cpu": _esm_cpp.PRECISIONS, "cuda": []},
+        esm_cpp.esm_cpp,
+        packed=esm_cpp.EsmCppPeer,
+        missing=esm_cpp.missing,
+        precisions={"cpu": esm_cpp.PRECISIONS, "cuda": []},
     ),
 }
 
@@ -181,7 +182,7 @@ def table(case: Case, rounds: int, fresh: Fresh, profiled: bool = False) -> str:
 
     engine = case.engine()
     tokens = max(len(batch.input_ids) for batch in engine.batches)
-    products = _gemms.LayerGEMMs(engine.esm2.shape, case.precision, engine.device, tokens)
+    products = LayerGEMMs(engine.esm2.shape, case.precision, engine.device, tokens)
     rows = [
         Row(ENGINE, engine.run, engine.tokens),
         Row("virnucpro, forward pass alone", forward_alone(engine), engine.tokens),
@@ -197,7 +198,7 @@ def table(case: Case, rounds: int, fresh: Fresh, profiled: bool = False) -> str:
             continue
         show(f"  {name}: loading, its fastest batches, its results, its memory")
         if how.build not in encoders:
-            encoders[how.build] = case.encoder(name, engine.weights())
+            encoders[how.build] = case.encoder(name, state(engine.esm2))
         peer = case.peer(name, encoders[how.build], how.sizes)
         peer.choose_fastest(engine.timer)
         peer.check(engine.embeddings())
@@ -232,11 +233,11 @@ def main() -> None:
         hardware = pool.apply(probe)
         models = arguments.models or MODELS[hardware.device]
         if arguments.formats:
-            precisions = arguments.precisions or _formats.DEFAULT[hardware.device]
+            precisions = arguments.precisions or formats.DEFAULT[hardware.device]
             entries = mixed(arguments.proteins or proteins_for(hardware.device, *precisions))
             for model in models:
                 print(heading(hardware, entries), flush=True)
-                found = _formats.table(model, precisions, entries, hardware, arguments.rounds, pool.apply)
+                found = formats.table(model, precisions, entries, hardware, arguments.rounds, pool.apply)
                 print(found, end="\n\n", flush=True)
             return
         for model in models:

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._fidelity import Embedded
-from ._hardware import GIB, PARAMETERS, Hardware
-from ._massive import Channel, massive, save
-from ._protocol import free_cached_memory
-from ._virnucpro import FORMATS, exists, find, inference_api
-from ._workloads import fidelity_proteins
+from ..suite.hardware import GIB, Hardware
+from ..suite.places import find
+from ..suite.program import load_with, packed, runner
+from ..suite.workloads import fidelity_proteins
+from .massive import Channel, massive, save
+from .timing import free_cached_memory
 
 NOTE = "massive_channel"
 """What the second figure is called in a cell's notes."""
@@ -49,9 +49,9 @@ def second_figure(root: Path, model: str, precision: str, hardware: Hardware) ->
     if not folder.exists():
         prepare(folder, model, hardware)
     every = EVERY[hardware.device]
-    reference = Embedded(torch.load(folder / "fp32.pt", weights_only=True)).pooled
-    esm2 = load(model, precision, str(folder / f"{model}.pt"), hardware)
-    found = Embedded(pooled(esm2, every)).pooled
+    reference = torch.load(folder / "fp32.pt", weights_only=True)
+    esm2 = load_with(model, precision, hardware.device, str(folder / f"{model}.pt"))
+    found = pooled(esm2, every)
     del esm2
     free(hardware)
     median = torch.pdist(reference).quantile(0.5)
@@ -67,9 +67,7 @@ def second_figure(root: Path, model: str, precision: str, hardware: Hardware) ->
 
 def skip_reason(root: Path, model: str) -> str | None:
     """Why there is no second figure; None where there is one."""
-    if not exists(FORMATS):
-        return "fidelity with a massive channel is measured from 0.4.0 on"
-    size = 4 * PARAMETERS[model]
+    size = 4 * find("SHAPES")[model].parameters
     file = f"fidelity with a massive channel needs a file of {size / GIB:.1f} GiB"
     disk = shutil.disk_usage(root).free
     if 1.1 * size > disk and not folder_of(root, model).exists():
@@ -90,8 +88,8 @@ def prepare(folder: Path, model: str, hardware: Hardware) -> None:
     unfinished = folder.with_name(f"{folder.name}-{os.getpid()}")
     unfinished.mkdir()
     try:
-        esm2 = load(model, "fp32", "random", hardware)
-        (few,) = find("pack")(fidelity_proteins("mixed")[:26:2], 100_000)
+        esm2 = load_with(model, "fp32", hardware.device, "random")
+        (few,) = packed(fidelity_proteins("mixed")[:26:2], 100_000)
         massive(esm2, few, [CHANNEL])
         save(esm2, unfinished / f"{model}.pt")
         torch.save(pooled(esm2), unfinished / "fp32.pt")
@@ -108,14 +106,13 @@ def free(hardware: Hardware) -> None:
     free_cached_memory(hardware.device)
 
 
-def load(model: str, precision: str, weights: str, hardware: Hardware) -> Any:
-    """This commit's ESM-2; not by `_esm2.load`, which keeps it."""
-    load_esm2_model, _ = inference_api()
-    return load_esm2_model(model, hardware.device, precision=precision, weights=weights)[0]
-
-
 def pooled(esm2: Any, every: int = 1) -> Tensor:
-    """Embeddings ``[N, D]`` of every so many of the fidelity proteins, float64 on the CPU."""
-    _, runner = inference_api()
-    packs = find("pack")(fidelity_proteins("mixed")[::every], PACK_TOKENS)
-    return torch.cat([result.embeddings.double() for result in runner(esm2).run(packs)])
+    """Embeddings ``[N, D]`` of every so many of the fidelity proteins, float64 on the CPU.
+
+    Raises ArithmeticError for NaN or Inf.
+    """
+    packs = packed(fidelity_proteins("mixed")[::every], PACK_TOKENS)
+    found = torch.cat([result.embeddings.double() for result in runner(esm2).run(packs)])
+    if not found.isfinite().all():
+        raise ArithmeticError("an embedding has NaN or Inf")
+    return found

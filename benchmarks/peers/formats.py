@@ -7,16 +7,16 @@ process for each: memory with packs of `MEMORY_TOKENS`, fidelity as the benchmar
 import statistics
 from collections.abc import Sequence
 
-from . import _energy, _gemms
-from ._conditions import busy_before_this_process
-from ._esm2 import Embedder, load
-from ._fidelity import FIGURE, compare
-from ._hardware import PRECISIONS, Hardware, precision_skip_reason
-from ._in_turn import Fresh, Row, in_turn, peak_memory
-from ._outcomes import Measurement
-from ._protocol import Run
-from ._virnucpro import find
-from ._workloads import Protein, fidelity_proteins
+from ..measure import gpu
+from ..measure.fidelity import FIGURE, compare
+from ..measure.gemms import LayerGEMMs
+from ..measure.timing import Run
+from ..suite.hardware import Hardware, precision_skip_reason
+from ..suite.outcomes import Measurement
+from ..suite.places import find
+from ..suite.program import Embedder, load, packed
+from ..suite.workloads import Protein, fidelity_proteins
+from .in_turn import Fresh, Row, in_turn, peak_memory
 
 BASE = {"cpu": "fp32", "cuda": "bf16"}
 """What other precisions are compared with, by type of device."""
@@ -46,7 +46,7 @@ def table(
     if not measured:
         return "\n".join(left_out)
     base = BASE[hardware.device] if BASE[hardware.device] in measured else measured[0]
-    busy = busy_before_this_process(hardware.uuid) if hardware.device == "cuda" else None
+    busy = gpu.busy_before_this_process(hardware.uuid) if hardware.device == "cuda" else None
 
     load.cache_clear()  # an earlier model takes memory
     apart = {
@@ -60,7 +60,7 @@ def table(
     rows = []
     for precision, engine in engines.items():
         tokens = max(len(batch.input_ids) for batch in engine.batches)
-        products = _gemms.LayerGEMMs(engine.esm2.shape, precision, engine.device, tokens)
+        products = LayerGEMMs(engine.esm2.shape, precision, engine.device, tokens)
         rows += [
             Row(precision, engine.run, engine.tokens),
             Row(f"{precision}, {GEMMS}", products.run, tokens),
@@ -70,7 +70,7 @@ def table(
     for precision, engine in engines.items():
         speed, ceiling = speeds[precision], speeds[f"{precision}, {GEMMS}"]
         seconds = engine.tokens / statistics.median(speed)
-        joules = _energy.energy(engine.run, engine.tokens, seconds, hardware, _energy.WORKLOAD, busy)
+        joules = gpu.energy(engine.run, engine.tokens, seconds, hardware, gpu.ENERGY_WORKLOAD, busy)
         left_out += [
             f"{precision}: no energy: {reason}" for reason in joules.unavailable.values() if hardware.uuid
         ]
@@ -84,7 +84,7 @@ def table(
                 f"{min(times):.2f} to {max(times):.2f}",
                 f"{statistics.median(ceiling):,.0f}",
                 f"{statistics.median(quotients(speed, ceiling)):.2f}",
-                "".join(f"{value:.2f}" for value in joules.samples.get(_energy.FIGURE, [])),
+                "".join(f"{value:.2f}" for value in joules.samples.get(gpu.ENERGY, [])),
                 peak,
                 *distances,
             ]
@@ -115,7 +115,7 @@ def memory(model: str, precision: str, entries: list[Protein], hardware: Hardwar
 
     def load_it() -> Run:
         engine = Embedder(model, precision, entries, hardware)
-        engine.batches = list(find("pack")(entries, MEMORY_TOKENS[hardware.device]))
+        engine.batches = packed(entries, MEMORY_TOKENS[hardware.device])
         return engine.run
 
     return peak_memory(load_it, hardware.device)
@@ -126,7 +126,7 @@ def fidelity(model: str, precision: str, hardware: Hardware) -> tuple[str, str, 
 
     Empty for FP32 itself, and where memory does not hold FP32 beside the precision.
     """
-    weights = find("SHAPES")[model].parameters * (4 + PRECISIONS[precision].bytes_per_weight)
+    weights = find("SHAPES")[model].parameters * (4 + find("PRECISIONS")[precision].bytes_per_weight)
     if precision == "fp32" or 1.1 * weights > hardware.memory:
         return "", "", ""
     proteins = fidelity_proteins("mixed")
@@ -136,6 +136,6 @@ def fidelity(model: str, precision: str, hardware: Hardware) -> tuple[str, str, 
     residues = about["smallest_residue_cosine"]
     return (
         f"{about['smallest_cosine']:.6f}",
-        "" if residues is None else f"{residues:.6f}",
+        f"{residues:.6f}",
         "".join(f"{value:.2%}" for value in found.samples.get(FIGURE, [])),
     )

@@ -3,8 +3,8 @@
 asv starts a process for each metric of each cell. The first one measures and leaves the outcome in a folder
 that asv's ``setup_cache`` made; the others read it. What went wrong is an outcome too: it is paid for once.
 
-On a GPU, where a process needs two seconds before it computes, it goes on with other cells that asv was asked for:
-those that need the same models, and beside a peer those that need the same slow import.
+On a GPU, where a process needs two seconds before it computes, it goes on with the other cells that asv was asked
+for which need the same models.
 """
 
 import itertools
@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ._hardware import Hardware, probe, skip_reason
-from ._outcomes import Measurement, Outcome, Samples
-from ._virnucpro import inference_api, require_precision
-from ._workloads import Protein, proteins
+from ..measure.gpu import around, busy_before_this_process, busy_reason, gpu_states
+from ..measure.timing import WARMING, await_turn, free_cached_memory, referee
+from .hardware import Hardware, probe, skip_reason
+from .outcomes import Measurement, Outcome, Samples
+from .places import require_source
+from .workloads import Protein, proteins
 
 REQUESTED = "VIRNUCPRO_BENCH_ASKED"
-"""Holds the cells that asv was asked for, as JSON: class and parameters. asv_plugin/asked.py sets it."""
+"""Holds the cells that asv was asked for, as JSON: class and parameters. asv_plugin/hooks/selection.py sets it."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,6 @@ class Store:
     @classmethod
     def create(cls) -> "Store":
         """For ``setup_cache``."""
-        from ._conditions import busy_reason, gpu_states
-
         before = gpu_states()  # probing opens a context
         hardware = probe()
         return cls(hardware, busy_reason(before.get(hardware.uuid)))
@@ -113,7 +113,8 @@ class OncePerCell:
     """Base of benchmarks whose ``track_`` methods are views of one measurement.
 
     A subclass says what to load (`load`, not timed) and how to measure it (`measure`), and its ``track_``
-    methods return ``self.metric(name)``. Its parameters are model, precision and workload.
+    methods return ``self.metric(name)``. Its parameters are model, precision and a third one, the workload or what
+    stands for it; `load` and `proteins` get that as a string.
     """
 
     params: tuple[Sequence[Any], ...]
@@ -127,19 +128,16 @@ class OncePerCell:
         """A folder for the outcomes, and what this machine is; asv makes one for all subclasses."""
         return Store.create()
 
-    def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
+    def setup(self, store: Store, model: str, precision: str, last: Any) -> None:
         """Load what is measured, unless another metric's process has measured this cell."""
+        require_source()
+        workload = str(last)
         store.require(model, self.loaded_together(precision), workload)
-        inference_api()
-        require_precision(precision)
         self.parameters = (model, precision, workload)
         self.outcome = Outcome(store.folder, type(self).__name__, *self.parameters)
         self.must_measure = self.outcome.acquire()
         if self.must_measure:
             self.started = time.monotonic()
-            from ._conditions import busy_before_this_process  # not above: a view needs no PyTorch
-            from ._protocol import WARMING, await_turn, referee
-
             with self.outcome.recording_failure():
                 await_turn(WARMING)
                 alone = store.hardware.device == "cuda" and not referee()
@@ -157,8 +155,6 @@ class OncePerCell:
 
     def measure_and_record(self, store: Store) -> None:
         """Measure the loaded cell; the notes say how many seconds that took, loading included."""
-        from ._conditions import around, gpu_states
-
         with self.outcome.recording_failure():
             before = gpu_states().get(store.hardware.uuid) if store.hardware.device == "cuda" else None
             measurement = self.measure(store)
@@ -171,8 +167,6 @@ class OncePerCell:
 
         None on a CPU: resident memory would count what the cells before have left.
         """
-        from ._protocol import referee
-
         if store.hardware.device == "cpu" or referee():
             return []
         requested = {tuple(cell) for cell in json.loads(os.environ.get(REQUESTED, "[]"))}
@@ -190,8 +184,6 @@ class OncePerCell:
 
     def measure_sibling(self, store: Store, cell: tuple[Any, ...]) -> None:
         """Measure a sibling, unless that was done; one that fails is left to a process of its own."""
-        from ._protocol import free_cached_memory
-
         sibling = type(self)()
         try:
             free_cached_memory(store.hardware.device)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._workloads import Protein
+from ..suite.workloads import Protein
 
-FOLDER = Path(__file__).parents[1] / "tests" / "golden"
+FOLDER = Path(__file__).parents[2] / "tests" / "golden"
 
 FP32_LIMIT = 1e-4
 """The most of an embedding's norm that FP32 may differ by; rotary frequencies that are not rounded make more."""

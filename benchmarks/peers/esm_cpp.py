@@ -16,8 +16,10 @@ import esm
 import torch
 from torch import Tensor
 
-from . import _gemms, _peers
-from ._workloads import Protein
+from ..measure.gemms import Shape
+from ..suite.workloads import Protein
+from .base import Peer, State
+from .transformers import transformers_name
 
 VERSION = "0.2.1"
 
@@ -37,7 +39,7 @@ def package() -> Any:
     return importlib.import_module("esm_cpp")
 
 
-def esm_cpp(shape: _gemms.Shape, precision: str, device: str, state: _peers.State | None) -> Any:
+def esm_cpp(shape: Shape, precision: str, device: str, state: State | None) -> Any:
     """esm-cpp's model with these weights, or with random ones; in INT8 it quantises them itself, uncalibrated."""
     from safetensors.torch import save_file
 
@@ -56,10 +58,10 @@ def esm_cpp(shape: _gemms.Shape, precision: str, device: str, state: _peers.Stat
     return model
 
 
-def its_names(shape: _gemms.Shape, state: _peers.State) -> dict[str, Tensor]:
+def its_names(shape: Shape, state: State) -> dict[str, Tensor]:
     """An encoder's parameters, by fair-esm's names, as in Transformers' files, and a head: it insists on one."""
     dim, head = shape.dim, shape.dim // shape.heads
-    found = {f"esm.{_peers.transformers_name(name)}": values for name, values in state.items()}
+    found = {f"esm.{transformers_name(name)}": values for name, values in state.items()}
     frequencies = 10_000 ** -(torch.arange(0, head, 2) / head)
     for layer in range(shape.layers):
         place = f"esm.encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq"
@@ -74,7 +76,7 @@ def its_names(shape: _gemms.Shape, state: _peers.State) -> dict[str, Tensor]:
     return {name: values.float().contiguous() for name, values in found.items()}
 
 
-class EsmCppPeer(_peers.Peer):
+class EsmCppPeer(Peer):
     """All proteins in one call: it cuts them into packs itself. `encode` is the model."""
 
     unit = "calls"

@@ -1,24 +1,17 @@
 """The proteins that are embedded: seeded sets, the same on every machine, and the user's own FASTA."""
 
-import bz2
-import importlib
-import io
 import itertools
-import lzma
 import os
 import random
-import sys
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from .places import find
 
 Protein = tuple[str, str]
 """A label and its residues."""
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
-LETTERS = AMINO_ACIDS + "XBUZO.-"  # what ESM-2's alphabet has
 
 LENGTHS = {
     "short": [50] * 8,
@@ -73,9 +66,6 @@ LONGEST = 10_000
 
 FASTA_RESIDUES = {"cpu": 2_000, "cuda": 32_000}
 """About how many residues of the user's file are used."""
-
-BATCH_TOKENS = {"cpu": 1_024, "cuda": 16_384}
-"""The most padded tokens in a batch, unless one protein alone has more."""
 
 
 def proteins(workload: str, device: str) -> list[Protein]:
@@ -132,96 +122,25 @@ def sample(everything: Sequence[Protein], residues: int) -> list[Protein]:
 
 
 def read_fasta(path: Path) -> list[Protein]:
-    """All proteins of a FASTA file, plain or compressed, upper-cased, ``*`` at the end removed.
+    """All proteins of a FASTA file, as the commit's own reader gives them to ``virnucpro embed``.
 
-    What `virnucpro embed` reads is read in the same way; a copy, because benchmarks run against old commits.
-    Raises ValueError naming the file and the sequence, with the remedy, for a file that cannot be read or
-    holds no protein, a letter that is no amino acid, or a protein that is empty or longer than `LONGEST`.
+    Raises ValueError naming the file and the sequences, with the remedy, for a file that cannot be read, a record
+    that would be skipped, a name that comes again, or a protein that is longer than `LONGEST`.
     """
     try:
-        text = unpacked(path.read_bytes()).decode("utf-8-sig", "backslashreplace")
-    except (OSError, EOFError, ImportError, zlib.error, lzma.LZMAError) as error:
-        reason = getattr(error, "strerror", None) or f"it is damaged, or zstd without its library ({error})"
-        raise ValueError(f"{FASTA_VARIABLE}: cannot read {path}: {reason}") from error
-    found: list[tuple[str, list[str]]] = []
-    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
-        line = line.strip()
-        while line.startswith("\ufeff"):  # a byte order mark, of a file that was joined
-            line = line[1:].lstrip()
-        if line.startswith(">"):
-            name = line[1:].strip(" \t\r\n").replace("\t", " ").partition(" ")[0].replace("\0", "\\x00")
-            found.append((name or f"line{number}", []))
-        elif line.startswith((";", "#")) or line in ("", "\x1a"):
-            continue
-        elif not found:
-            raise ValueError(f"{FASTA_VARIABLE}: {path} is not a FASTA file: line {number} comes before any '>'")
-        elif ">" in line:
-            raise ValueError(
-                f"{FASTA_VARIABLE}: {path}: '>' inside a sequence in line {number}: put a line end there"
-            )
-        else:
-            found[-1][1].append("".join(line.split()))
-    if not found:
-        raise ValueError(f"{FASTA_VARIABLE}: {path} holds no protein: a FASTA record starts with '>name'")
-    entries = [(label, upper("".join(parts)).rstrip("*")) for label, parts in found]
-    labels = Counter(label for label, _ in entries)
+        with find("Fasta")(path) as fasta:
+            reader = find("ProteinReader")(fasta)
+            entries = list(reader)
+    except ValueError as error:
+        raise ValueError(f"{FASTA_VARIABLE}: {error}") from error
+    for reason, tally in [*reader.skipped.items(), ("a name that came before", reader.repeated)]:
+        if tally.count:
+            raise ValueError(f"{FASTA_VARIABLE}: {path}: {reason}: {tally}; mend or remove these sequences")
     for label, protein in entries:
-        check(label, protein, path)
-        if labels[label] > 1:
-            raise ValueError(
-                f"{FASTA_VARIABLE}: {path}: {labels[label]} sequences are called {label!r}; rename them"
-            )
+        if len(protein) > LONGEST:
+            what = f"sequence {label!r} has {len(protein):,} residues, more than {LONGEST:,}"
+            raise ValueError(f"{FASTA_VARIABLE}: {path}: {what}; remove or cut it")
     return entries
-
-
-def upper(sequence: str) -> str:
-    """In upper case; what is not ASCII stays, because the upper case of ß is SS."""
-    return sequence.upper() if sequence.isascii() else sequence
-
-
-def unpacked(data: bytes) -> bytes:
-    """What a file's bytes stand for; compressed members one after the other are one file."""
-    if decompressor(data) is None:
-        return data
-    whole = b""
-    while data:
-        member = decompressor(data)
-        if member is None:
-            raise EOFError("what follows the compressed data is not compressed")
-        whole += member.decompress(data)
-        if not member.eof:
-            raise EOFError("it ends in the middle")
-        data = member.unused_data.lstrip(b"\0")
-    return whole
-
-
-def decompressor(data: bytes) -> Any:
-    """What unpacks data that begin so; None for what is not compressed."""
-    if data.startswith(b"\x1f\x8b"):
-        return zlib.decompressobj(16 + zlib.MAX_WBITS)
-    if data.startswith(b"BZh"):
-        return bz2.BZ2Decompressor()
-    if data.startswith(b"\xfd7zXZ\0"):
-        return lzma.LZMADecompressor()
-    if data.startswith(b"\x28\xb5\x2f\xfd") or (data[1:4] == b"\x2a\x4d\x18" and data[0] >> 4 == 5):
-        if sys.version_info >= (3, 14):
-            return importlib.import_module("compression.zstd").ZstdDecompressor()
-        return importlib.import_module("zstandard").ZstdDecompressor().decompressobj()
-    return None
-
-
-def check(label: str, protein: str, path: Path) -> None:
-    """Raise ValueError for a protein that cannot be benchmarked."""
-    wrong = sorted(set(protein) - set(LETTERS))
-    if wrong:
-        what, remedy = f"has {' '.join(map(repr, wrong))}, no amino acids", "replace them by X"
-    elif not protein:
-        what, remedy = "is empty", "remove it"
-    elif len(protein) > LONGEST:
-        what, remedy = f"has {len(protein):,} residues, more than {LONGEST:,}", "remove or cut it"
-    else:
-        return
-    raise ValueError(f"{FASTA_VARIABLE}: {path}: sequence {label!r} {what}; {remedy}")
 
 
 def tokens_in(entries: Sequence[Protein]) -> int:
@@ -237,20 +156,3 @@ def copies_in_a_pass(entries: Sequence[Protein], tokens: int) -> int:
 def joined(entries: Sequence[Protein], copies: int) -> list[Protein]:
     """One pass over the set: its copies together, sorted by length."""
     return sorted(list(entries) * copies, key=lambda entry: len(entry[1]))
-
-
-def token_batches(ordered: Sequence[Protein], convert: Callable[[list[Protein]], Any], device: str) -> list[Any]:
-    """Proteins, sorted by length, as token batches on the CPU, cut to a budget."""
-    return [convert(chunk) for chunk in chunks(ordered, BATCH_TOKENS[device])]
-
-
-def chunks(ordered: Sequence[Protein], budget: int) -> Iterator[list[Protein]]:
-    """Cut proteins, sorted by length, into batches of at most `budget` padded tokens; one alone may exceed it."""
-    chunk: list[Protein] = []
-    for entry in ordered:
-        if chunk and (len(chunk) + 1) * (len(entry[1]) + 2) > budget:
-            yield chunk
-            chunk = []
-        chunk.append(entry)
-    if chunk:
-        yield chunk

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ._outcomes import Measurement
+from ..suite.outcomes import Measurement
 
 PROC = Path("/proc/self")
 

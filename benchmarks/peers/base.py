@@ -2,20 +2,22 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any
 
-import esm
 import torch
 from torch import Tensor, nn
 
-from ._gemms import Shape, dtype_of, float32_gemms
-from ._hardware import PRECISIONS
-from ._workloads import Protein
+from ..measure.gemms import dtype_of
+from ..suite.program import padded
+from ..suite.workloads import Protein
 
 BATCH_SIZES = {"cpu": (1, 2, 8), "cuda": (8, 32, 128)}
 """Proteins in a padded batch that a peer is tried with; the fastest one counts."""
 
+
+ROUNDING = {"fp32": 1e-4, "tf32": 2e-2, "bf16": 1e-1, "fp16": 2e-2, "int8": 2e-1}
+"""The largest relative difference between two implementations of one model in a precision; that of two models is
+about 1. Quantised with a rule of its own each, two differ about as either does from FP32."""
 
 Encode = Callable[[Tensor], Tensor]
 """Padded tokens ``[B, T]`` on the device to representations of the last layer ``[B, T, D]``."""
@@ -71,7 +73,7 @@ class Peer:
         found = self.embeddings()
         largest = max(row.abs().max().item() for row in expected.values())
         difference = max((row - found[label]).abs().max().item() for label, row in expected.items()) / largest
-        if not difference <= PRECISIONS[self.precision].rounding:
+        if not difference <= ROUNDING[self.precision]:
             raise RuntimeError(f"this implementation's embeddings differ from the engine's by {difference:.2g}")
         return difference
 
@@ -97,21 +99,17 @@ class Peer:
 
 
 class PaddedPeer(Peer):
-    """A peer that takes padded batches of `convert`, a batch converter as fair-esm's; its sizes are proteins."""
+    """A peer that takes padded batches; its sizes are proteins."""
 
     def __init__(
         self,
         encode: Encode,
         entries: Sequence[Protein],
-        convert: Callable[..., Any],
         precision: str,
         device: str,
         sizes: Sequence[int] | None = None,
     ):
-        def cut(some: Sequence[Protein], size: int) -> list[Any]:
-            return [convert(some[at : at + size]) for at in range(0, len(some), size)]
-
-        super().__init__(encode, entries, cut, precision, device, sizes or BATCH_SIZES[device])
+        super().__init__(encode, entries, padded, precision, device, sizes or BATCH_SIZES[device])
 
     def embed(self, batch: Any) -> tuple[Sequence[str], Tensor]:
         """A batch's labels and embeddings, ``[N, D]`` on the device."""
@@ -126,72 +124,6 @@ def mean_over_residues(representations: Tensor, lengths: Tensor) -> Tensor:
     position = torch.arange(representations.shape[1], device=lengths.device)
     residues = (position > 0) & (position <= lengths[:, None])
     return torch.where(residues[..., None], representations.float(), 0.0).sum(1) / lengths[:, None]
-
-
-def fair_esm(shape: Shape, precision: str, device: str, state: State | None) -> Encode:
-    """fair-esm's own ESM-2."""
-    peer = fill(lambda: esm.ESM2(shape.layers, shape.dim, shape.heads), state, precision, device)
-
-    def encode(tokens: Tensor) -> Tensor:
-        with float32_gemms(precision):
-            return peer(tokens, repr_layers=[shape.layers])["representations"][shape.layers]
-
-    return encode
-
-
-def transformers_is_missing() -> str | None:
-    """Why Transformers cannot be measured here; None where it can."""
-    if find_spec("transformers") is None:
-        return "Transformers is not installed where this ran; install it there to compare with it"
-    return None
-
-
-def transformers(shape: Shape, precision: str, device: str, state: State | None) -> Encode:
-    """Transformers' EsmModel with SDPA."""
-    from transformers import EsmConfig, EsmModel
-
-    config = EsmConfig(
-        vocab_size=33,
-        mask_token_id=32,
-        pad_token_id=1,
-        hidden_size=shape.dim,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        intermediate_size=4 * shape.dim,
-        max_position_embeddings=1026,
-        position_embedding_type="rotary",
-        token_dropout=True,
-        emb_layer_norm_before=False,
-        attn_implementation="sdpa",
-    )
-    names = {transformers_name(name): values for name, values in (state or {}).items()}
-    peer = fill(lambda: EsmModel(config, add_pooling_layer=False), names, precision, device)
-
-    def encode(tokens: Tensor) -> Tensor:
-        with float32_gemms(precision):
-            return peer(input_ids=tokens, attention_mask=tokens.ne(1)).last_hidden_state
-
-    return encode
-
-
-def transformers_name(name: str) -> str:
-    """fair-esm's name of a parameter as Transformers calls it."""
-    for ours, theirs in (
-        ("embed_tokens", "embeddings.word_embeddings"),
-        ("layers.", "encoder.layer."),
-        ("emb_layer_norm_after", "encoder.emb_layer_norm_after"),
-        ("self_attn_layer_norm", "attention.LayerNorm"),
-        ("final_layer_norm", "LayerNorm"),
-        ("self_attn.rot_emb", "attention.self.rotary_embeddings"),
-        ("self_attn.q_proj", "attention.self.query"),
-        ("self_attn.k_proj", "attention.self.key"),
-        ("self_attn.v_proj", "attention.self.value"),
-        ("self_attn.out_proj", "attention.output.dense"),
-        ("fc1", "intermediate.dense"),
-        ("fc2", "output.dense"),
-    ):
-        name = name.replace(ours, theirs)
-    return name
 
 
 def fill(make: Callable[[], nn.Module], state: State | None, precision: str, device: str) -> nn.Module:

@@ -5,10 +5,9 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-import torch
 
-from benchmarks import _protocol
-from benchmarks._protocol import (
+from benchmarks.measure import timing
+from benchmarks.measure.timing import (
     IN_TURN,
     ON_GPU,
     PROTOCOL,
@@ -51,8 +50,8 @@ def gpu(monkeypatch):
     """Takes a fake machine for a GPU, and returns its timer."""
 
     def timer_of(machine: FakeMachine):
-        monkeypatch.setattr(_protocol, "cuda_timer", machine.timer)
-        return _protocol.cuda_timer
+        monkeypatch.setattr(timing, "cuda_timer", machine.timer)
+        return timing.cuda_timer
 
     return timer_of
 
@@ -153,7 +152,7 @@ def test_a_pass_that_tells_how_many_fill_a_block_and_is_one_counts_on_a_gpu(monk
         return slow.now + fast.now - start
 
     if on_gpu:
-        monkeypatch.setattr(_protocol, "cuda_timer", timer)
+        monkeypatch.setattr(timing, "cuda_timer", timer)
     assert alternate(slow.run, fast.run, timer) == pytest.approx([100.0] * 3)
     assert slow.calls == [1] + [1] * (3 if on_gpu else 1 + 3)  # the first one is to warm up
     assert fast.calls == [1] + [1] + [4 if on_gpu else 9] * 3  # 4 x 30 ms = 120 ms
@@ -162,11 +161,11 @@ def test_a_pass_that_tells_how_many_fill_a_block_and_is_one_counts_on_a_gpu(monk
 @pytest.mark.parametrize("way, blocks_in_a_turn", [(measure, 1), (lambda *of: alternate(of[0], *of), 2)])
 def test_where_two_processes_take_turns_every_sample_is_timed_in_one(gpu, monkeypatch, way, blocks_in_a_turn):
     machine, before_turns = FakeMachine(itertools.repeat(1.0)), []
-    monkeypatch.setattr(_protocol, "referee", lambda: "one who grants turns")
+    monkeypatch.setattr(timing, "referee", lambda: "one who grants turns")
     monkeypatch.setattr(
-        _protocol,
+        timing,
         "await_turn",
-        lambda purpose: before_turns.append(len(machine.calls)) if purpose == _protocol.TIMED else None,
+        lambda purpose: before_turns.append(len(machine.calls)) if purpose == timing.TIMED else None,
     )
     way(machine.run, gpu(machine))
     assert len(before_turns) == IN_TURN.blocks
@@ -183,8 +182,8 @@ def test_a_first_pass_that_compiles_is_not_taken_for_the_time_of_a_pass(gpu):
 
 def test_processes_that_take_turns_measure_alike_on_a_gpu_and_a_cpu(monkeypatch):
     assert default_protocol(cuda_timer) is ON_GPU
-    monkeypatch.setattr(_protocol, "referee", lambda: "one who grants turns")
-    assert default_protocol(cuda_timer) is default_protocol(_protocol.cpu_timer) is IN_TURN
+    monkeypatch.setattr(timing, "referee", lambda: "one who grants turns")
+    assert default_protocol(cuda_timer) is default_protocol(timing.cpu_timer) is IN_TURN
 
 
 def test_the_peak_is_reset_between_warm_up_and_blocks():
@@ -318,11 +317,3 @@ def test_a_measuring_process_dies_with_the_process_that_asv_kills():
         print(state in ("gone", "Z"))
         """)
     assert said.strip() == "True"
-
-
-def test_the_smallest_cosine_is_that_of_the_worst_protein():
-    from benchmarks._esm2 import min_cosine
-
-    reference = {"same": torch.tensor([1.0, 0.0]), "turned": torch.tensor([1.0, 0.0])}
-    other = {"same": torch.tensor([2.0, 0.0]), "turned": torch.tensor([1.0, 1.0])}
-    assert min_cosine(reference, other) == pytest.approx(0.5**0.5)

@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import _gemms, _peers
-from ._meanwhile import meanwhile
-from ._virnucpro import find
-from ._workloads import Protein
+from ..measure.gemms import Shape, dtype_of, float32_gemms
+from ..suite.places import find
+from ..suite.program import packed
+from ..suite.workloads import Protein
+from .base import Peer, State
 
 VERSION = "0.0.9"
 
@@ -93,15 +94,22 @@ def import_model() -> Any:
         "flash_attn.bert_padding": stand_in("flash_attn.bert_padding", pad_input=None, unpad_input=None),
         "accelerate": stand_in("accelerate"),  # loads checkpoints
     }
-    with meanwhile(sys.modules, stand_ins):
+    before = {name: sys.modules.pop(name, None) for name in stand_ins}
+    sys.modules.update(stand_ins)
+    try:
         from esme.esm import ESM2
+    finally:
+        for name, module in before.items():
+            del sys.modules[name]
+            if module is not None:
+                sys.modules[name] = module
     return ESM2
 
 
-def esm_efficient(shape: _gemms.Shape, precision: str, device: str, state: _peers.State | None) -> EncodePack:
+def esm_efficient(shape: Shape, precision: str, device: str, state: State | None) -> EncodePack:
     """esm-efficient's ESM-2, with these weights or with random ones of its own."""
     with torch.device(device):
-        model = import_model()(shape.layers, shape.dim, shape.heads, dtype=_gemms.dtype_of(precision))
+        model = import_model()(shape.layers, shape.dim, shape.heads, dtype=dtype_of(precision))
     model.eval().requires_grad_(False)
     if state is not None:
         model.load_state_dict(its_names(state), strict=False)
@@ -111,13 +119,13 @@ def esm_efficient(shape: _gemms.Shape, precision: str, device: str, state: _peer
                 layer.self_attn.rot_emb.inv_freq = frequencies.to(device)
 
     def encode(input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-        with _gemms.float32_gemms(precision):
+        with float32_gemms(precision):
             return model.forward_representation(input_ids, (cu_seqlens, max_seqlen))
 
     return encode
 
 
-def its_names(state: _peers.State) -> dict[str, Tensor]:
+def its_names(state: State) -> dict[str, Tensor]:
     """An encoder's parameters, by fair-esm's names, as esm-efficient calls them."""
     names = {
         "self_attn.q_proj": "self_attn.q",
@@ -137,7 +145,7 @@ def its_names(state: _peers.State) -> dict[str, Tensor]:
     return found
 
 
-class PackedPeer(_peers.Peer):
+class PackedPeer(Peer):
     """A peer that takes packs; its sizes are token budgets."""
 
     unit = "packs"
@@ -150,12 +158,7 @@ class PackedPeer(_peers.Peer):
         device: str,
         sizes: Sequence[int] | None = None,
     ):
-        pack = find("pack")
-
-        def cut(some: Sequence[Protein], size: int) -> list[Any]:
-            return list(pack(some, size))
-
-        super().__init__(encode, entries, cut, precision, device, sizes or BUDGETS[device])
+        super().__init__(encode, entries, packed, precision, device, sizes or BUDGETS[device])
 
     def embed(self, batch: Any) -> tuple[Sequence[str], Tensor]:
         """A pack's labels and embeddings, ``[N, D]`` on the device."""

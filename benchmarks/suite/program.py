@@ -1,21 +1,24 @@
-"""The measured program: ESM-2 of the benchmarked commit, and a workload as it takes it."""
+"""The measured program: ESM-2 of the benchmarked commit. All that the suite asks of one is here.
+
+`load` a model in a precision; make batches of proteins, `packed` or `padded`; run them with a `runner`; tell the
+`state` of its weights. `Embedder` puts these together for a workload.
+"""
 
 import contextlib
 import functools
-import inspect
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from ._hardware import Hardware, pass_tokens
-from ._memory import Peak, PeakMemory, keep_large_blocks_off_the_heap
-from ._protocol import TIMERS, free_cached_memory
-from ._virnucpro import has_packs, inference_api, packs
-from ._workloads import Protein, copies_in_a_pass, from_project, joined, proteins, token_batches, tokens_in
+from ..measure.memory import Peak, PeakMemory, keep_large_blocks_off_the_heap
+from ..measure.timing import TIMERS, free_cached_memory
+from .hardware import Hardware, pass_tokens
+from .places import find, require_source
+from .workloads import Protein, copies_in_a_pass, from_project, joined, proteins, tokens_in
 
 if Path("/dev/nvidiactl").exists():  # elsewhere it would only add to the resident memory that is measured
     # Each cell is forked from a process that has imported this, and on a GPU would import Triton itself (0.2 to
@@ -27,65 +30,17 @@ WEIGHTS = os.environ.get("VIRNUCPRO_BENCH_WEIGHTS", "random")
 """``random`` (the speed does not depend on the weights' values), ``pretrained``, or a path for load_esm2_model."""
 
 
+def load_with(model: str, precision: str, device: str, weights: str) -> Any:
+    """ESM-2 by the commit's load_esm2_model."""
+    require_source()
+    esm2, _ = find("load_esm2_model")(model, device, precision=precision, weights=weights)
+    return esm2
+
+
 @functools.cache  # a process can measure several workloads
-def load(model: str, precision: str, device: str) -> tuple[Any, Any]:
-    """What this commit's load_esm2_model returns: ESM-2 with the weights to benchmark, and its converter."""
-    load_esm2_model, _ = inference_api()
-    return load_esm2_model(model, device, precision=precision, weights=weights_of(model))
-
-
-class Embedder:
-    """ESM-2 loaded in one precision, and a workload as token batches.
-
-    `tokens`: about how many a pass has, where it is not what `pass_tokens` says. `esm2`, `converter`: what
-    load_esm2_model returned. `proteins`: those of one pass. `batches`: them as tokens.
-    """
-
-    def __init__(
-        self, model: str, precision: str, entries: Sequence[Protein], hardware: Hardware, tokens: int | None = None
-    ):
-        _, runner = inference_api()
-        self.device = hardware.device
-        self.esm2, self.converter = load(model, precision, self.device)
-        self.runner = runner(self.esm2)
-        self.copies = copies_in_a_pass(entries, tokens or pass_tokens(model, self.device))
-        self.proteins = joined(entries, self.copies)
-        self.batches = (
-            packs(self.proteins, self.esm2)
-            if has_packs()
-            else token_batches(self.proteins, self.converter, self.device)
-        )
-        self.sequences = self.copies * len(entries)
-        self.tokens = self.copies * tokens_in(entries)
-        self.timer = TIMERS[self.device]
-
-    def run(self, passes: int) -> None:
-        """Embed the workload that many times, from token batches on the CPU to embeddings on the CPU."""
-        for _ in self.runner.run(itertools.chain.from_iterable(itertools.repeat(self.batches, passes))):
-            pass
-
-    def residue_runner(self) -> Any | None:
-        """A runner that gives an embedding for each residue; None for a commit that only pools."""
-        _, runner = inference_api()
-        return runner(self.esm2, pool="residue") if "pool" in inspect.signature(runner).parameters else None
-
-    def weights(self) -> dict[str, Any]:
-        """The model's parameters by fair-esm's names, which before it was packed it had itself."""
-        fair_esm_state = getattr(self.esm2, "fair_esm_state", self.esm2.state_dict)
-        return fair_esm_state()
-
-    def embeddings(self) -> dict[str, Any]:
-        """Each protein's embedding ``[D]`` by its label."""
-        results = self.runner.run(self.batches)
-        return {label: row for r in results for label, row in zip(r.sequence_ids, r.embeddings, strict=True)}
-
-
-def min_cosine(reference: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """The smallest cosine similarity between embeddings ``[D]`` of the same label, computed in float64."""
-    return min(
-        torch.cosine_similarity(embedding.double(), other[label].double(), dim=0).item()
-        for label, embedding in reference.items()
-    )
+def load(model: str, precision: str, device: str) -> Any:
+    """`load_with` the weights to benchmark; kept for the process."""
+    return load_with(model, precision, device, weights_of(model))
 
 
 def weights_of(model: str) -> str:
@@ -95,6 +50,63 @@ def weights_of(model: str) -> str:
     path = from_project(WEIGHTS)
     own = path / f"{model}.pt"
     return str(own if own.exists() else path)
+
+
+def packed(entries: Iterable[Protein], tokens: int) -> list[Any]:
+    """Proteins as packs of at most so many tokens, in their order; one protein alone may have more."""
+    return list(find("pack")(entries, tokens))
+
+
+def padded(entries: Sequence[Protein], size: int) -> list[Any]:
+    """Proteins as padded batches of so many, in their order: labels, proteins and tokens ``[B, T]``."""
+    convert = find("BatchConverter")()
+    return [convert(entries[at : at + size]) for at in range(0, len(entries), size)]
+
+
+def runner(esm2: Any, **options: Any) -> Any:
+    """What runs batches, packed or padded: its ``run(batches)`` yields a result for each.
+
+    A result has ``sequence_ids`` and ``embeddings``, float32 on the CPU: each protein's mean over its residues
+    ``[N, D]``, or with ``pool="residue"`` each residue's ``[R, D]``, and how many each protein has, ``residues``.
+    """
+    return find("AsyncInferenceRunner")(esm2, **options)
+
+
+def state(esm2: Any) -> Mapping[str, Tensor]:
+    """The model's parameters by fair-esm's names, and its rotary frequencies where the commit tells them."""
+    found: Mapping[str, Tensor] = esm2.fair_esm_state()
+    return found
+
+
+class Embedder:
+    """ESM-2 loaded in one precision, and a workload as packs.
+
+    `tokens`: about how many a pass has, where it is not what `pass_tokens` says. `esm2`: the model. `proteins`:
+    those of one pass. `batches`: them as packs.
+    """
+
+    def __init__(
+        self, model: str, precision: str, entries: Sequence[Protein], hardware: Hardware, tokens: int | None = None
+    ):
+        self.device = hardware.device
+        self.esm2 = load(model, precision, self.device)
+        self.runner = runner(self.esm2)
+        self.copies = copies_in_a_pass(entries, tokens or pass_tokens(model, self.device))
+        self.proteins = joined(entries, self.copies)
+        self.batches = packed(self.proteins, find("token_budget")(self.esm2))
+        self.sequences = self.copies * len(entries)
+        self.tokens = self.copies * tokens_in(entries)
+        self.timer = TIMERS[self.device]
+
+    def run(self, passes: int) -> None:
+        """Embed the workload that many times, from token batches on the CPU to embeddings on the CPU."""
+        for _ in self.runner.run(itertools.chain.from_iterable(itertools.repeat(self.batches, passes))):
+            pass
+
+    def embeddings(self) -> dict[str, Tensor]:
+        """Each protein's embedding ``[D]`` by its label."""
+        results = self.runner.run(self.batches)
+        return {label: row for r in results for label, row in zip(r.sequence_ids, r.embeddings, strict=True)}
 
 
 def peak_memory_of_a_pass(embedder: Embedder) -> Peak:

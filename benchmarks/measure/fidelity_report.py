@@ -1,6 +1,6 @@
 """Print how far each precision moves embeddings, on this machine and with these weights; nothing is timed.
 
-    python -m benchmarks._fidelity_report [--model NAME ...] [--weights pretrained|random|PATH] [--fasta FILE]
+    make fidelity [MODEL=NAME] [WEIGHTS=pretrained|random|PATH] [FASTA=FILE]
 
 Each precision is compared with FP32 on the suite's seeded proteins and on a sample of FILE's; with fair-esm's own
 weights also with embeddings that others have published. One model is held at a time, and where memory does not
@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _golden
-from ._fidelity import FIGURE, LARGEST_ERROR, LEAST_PROTEINS, Embedded, fidelity, of_residues, of_results
-from ._hardware import GIB, PRECISIONS, Hardware, precision_skip_reason, probe
-from ._in_turn import show
-from ._virnucpro import find
-from ._workloads import Protein, fidelity_proteins, read_fasta, sample_different
+from ..peers.in_turn import show
+from ..suite.hardware import GIB, PRECISIONS, Hardware, precision_skip_reason, probe
+from ..suite.places import find
+from ..suite.program import load_with, packed, runner
+from ..suite.workloads import Protein, fidelity_proteins, read_fasta, sample_different
+from .fidelity import FIGURE, LARGEST_ERROR, LEAST_PROTEINS, Embedded, fidelity, of_residues, of_results
+from .golden import FOLDER, Golden, difference, golden
 
 MODELS = {"cpu": ["esm2_t6_8M_UR50D"], "cuda": ["esm2_t33_650M_UR50D", "esm2_t36_3B_UR50D"]}
 """What is compared by default, by type of device."""
@@ -114,13 +115,13 @@ def report(
     asked: Sequence[str] | None,
     sets: dict[str, list[Protein]],
     hardware: Hardware,
-    folder: Path = _golden.FOLDER,
+    folder: Path = FOLDER,
 ) -> list[Line]:
     """A model's precisions on each set. `asked`: those to compare; `folder`: of published embeddings."""
     shapes = find("SHAPES")
     if model not in shapes:
         raise ValueError(f"unknown model {model!r}; ESM-2 comes as {', '.join(shapes)}")
-    published = _golden.golden(model, folder) if weights == "pretrained" else None
+    published = golden(model, folder) if weights == "pretrained" else None
     sets = sets | ({PUBLISHED: published.proteins} if published else {})
     reference = embedded(model, "fp32", weights, sets, hardware)
     lines = [judged(model, published, reference)] if published else []
@@ -169,7 +170,7 @@ def skip_reason(model: str, precision: str, hardware: Hardware, asked: bool) -> 
 
 def fits(model: str, precision: str, hardware: Hardware) -> bool:
     """Whether memory holds a model in a precision, and a GiB for what is computed with it."""
-    size = find("SHAPES")[model].parameters * PRECISIONS[precision].bytes_per_weight
+    size = find("SHAPES")[model].parameters * find("PRECISIONS")[precision].bytes_per_weight
     return bool(1.05 * size + GIB < hardware.memory)
 
 
@@ -186,15 +187,15 @@ def embedded(
 ) -> dict[str, Embedded]:
     """Each set's embeddings, in its order, with a model that is gone afterwards."""
     show(f"  {model} in {precision}: loading, embedding {sum(map(len, sets.values()))} proteins")
-    batches = {name: list(find("pack")(proteins, 8_192)) for name, proteins in sets.items()}
+    batches = {name: packed(proteins, 8_192) for name, proteins in sets.items()}
     try:
         if precision == "fp32" and not fits(model, precision, hardware):
             return one_layer_at_a_time(model, weights, batches, hardware)
-        esm2, _ = find("load_esm2_model")(model, hardware.device, precision=precision, weights=weights)
-        runner = find("AsyncInferenceRunner")(esm2, pool="residue")
-        return {name: of_results(runner.run(some)) for name, some in batches.items()}
+        esm2 = load_with(model, precision, hardware.device, weights)
+        by_residue = runner(esm2, pool="residue")
+        return {name: of_results(by_residue.run(some)) for name, some in batches.items()}
     finally:
-        esm2 = runner = None
+        esm2 = by_residue = None
         gc.collect()
         if hardware.device == "cuda":
             torch.cuda.empty_cache()
@@ -226,9 +227,9 @@ def compared(model: str, precision: str, proteins: str, reference: Embedded, oth
     return Line(model, precision, proteins, figures | measured.notes["fidelity"], passed, why)
 
 
-def judged(model: str, published: _golden.Golden, found: dict[str, Embedded], precision: str = "fp32") -> Line:
+def judged(model: str, published: Golden, found: dict[str, Embedded], precision: str = "fp32") -> Line:
     """A precision beside published embeddings."""
-    away = _golden.difference(published, found[PUBLISHED].pooled, precision)
+    away = difference(published, found[PUBLISHED].pooled, precision)
     of = "of_the_norm" if precision == "fp32" or len(published.proteins) == 1 else "error_over_distance"
     return Line(model, precision, PUBLISHED, {of: away.value, "limit": away.limit}, away.passed, published.source)
 

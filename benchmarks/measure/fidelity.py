@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._esm2 import Embedder
-from ._outcomes import Measurement
-from ._workloads import Protein
+from ..suite.outcomes import Measurement
+from ..suite.program import Embedder, runner
+from ..suite.workloads import Protein
 
 FIGURE = "max error over distance"
 
@@ -24,12 +24,11 @@ LEAST_PROTEINS = 32
 class Embedded:
     """Embeddings of the same proteins in the same order, float64 on the CPU.
 
-    `pooled`: ``[N, D]``, the mean over residues. `residues`: ``[R, D]``, one after the other; None for a commit
-    that only pools.
+    `pooled`: ``[N, D]``, the mean over residues. `residues`: ``[R, D]``, one after the other.
     """
 
     pooled: Tensor
-    residues: Tensor | None = None
+    residues: Tensor
 
     def __post_init__(self) -> None:
         if not self.pooled.isfinite().all():
@@ -45,17 +44,9 @@ def compare(fp32: Embedder, other: Embedder, proteins: Sequence[Protein]) -> Mea
     if different < LEAST_PROTEINS:
         reason = f"the FASTA file has {different} different proteins, and fidelity needs at least {LEAST_PROTEINS}"
         return Measurement(unavailable={FIGURE: reason})
-    found = fidelity(embed(fp32, fp32.batches), embed(other, fp32.batches))
+    found = fidelity(*(of_results(runner(each.esm2, pool="residue").run(fp32.batches)) for each in (fp32, other)))
     about = found.notes["fidelity"] | {"residues": sum(len(residues) for _, residues in proteins)}
     return Measurement(found.samples, {"fidelity": about}, found.unavailable)
-
-
-def embed(embedder: Embedder, batches: Sequence[Any]) -> Embedded:
-    """Embeddings of batches in their order."""
-    by_residue = embedder.residue_runner()
-    if by_residue is None:
-        return Embedded(torch.cat([result.embeddings.double() for result in embedder.runner.run(batches)]))
-    return of_results(by_residue.run(batches))
 
 
 def of_results(results: Iterable[Any]) -> Embedded:
@@ -81,9 +72,7 @@ def fidelity(reference: Embedded, other: Embedded) -> Measurement:
         "proteins": len(reference.pooled),
         "median_distance": float(f"{median:.6g}"),
         "smallest_cosine": smallest_cosine(reference.pooled, other.pooled),
-        "smallest_residue_cosine": None
-        if reference.residues is None or other.residues is None
-        else smallest_cosine(reference.residues, other.residues),
+        "smallest_residue_cosine": smallest_cosine(reference.residues, other.residues),
         "same_nearest_neighbour": (nearest(reference.pooled) == nearest(other.pooled)).double().mean().item(),
     }
     notes = {"fidelity": about}
