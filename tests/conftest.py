@@ -18,6 +18,7 @@ from virnucpro.data.tokens import encode
 from virnucpro.models.esm2_flash import load_esm2_model
 
 MODEL = "esm2_t6_8M_UR50D"
+EXHAUSTIVE = pytest.mark.exhaustive
 NEEDS_TRITON = "needs Triton, which PyTorch's CPU build does not bring: pip install triton"
 
 # 1 residue, long, rare letters, mask tokens, and lengths that make padding ragged
@@ -30,6 +31,14 @@ RAGGED = [
     ("middle", "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQ" * 2),
     ("long", "ACDEFGHIKLMNPQRSTVWY" * 40),
 ]
+
+
+def sample_of(every, *sample):
+    """Parameters of which `make test` takes the sample, and `make test-all` all; a tuple is several parameters."""
+    return [
+        pytest.param(*(each if isinstance(each, tuple) else (each,)), marks=() if each in sample else EXHAUSTIVE)
+        for each in every
+    ]
 
 
 class StopAfter:

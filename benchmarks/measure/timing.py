@@ -264,7 +264,12 @@ def in_fresh_process(call: Callable[[], Result]) -> Result:
         child = Child()
     process.join()
     if child.value is None:
-        raise RuntimeError(f"a process forked to measure failed (exit code {process.exitcode}): {child.error}")
+        what = child.error.strip().splitlines()[
+            -1
+        ]  # of a traceback the error, which comes first in one line's room
+        raise RuntimeError(
+            f"a process forked to measure failed (exit code {process.exitcode}): {what}\n{child.error}"
+        )
     return child.value
 
 

@@ -241,6 +241,7 @@ def test_without_transformers_its_comparison_is_skipped_with_the_reason(monkeypa
         engine.OverTransformers().setup(Store(CPU), MODEL, "fp32", "mixed")
 
 
+@pytest.mark.exhaustive
 def test_the_engine_is_compared_with_fair_esm(tmp_path, monkeypatch, capsys):
     quick = functools.partial(alternate, protocol=Protocol(blocks=2, block_seconds=0.001))
     monkeypatch.setattr(engine, "alternate", quick)
@@ -253,6 +254,7 @@ def test_the_engine_is_compared_with_fair_esm(tmp_path, monkeypatch, capsys):
     assert '"peer": "fair-esm 2.0.0"' in capsys.readouterr().out
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_engines_costs_and_its_share_of_the_ceiling_are_measured(tmp_path):
     """In a process of its own: processes are forked from it, which this one's threads would not survive."""
@@ -278,6 +280,7 @@ for metric in ("fraction_of_gemm_ceiling", "load_seconds", "compile_seconds"):
     assert compiling >= 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_engine_table_has_a_row_for_each_implementation_and_a_profile():
     command = [

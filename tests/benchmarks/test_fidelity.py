@@ -31,7 +31,7 @@ from benchmarks.suite.workloads import (
     fidelity_proteins,
     sample_different,
 )
-from tests.conftest import MODEL
+from tests.conftest import MODEL, sample_of
 
 CPU = Hardware("cpu", "a CPU", 2**34, (0, 0), {})
 FAITHFUL = 0.05  # of the median distance: what the advice asks for
@@ -176,7 +176,7 @@ def rounded_to_four_bits(weight: torch.Tensor) -> torch.Tensor:
     return (weight / scale).round() * scale
 
 
-@pytest.fixture(params=["random", "trained"])
+@pytest.fixture(params=sample_of(["random", "trained"], "trained"))
 def measured(request, tmp_path, monkeypatch):
     """Measures the fidelity of a precision, or of FP32 with weights rounded to four bits."""
     if request.param == "trained":

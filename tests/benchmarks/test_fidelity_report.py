@@ -71,6 +71,7 @@ def test_nan_fails_the_comparison():
     assert not golden.difference(published, published.embeddings * torch.nan, "fp32").passed
 
 
+@pytest.mark.exhaustive
 def test_a_model_that_memory_does_not_hold_passes_layer_by_layer(cache, monkeypatch):
     whole = lines_of()
     small = Hardware("cpu", "a CPU", 1, (0, 0), CPU.versions)
@@ -123,6 +124,7 @@ def test_json_has_the_figures(monkeypatch, capsys):
         assert 1 < of["times"] < 2 and (of["channels"], of["layers"]) == (0, 0)
 
 
+@pytest.mark.exhaustive
 def test_a_note_says_how_far_channels_of_int8_stand_out_once_for_a_model(monkeypatch, capsys, tmp_path):
     path = tmp_path / "mine.fasta"
     path.write_text("".join(f">{name}\n{protein}\n" for name, protein in FEW["few"]))
@@ -132,6 +134,7 @@ def test_a_note_says_how_far_channels_of_int8_stand_out_once_for_a_model(monkeyp
     assert re.fullmatch(f"{MODEL} in INT8: the largest channel stands out by {times}; apart: none", note)
 
 
+@pytest.mark.exhaustive
 def test_it_counts_channels_apart(massive_checkpoint, monkeypatch, capsys):
     _, out, _ = run(monkeypatch, capsys, "--weights", str(massive_checkpoint))
     assert "apart: 6 in 6 layers (qkv_proj), 6 in 6 layers (fc1)" in out

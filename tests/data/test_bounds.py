@@ -12,6 +12,7 @@ import sys
 import pytest
 import zstandard
 
+from tests.conftest import sample_of
 from virnucpro.data import fasta as fasta_module
 from virnucpro.data import proteins, records
 from virnucpro.data.compression import Decompressed
@@ -49,7 +50,7 @@ BOMBS = {
 }
 
 
-@pytest.mark.parametrize("what", BOMBS)
+@pytest.mark.parametrize("what", sample_of(BOMBS, "a header", "spaces"))
 def test_what_unpacks_to_200_mebibytes_takes_few(tmp_path, what):
     start, flood, end, expected = BOMBS[what]
     path, packer = tmp_path / "in.fasta", zstandard.ZstdCompressor().compressobj()
@@ -63,7 +64,9 @@ def test_what_unpacks_to_200_mebibytes_takes_few(tmp_path, what):
     assert found.startswith(expected) and memory < 80 and seconds < 30
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstandard.compress])
+@pytest.mark.parametrize(
+    "compress", sample_of([gzip.compress, bz2.compress, lzma.compress, zstandard.compress], gzip.compress)
+)
 def test_a_piece_of_what_is_compressed_is_unpacked_at_a_time(compress):
     packed = compress(bytes(100 * MEBIBYTE))
     stream = Decompressed(io.BufferedReader(io.BytesIO(packed[300:])), packed[:300])
