@@ -10,6 +10,7 @@ if not Path("/dev/nvidiactl").exists():  # before anything imports Triton, which
 import esm
 import pytest
 import torch
+from hypothesis import settings
 
 from benchmarks.measure.massive import Channel, massive
 from tests.checkpoints import round_frequencies, save_in_fair_esms_format
@@ -50,6 +51,13 @@ class StopAfter:
     def __call__(self):
         self.left -= 1
         return self.left < 0
+
+
+def pytest_configure(config):
+    """`make test` takes fewer examples of wide inputs."""
+    settings.register_profile("sample", max_examples=20, deadline=None)
+    settings.register_profile("all", deadline=None)
+    settings.load_profile("sample" if "not exhaustive" in config.option.markexpr else "all")
 
 
 @functools.cache

@@ -86,6 +86,7 @@ def wait_for_work(process, output):
         time.sleep(0.005)
 
 
+@pytest.mark.exhaustive
 def test_killed_twenty_times_it_ends_with_the_same_bytes(run, whole, tmp_path):
     reference, seconds = whole
     output, rng, kills = tmp_path / "out.h5", random.Random("kill"), 0
@@ -371,6 +372,7 @@ def test_a_compressed_input_that_is_cut_short_keeps_what_came_before(tmp_path, c
     assert "cut short or damaged" in capsys.readouterr().err and not output.exists()
 
 
+@pytest.mark.exhaustive
 def test_resume_takes_the_recorded_channels_and_refuses_what_are_none(
     small, tmp_path, capsys, monkeypatch, massive_checkpoint
 ):

@@ -196,6 +196,7 @@ def test_15b_is_measured_in_few_cells_and_the_others_say_so(precision, workload)
         throughput.Throughput().setup(Store(GPU), "esm2_t48_15B_UR50D", precision, workload)
 
 
+@pytest.mark.exhaustive
 def test_a_table_of_formats_has_a_row_for_each_precision_with_its_ratio_and_fidelity(monkeypatch):
     def call(function, arguments):
         return function(*arguments)

@@ -113,6 +113,7 @@ def test_it_prints_a_line_for_each_set_with_a_word_of_judgement(monkeypatch, cap
     ]
 
 
+@pytest.mark.exhaustive
 def test_json_has_the_figures(monkeypatch, capsys):
     status, out, _ = run(monkeypatch, capsys, "--json")
     (line,) = json.loads(out)
@@ -151,6 +152,7 @@ def test_channels_are_measured_only_for_int8(monkeypatch):
     assert "stands out" not in fidelity_report.table([line], "random", CPU)
 
 
+@pytest.mark.exhaustive
 def test_a_failure_is_a_word_and_an_exit_code_only_where_that_was_asked_for(monkeypatch, capsys):
     monkeypatch.setattr(fidelity_report, "LARGEST_ERROR", 0.0)
     status, out, _ = run(monkeypatch, capsys)
@@ -180,6 +182,7 @@ def test_a_file_with_too_few_proteins_is_named(monkeypatch, capsys, tmp_path):
     assert "two.fasta has 2 different proteins: at least 32" in err
 
 
+@pytest.mark.exhaustive
 def test_a_folder_of_checkpoints_is_taken(seeded, monkeypatch, capsys, tmp_path):
     shutil.copy(seeded / "checkpoints" / f"{MODEL}.pt", tmp_path)
     status, out, _ = run(monkeypatch, capsys, "--weights", str(tmp_path))

@@ -18,9 +18,7 @@ from hypothesis import strategies as st
 from virnucpro.data.compression import PIECE, Decompressed
 from virnucpro.data.fasta import Fasta, FastaError
 
-reading_files = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+reading_files = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 PRINTABLE = st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"])

@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.conftest import MODEL, RAGGED, sample_of
+from tests.conftest import MODEL, RAGGED
 from virnucpro.data.packing import make_pack, pack
 from virnucpro.data.tokens import encode
 from virnucpro.models import attention
@@ -132,9 +132,10 @@ print(private() - before)
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.skipif(not tells_private_memory(), reason="the system does not tell private memory")
-@pytest.mark.parametrize("precision", sample_of(["fp32", "fp16"], "fp32"))
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_cpus_memory_does_not_grow_with_every_length(precision):
     """oneDNN compiles code for each shape of a GEMM: 516 MiB for these lengths in FP32."""
     ran = subprocess.run([sys.executable, "-c", MEMORY, precision], capture_output=True, text=True, cwd=ROOT)
@@ -154,6 +155,7 @@ def twins(**shape):
     return reference, model
 
 
+@pytest.mark.exhaustive
 def test_a_protein_of_4000_residues_equals_fair_esms():
     """One layer: fair-esm's attention at this length takes seconds a layer."""
     reference, model = twins(layers=1, dim=320, heads=20)
