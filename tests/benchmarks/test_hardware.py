@@ -116,7 +116,7 @@ def test_the_table_of_precisions_is_a_copy_of_virnucpros(name):
     for device in ("cpu", "cuda") if ours.on_cpu else ("cuda",):
         assert ours.bytes_per_activation(device) == theirs_of_it.activations_on(device).itemsize
     if ours.dtype is not None:
-        assert getattr(torch, ours.dtype) == theirs_of_it.compute_dtype
+        assert getattr(torch, ours.dtype) == theirs_of_it.activations_on("cuda")
 
 
 def test_the_table_of_precisions_cannot_be_changed():
