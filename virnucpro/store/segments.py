@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from virnucpro.store.disk import AppendFile, amount, free_bytes, is_full, reason_of, sync, write_safely
+from virnucpro.store.disk import AppendFile, reason_of, sync, write_safely
 from virnucpro.store.errors import WriteError
 from virnucpro.store.journal import line_of, value_of
 
 ROWS, NAMES, JOURNAL = "rows", "names", "journal"
 ROWS_AT = 4_096
-"""Where rows begin in their file: HDF5 aligns what is large to this, and can put its own around them."""
+"""Where rows begin in their file, see `rows_file`: HDF5 aligns what is large to this, and can put its own around
+them."""
 
 LARGE = 2**16
 """Bytes of rows, from which on HDF5 aligns them so."""
@@ -82,9 +83,8 @@ class SegmentWriter:
         self._files: dict[str, AppendFile] = {}
         with self._writing():
             folder.mkdir(parents=True)
-            for name in (ROWS, NAMES, JOURNAL):
-                self._files[name] = AppendFile(folder / name)
-            self._files[ROWS].append(bytes(ROWS_AT))
+            self._files = {name: AppendFile(folder / name) for name in (NAMES, JOURNAL)}
+            self._files[ROWS] = rows_file(folder / ROWS)
             for each in (folder, folder.parent, folder.parent.parent):
                 sync(each)
 
@@ -140,15 +140,19 @@ class SegmentWriter:
         try:
             yield
         except OSError as error:
-            reason = reason_of(error)
-            if is_full(error):
-                with contextlib.suppress(OSError):
-                    reason += f": {amount(free_bytes(self.folder.parents[2]))} is free"
+            reason = reason_of(error, self.folder.parents[2])
             self._failure = WriteError(f"cannot write {self.folder} on {os.uname().nodename}: {reason}")
             raise self._failure from error
         except BaseException:  # it may have come in the middle: what is written after half a row is misplaced
             self._failure = WriteError(f"writing {self.folder} was interrupted: run again with --resume")
             raise
+
+
+def rows_file(path: Path) -> AppendFile:
+    """A new file for rows, which begin at `ROWS_AT`."""
+    file = AppendFile(path)
+    file.append(bytes(ROWS_AT))
+    return file
 
 
 def read_index(folder: Path) -> Index:
