@@ -18,7 +18,7 @@ from virnucpro.pipeline.cluster import RayError
 from virnucpro.pipeline.embed import Progressed
 from virnucpro.pipeline.provenance import CHANNELS_APART, version_of
 from virnucpro.pipeline.resuming import Stopped
-from virnucpro.pipeline.worker import BlockDone, CompactPack, Plan, Worker
+from virnucpro.pipeline.worker import CompactPack, Plan, Worker
 from virnucpro.store.merge import HARDWARE, mixed
 from virnucpro.store.segments import StoredPack
 from virnucpro.store.settings import shown
@@ -59,20 +59,6 @@ class Slot:
     def tokens_per_second(self) -> float:
         """Of the blocks that are on disk."""
         return self.tokens / self.seconds if self.seconds else 0.0
-
-
-@dataclass
-class DoneByWorkers(Progressed):
-    """How far a run of several workers is."""
-
-    def add(self, block: BlockDone, fraction: float | None) -> None:
-        """A block more."""
-        self.sequences += block.sequences
-        self.residues += block.residues
-        self.tokens += block.residues + 2 * block.sequences
-        for name in block.not_finite:
-            self.not_finite.add(name)
-        self.fraction, self.seconds = fraction, time.perf_counter() - self._started
 
 
 class Pool:
@@ -145,7 +131,7 @@ class Pool:
     def run(
         self,
         tasks: Iterator[Task],
-        done: DoneByWorkers,
+        done: Progressed,
         stop: Callable[[], bool],
         progress: Callable[[Progressed], None],
         on_skip: Callable[[Skipped], None],
@@ -177,7 +163,7 @@ class Pool:
         self,
         slot: Slot,
         ref: Any,
-        done: DoneByWorkers,
+        done: Progressed,
         progress: Callable[[Progressed], None],
         on_skip: Callable[[Skipped], None],
         on_disk: Callable[[list[StoredPack]], None],
@@ -202,7 +188,7 @@ class Pool:
         slot.tokens += value.residues + 2 * value.sequences
         slot.seconds = time.perf_counter() - slot.began
         on_disk(value.packs)
-        done.add(value, task.fraction)
+        done.count(value.sequences, value.residues, value.not_finite, task.fraction)
         for name in value.not_finite:
             on_skip(Skipped(name, NOT_FINITE))
         done.speeds = [each.tokens_per_second for each in self.slots]
