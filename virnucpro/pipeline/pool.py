@@ -178,8 +178,10 @@ class Pool:
         except self._ray.exceptions.RayTaskError as error:
             raise reason_of(error) from error
         if ref is slot.starting:
-            if not slot.about:
-                self._check_replacement(slot, value)
+            if not slot.about:  # it is in another's place
+                slot.about = value
+                self._common([{"settings": self._settings, "host": "the run"}, value])
+                slot.starting = slot.actor.start.remote(self._settings)
             else:
                 slot.starting, slot.began = None, time.perf_counter() - slot.seconds
             return []
@@ -194,11 +196,6 @@ class Pool:
         done.speeds = [each.tokens_per_second for each in self.slots]
         progress(done)
         return []
-
-    def _check_replacement(self, slot: Slot, about: dict[str, Any]) -> None:
-        slot.about = about
-        self._common([{"settings": self._settings, "host": "the run"}, about])
-        slot.starting = slot.actor.start.remote(self._settings)
 
     def _lost(self, slot: Slot, error: Exception) -> list[Task]:
         """Replace a worker; its blocks."""

@@ -122,14 +122,11 @@ def attribute(value: Any) -> Any:
 
 def attributes_of(file: h5py.HLObject) -> dict[str, Any]:
     """Attributes as Python's own values, without `CHECKSUMS`."""
-    found = {name: plain(value) for name, value in file.attrs.items()}
-    found.pop(CHECKSUMS, None)
-    return found
-
-
-def plain(value: Any) -> Any:
-    """An attribute's value as Python's own."""
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    return {
+        name: value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+        for name, value in file.attrs.items()
+        if name != CHECKSUMS
+    }
 
 
 def crc_of(values: np.ndarray) -> int:

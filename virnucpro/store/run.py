@@ -10,7 +10,7 @@ import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -215,7 +215,7 @@ class OutputFolder:
             reason = reason_of(error, self.output.parent)
             raise WriteError(f"cannot write {self.output} ({self.folder}): {reason}") from error
 
-    def __enter__(self) -> "OutputFolder":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -381,9 +381,6 @@ class Run(OutputFolder):
         except OSError:  # a file system without hard links
             return False
         return True
-
-    def __enter__(self) -> "Run":
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._ahead is not None:

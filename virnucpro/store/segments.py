@@ -13,7 +13,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,7 @@ class StoredPack:
 
     def as_list(self) -> list[Any]:
         """For the journal of `segment`."""
-        numbers = (self.number, self.sequences, self.residues, self.rows)
-        where = (self.rows_at, self.rows_size, self.rows_crc, self.names_at, self.names_size, self.names_crc)
-        return [*numbers, *where, self.digest, list(self.skipped)]
+        return [getattr(self, each.name) for each in fields(self)[1:]]
 
 
 class SegmentWriter:
