@@ -294,7 +294,7 @@ def random_on_cpu(name):
 
 def fresh_on_gpu(name, precision):
     """A model with the weights of `random_on_cpu`."""
-    gpu = copy.deepcopy(random_on_cpu(name)).to("cuda", PRECISIONS[precision].compute_dtype)
+    gpu = copy.deepcopy(random_on_cpu(name)).to("cuda", PRECISIONS[precision].activations_on("cuda"))
     gpu.precision = precision
     return gpu
 
@@ -337,7 +337,7 @@ class TestOnGPU:
     def test_heads_of_other_models_equal_fair_esms(self, head_dim, precision, cosine):
         """150M has heads of 32, 15B of 128."""
         reference, gpu = twins(layers=2, dim=256, heads=256 // head_dim)
-        gpu, gpu.precision = gpu.to("cuda", PRECISIONS[precision].compute_dtype), precision
+        gpu, gpu.precision = gpu.to("cuda", PRECISIONS[precision].activations_on("cuda")), precision
         for name, protein in RAGGED:
             tokens = torch.from_numpy(encode(name, protein))[None]
             with torch.inference_mode():
