@@ -15,6 +15,7 @@ import pytest
 
 from asv_plugin import notes
 from asv_plugin.answer import records
+from tests.limits import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 MODEL = "esm2_t6_8M_UR50D"
@@ -74,7 +75,7 @@ def ran(folder, cells, names):
     env.pop("VIRNUCPRO_BENCH_FASTA", None)
 
     def run(*command: str, code: int | None = 0) -> str:
-        done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=PATIENCE)
         assert code is None or done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 

@@ -22,6 +22,7 @@ import torch
 
 from tests.command import start
 from tests.conftest import sample_of
+from tests.limits import PATIENCE
 from tests.store.rows import as_another_run_has_it
 from virnucpro import cli
 from virnucpro.cli import main
@@ -37,7 +38,6 @@ from virnucpro.store.place import folder_of
 from virnucpro.store.run import begun_settings, has_segments
 
 MODEL = ["--model", "esm2_t6_8M_UR50D", "--weights", "random", "--device", "cpu"]
-PATIENCE = 60  # seconds
 
 
 def datasets(path):
@@ -141,7 +141,7 @@ def test_a_second_signal_ends_a_record_that_takes_minutes(tmp_path, precision):
         for _ in range(2):
             os.kill(process.pid, signal.SIGTERM)
             process.join(1)
-        process.join(14)
+        process.join(PATIENCE)
         assert process.exitcode == 143, log.read_text()
         assert log.read_text().splitlines() == ["virnucpro: stopped"]
     finally:

@@ -23,6 +23,7 @@ from asv_plugin.answer.numbers import format_error
 from asv_plugin.answer.page import collect, render
 from asv_plugin.answer.records import BENCHMARKS, FIDELITY, MASSIVE, MASSIVE_NOTE, records
 from asv_plugin.hooks.broken_files import skip_broken_files
+from tests.limits import PATIENCE
 from tests.made_up import M8, M650, ROOT, benchmarks, cells, machine, record
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -66,7 +67,7 @@ def published(tmp_path_factory, known):
     shutil.copy(ROOT / "asv.conf.json", project)
 
     def run(*command: str) -> str:
-        done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -178,7 +179,7 @@ GRAPH = "#throughput.Throughput.track_tokens_per_second"
 )
 def test_asvs_pages_render_without_the_internet(served, visit, fragment, selector, width):
     shown = visit(f"{served}/index.html{fragment}", width)
-    shown.wait_for_selector(selector, timeout=10_000)
+    shown.wait_for_selector(selector, timeout=1000 * PATIENCE)
 
 
 @WITH_CHROMIUM
@@ -355,7 +356,7 @@ def test_a_range_that_git_does_not_know_leaves_the_site_and_the_repository_as_th
 
     before = state()
     command = [sys.executable, "-m", "asv", "publish", "no-such-commit..main"]
-    done = subprocess.run(command, cwd=published.project, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=published.project, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     assert "no-such-commit..main" in done.stdout + done.stderr

@@ -5,6 +5,7 @@ at the same time and time their blocks in turn see the same machine. benchmarks/
 here they are granted. A process that has ended, whatever the reason, is waited for no longer.
 """
 
+import os
 import selectors
 import socket
 from collections.abc import Callable
@@ -22,6 +23,16 @@ POLL_SECONDS = 0.01
 """How late the end of a process is noticed, which is once in a cell."""
 
 
+def bind(listener: socket.socket, path: Path) -> None:
+    """Bind a socket to a path of any length, where there is /proc: its own name has 107 bytes at most."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        here = Path(f"/proc/self/fd/{folder}")
+        listener.bind(str(here / path.name if here.exists() else path))
+    finally:
+        os.close(folder)
+
+
 class Turns:
     """The turns of one pair of processes, which are started in `folders` while this is open."""
 
@@ -32,7 +43,7 @@ class Turns:
         self.paths = [folder / SOCKET for folder in folders]
         for side, path in enumerate(self.paths):
             listener = socket.socket(socket.AF_UNIX)
-            listener.bind(str(path))
+            bind(listener, path)
             listener.listen()
             self.selector.register(listener, selectors.EVENT_READ, (self._accept, side))
 

@@ -13,6 +13,7 @@ import pytest
 import zstandard
 
 from tests.conftest import sample_of
+from tests.limits import PATIENCE
 from virnucpro.data import fasta as fasta_module
 from virnucpro.data import proteins, records
 from virnucpro.data.compression import Decompressed
@@ -57,7 +58,7 @@ def test_what_unpacks_to_200_mebibytes_takes_few(tmp_path, what):
     piece = flood * (MEBIBYTE // len(flood))
     path.write_bytes(b"".join(map(packer.compress, (start, *[piece] * 200, end))) + packer.flush())
     assert path.stat().st_size < 20_000
-    done = subprocess.run([sys.executable, "-c", READ, path], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", READ, path], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     found, used = done.stdout.splitlines()
     memory, seconds = map(float, used.split())

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from tests.checkpoints import transformers_config
 from tests.conftest import MODEL
+from tests.limits import PATIENCE
 from virnucpro.cli import main
 from virnucpro.models import checkpoint as module
 from virnucpro.models.checkpoint import CheckpointError, read_checkpoint
@@ -499,7 +500,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
     names.append("/dev/null")
     ran = subprocess.run(
         [sys.executable, "-c", PIPES, *names],
-        capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, timeout=PATIENCE, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert ran.stdout.splitlines() == names, ran.stderr
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from tests.conftest import MODEL
+from tests.limits import PATIENCE
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.models.float32_mode import TURNS, backends, float32_products
-
-PATIENCE = 30  # seconds
 
 
 def modes():

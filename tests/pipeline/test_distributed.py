@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from tests.conftest import MODEL, RAGGED
+from tests.limits import PATIENCE
 from virnucpro.cli import main
 from virnucpro.cli.progress import Progress
 from virnucpro.data.fasta import Fasta
@@ -578,7 +579,7 @@ def test_a_local_ray_listens_on_the_loopback_only_and_asks_for_a_token(when):
         pytest.skip("Ray is not installed")
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "of a cluster"}
     words = [sys.executable, "-c", LOCAL_RAY, when]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=180, env=environment)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, env=environment)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     addresses = found.pop("addresses")
@@ -667,14 +668,14 @@ def test_json_is_all_of_the_output_also_when_a_worker_dies(tmp_path):
         [sys.executable, "-m", "virnucpro", *words, "--token-budget", "600", "--ray", "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not (
         found := [each for each in folder_of(output).glob(f"segments/*/*/{JOURNAL}") if each.stat().st_size]
     ):
         assert driver.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     os.kill(int(found[0].parent.name.split("-")[-2]), signal.SIGKILL)
-    out, said = driver.communicate(timeout=240)
+    out, said = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, said
     summary = json.loads(out)
     assert summary["lost_workers"] == 1 and summary["sequences"] == 1_500, said

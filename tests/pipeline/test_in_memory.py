@@ -15,6 +15,7 @@ from Bio.SeqRecord import SeqRecord
 
 import virnucpro
 from tests.conftest import MODEL, sample_of
+from tests.limits import PATIENCE
 from virnucpro.data.fasta import FastaError
 from virnucpro.errors import UserError
 from virnucpro.pipeline import in_memory
@@ -212,10 +213,10 @@ os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @pytest.mark.parametrize("by_torch", [False, True], ids=["by this package", "by PyTorch alone"])
 def test_a_child_that_was_forked_after_its_parent_computed_embeds(by_torch):
     code = FORK.format(by_torch=by_torch)
-    done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], timeout=PATIENCE, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 def test_loading_a_model_in_such_a_child_is_an_error_with_the_remedy():
-    done = subprocess.run([sys.executable, "-c", FORKED_LOAD], timeout=60, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", FORKED_LOAD], timeout=PATIENCE, capture_output=True, text=True)
     assert "get_context('spawn')" in done.stderr

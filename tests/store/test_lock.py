@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 
+from tests.limits import PATIENCE
 from virnucpro.store.disk import is_at
 from virnucpro.store.errors import StoreError
 from virnucpro.store.place import folder_of
@@ -55,7 +56,7 @@ def race(output):
     both = [CONTEXT.Process(target=start, args=(output, barrier, answers, ended)) for _ in range(2)]
     for process in both:
         process.start()
-    said = sorted(answers.get(timeout=60) for _ in both)
+    said = sorted(answers.get(timeout=PATIENCE) for _ in both)
     ended.set()
     for process in both:
         process.join(60)

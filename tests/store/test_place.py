@@ -1,5 +1,6 @@
 """Where an output goes: through links to a regular file, and never over anything else."""
 
+import contextlib
 import os
 import socket
 import stat
@@ -25,8 +26,11 @@ def make(path, what):
         case "FIFO":
             os.mkfifo(path)
         case "socket":
-            with socket.socket(socket.AF_UNIX) as server:
-                server.bind(os.fspath(path))
+            with (
+                socket.socket(socket.AF_UNIX) as server,
+                contextlib.chdir(path.parent),
+            ):  # for a name that is short
+                server.bind(path.name)
         case "loop":
             path.symlink_to(path)
         case "two links in a loop":

@@ -12,6 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.limits import PATIENCE
+
 ROOT = Path(__file__).parents[3]
 BENCHMARKS = """
 import math
@@ -241,7 +243,7 @@ def toy(tmp_path_factory):
             env=env,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=PATIENCE,
         )
         said = json.loads(found.read_text()) if found.exists() else {"comparisons": []}
         cells = {each["cell"]: each for each in said["comparisons"]}
@@ -433,7 +435,7 @@ def test_ctrl_c_prints_what_the_complete_rounds_say(toy):
             break
     time.sleep(0.5)
     os.killpg(running.pid, signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=PATIENCE)
     assert running.returncode == 130, err
     assert "interrupted" in err
     assert "track_speed(a)" in out

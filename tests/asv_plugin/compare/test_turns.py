@@ -14,6 +14,7 @@ from asv_plugin.compare import turns
 from asv_plugin.compare.turns import Turns
 from benchmarks.measure import timing
 from benchmarks.measure.timing import Protocol, alternate, cpu_timer, measure
+from tests.limits import PATIENCE
 
 QUICK = Protocol(window=2, warm_up_seconds=0.0, blocks=8, block_seconds=0.003)
 
@@ -101,7 +102,7 @@ def test_a_process_whose_comparison_has_ended_says_so_and_does_not_hang(tmp_path
                 asked = time.monotonic()
                 pair.grant(0, lambda number: number == 1 and time.monotonic() < asked + 0.1)
             with pytest.raises(RuntimeError, match="has ended"):
-                waiting.result(timeout=5)
+                waiting.result(timeout=PATIENCE)
     finally:
         timing.referee.cache_clear()
 

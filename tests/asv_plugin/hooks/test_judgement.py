@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from asv_plugin.hooks import compare, regressions
 from asv_plugin.rules import Rule, with_rule
+from tests.limits import PATIENCE
 
 ROOT = Path(__file__).parents[3]
 JUDGE = """
@@ -137,7 +138,7 @@ def toy(tmp_path_factory):
     env |= {"GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@localhost", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
     def run(*command: str, code: int = 0) -> str:
-        done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout
 

@@ -17,6 +17,7 @@ from asv_plugin.record.__main__ import regex
 from asv_plugin.record.cells import Recorded, benchmark_files, selector
 from asv_plugin.record.plan import expected_seconds
 from benchmarks import SOURCE
+from tests.limits import PATIENCE
 
 ROOT = Path(__file__).parents[3]
 
@@ -86,7 +87,9 @@ def project(tmp_path_factory):
     env.pop("PYTHONPATH", None)
 
     def run(*command: str, code: int = 0, **more: str) -> str:
-        done = subprocess.run(command, cwd=folder, env=env | more, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command, cwd=folder, env=env | more, capture_output=True, text=True, timeout=PATIENCE
+        )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
