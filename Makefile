@@ -17,7 +17,7 @@ ASV = PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m asv
 NAME = "$$($(PY) -m asv_plugin.machine --name "$(MACHINE)")"
 
 .DEFAULT_GOAL := help
-.PHONY: help ab bench bench-gpu test test-fast test-all compare engine fidelity precision publish preview lint setup clean
+.PHONY: help ab bench bench-gpu test test-fast test-all compare engine fidelity precision publish preview readme lint setup clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -57,6 +57,9 @@ publish: setup ## write the dashboard to html/
 
 preview: publish ## serve the dashboard on a local port
 	@$(ASV) preview
+
+readme: setup ## write the measured figures of README.md and docs/ from results/
+	@$(PY) -m asv_plugin.figures
 
 test: setup ## run all tests, and samples of the exhaustive loops
 	@$(PY) -m pytest --numprocesses 2 --dist loadfile -m "not exhaustive"
