@@ -14,6 +14,8 @@ READY = .venv/ready-$(subst =,,$(TORCH))
 PY  = .venv/bin/python
 # .venv first: asv looks for pythonX.Y on PATH, and the first there may be another installation, or a shim that fails
 ASV = PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m asv
+# Two processes of one thread each: two of two threads would wait for each other on two cores
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist loadfile
 NAME = "$$($(PY) -m asv_plugin.machine --name "$(MACHINE)")"
 
 .DEFAULT_GOAL := help
@@ -46,10 +48,10 @@ ab: setup ## judge two commits in paired rounds: make ab BASE=main~1 HEAD=main R
 	$(if $(STRICT),--strict)
 
 engine: setup ## print the engine beside its matrix products, fair-esm and Transformers (minutes on a CPU)
-	@$(PY) -m benchmarks._engine_table
+	@$(PY) -m benchmarks.peers.table
 
 fidelity: setup ## print how far each precision moves embeddings [MODEL=] [WEIGHTS=pretrained|random|PATH] [FASTA=] [STRICT=1]
-	@$(PY) -m benchmarks._fidelity_report --weights "$(or $(WEIGHTS),pretrained)" $(if $(MODEL),--model $(MODEL)) \
+	@$(PY) -m benchmarks.measure.fidelity_report --weights "$(or $(WEIGHTS),pretrained)" $(if $(MODEL),--model $(MODEL)) \
 	$(if $(FASTA),--fasta "$(FASTA)") $(if $(PRECISIONS),--precisions $(PRECISIONS)) $(if $(STRICT),--strict) $(FORMAT)
 
 publish: setup ## write the dashboard to html/
@@ -62,13 +64,13 @@ readme: setup ## write the measured figures of README.md and docs/ from results/
 	@$(PY) -m asv_plugin.figures
 
 test: setup ## run all tests, and samples of the exhaustive loops
-	@$(PY) -m pytest --numprocesses 2 --dist loadfile -m "not exhaustive"
+	@$(PYTEST) -m "not exhaustive"
 
 test-fast: setup ## run the tests that take no asv run and no large model
-	@$(PY) -m pytest --numprocesses 2 --dist loadfile -m "not slow and not exhaustive"
+	@$(PYTEST) -m "not slow and not exhaustive"
 
 test-all: setup ## run all tests and the exhaustive loops: each damage, each kill, many mutations
-	@$(PY) -m pytest --numprocesses 2 --dist loadfile
+	@$(PYTEST)
 
 lint: setup .venv/lint ## check style (ruff) and types (mypy)
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

@@ -56,7 +56,9 @@ def gpus() -> list[tuple[str, int]]:
 
 def register(name: str | None = None) -> str:
     """Let asv know this machine; its name, which is that of its GPU or CPU unless another is given."""
-    from benchmarks._hardware import cpu_with_cores  # not above: the plugin also serves suites of other projects
+    from benchmarks.suite.hardware import (
+        cpu_with_cores,
+    )  # not above: the plugin also serves suites of other projects
 
     found = gpus()
     name = name or name_for(found[0][0] if found else cpu_with_cores())

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-MEASURED = "virnucpro-cell "  # benchmarks/_cells.py prints it in front of a measured cell's notes
+MEASURED = "virnucpro-cell "  # benchmarks/suite/cell.py prints it in front of a measured cell's notes
 SKIPPED = re.compile(r"asv: skipped: NotImplementedError\((['\"])(.*)\1\)")
 PARAMETERS = re.compile(r"^For parameters: (.*)$", re.MULTILINE)
 EXCEPTION = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Failed|Exception|Interrupt)): (.*)$", re.MULTILINE)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from asv_plugin.repository import git
-from benchmarks._workloads import FASTA_VARIABLE, read_fasta
+from benchmarks.suite.workloads import FASTA_VARIABLE, read_fasta
 
 
 def problem(bench: str = ".") -> str | None:

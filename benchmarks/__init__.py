@@ -9,28 +9,18 @@ Benchmarks, each for cells of model, precision and workload:
 - ``scaling``: the engine by sequence length, ``virnucpro embed`` by number of sequences
 - ``workers``: ``virnucpro embed --ray`` by number of GPUs
 
-What they share (asv imports these, too, and finds no benchmark in them):
+Below, in rooms of their own, is what they share (asv imports these, too, and finds no benchmark in them):
 
-- ``_cells``: one measurement for all figures of a cell
-- ``_outcomes``: how the processes of a cell share it
-- ``_protocol``: how a time is measured: warm-up, blocks, turns
-- ``_memory``: how peak memory is measured
-- ``_energy``: joules of a GPU
-- ``_fidelity``: how a precision's embeddings are judged
-- ``_fidelity_massive``: the same with weights that have a massive channel
-- ``_golden``: published embeddings of ESM-2's own weights, to compare with
-- ``_fidelity_report``: a program, `make fidelity`: how far each precision moves embeddings
-- ``_massive``: weights with a massive channel, made out of others
-- ``_conditions``: threads, CPUs and the GPU's state, which are recorded beside each number
-- ``_workloads``: which proteins are embedded
-- ``_hardware``: what this machine is and which cells it can run; the table of precisions
-- ``_virnucpro``: the names imported from the benchmarked commit, wherever it has them
-- ``_esm2``: a loaded model with a workload
-- ``_meanwhile``: entries of a mapping for a while
-- ``_gemms``: GEMMs alone; ``_peers``, ``_esm_efficient``, ``_esm_cpp``: other implementations of ESM-2
-- ``_engine_table``: a program, `make engine`: all implementations side by side
-- ``_formats``: its other table: a model's precisions side by side
-- ``_in_turn``: what its tables share: rounds, and memory in processes of their own
+- ``suite``: what a benchmark is made of. ``cell``: one measurement for all figures of a cell; ``outcomes``: how
+  its processes share it; ``program``: the measured commit; ``places``: where that has each name; ``workloads``:
+  the proteins; ``hardware``: what this machine is and which cells it can run
+- ``measure``: how a figure is measured. ``timing``: warm-up, blocks, turns; ``memory``; ``gpu``: energy and
+  conditions; ``fidelity``, ``massive``: weights with a massive channel, ``fidelity_massive``: fidelity with them;
+  ``golden``: published embeddings of ESM-2's own weights; ``gemms``: GEMMs alone; ``fidelity_report``: a program,
+  `make fidelity`
+- ``peers``: other implementations of ESM-2, the baselines. ``base``, ``fair_esm``, ``transformers``,
+  ``esm_efficient``, ``esm_cpp``; ``table``: a program, `make engine`; ``formats``: its other table, a model's
+  precisions side by side; ``in_turn``: what the two share
 """
 
 SOURCE = "VIRNUCPRO_BENCH_SOURCE"

@@ -1,19 +1,20 @@
 """How good the engine is, as ratios within one process: they do not depend on the machine's mood."""
 
-import gc
 import importlib.metadata
 import time
 from typing import Any
 
 import torch
 
-from . import _gemms, _peers
-from ._cells import OncePerCell, Store, six_digits, tracked
-from ._esm2 import Embedder, load, notes
-from ._hardware import MODELS, PRECISIONS
-from ._outcomes import Measurement
-from ._protocol import alternate, in_fresh_process
-from ._virnucpro import inference_api
+from .measure.gemms import COMPARABLE, LayerGEMMs
+from .measure.timing import alternate, in_fresh_process
+from .peers import fair_esm, transformers
+from .peers.base import Encode, PaddedPeer
+from .suite.cell import OncePerCell, Store, six_digits, tracked
+from .suite.hardware import MODELS, PRECISIONS
+from .suite.outcomes import Measurement
+from .suite.places import find
+from .suite.program import Embedder, load, notes, state
 
 LARGE = MODELS[1:]
 """8M is left out to save time: it is what CPUs run."""
@@ -26,7 +27,7 @@ TOKENS = {"cpu": None, "cuda": 49_152}
 class EngineCell(OncePerCell):
     """A cell that holds two models of one precision."""
 
-    params = (MODELS, _gemms.COMPARABLE, ["mixed"])
+    params = (MODELS, COMPARABLE, ["mixed"])
     param_names = ("model", "precision", "workload")
     on_gpus: tuple[str, ...]
     on_cpus: tuple[str, ...] = ("fp32",)
@@ -53,7 +54,7 @@ class Engine(EngineCell):
     The engine's time is that of whole passes, from token batches on the CPU to pooled embeddings on the CPU.
     """
 
-    params = (MODELS, list(PRECISIONS), ["mixed"])
+    params = (MODELS, PRECISIONS, ["mixed"])
     on_gpus = ("fp32", "fp16", "int8", "fp8")
     on_cpus = ("fp32", "int8")
 
@@ -67,7 +68,7 @@ class Engine(EngineCell):
             )
         )
         self.engine = Embedder(model, precision, self.entries, store.hardware)
-        self.ceiling = _gemms.LayerGEMMs(self.engine.esm2.shape, precision, device, self.engine.tokens)
+        self.ceiling = LayerGEMMs(self.engine.esm2.shape, precision, device, self.engine.tokens)
 
     @tracked("of the GEMMs' speed", higher_is_better=True, compare_factor=1.05, version="2")
     def track_fraction_of_gemm_ceiling(self, store: Store, *parameters: str) -> dict[str, Any] | float:
@@ -100,28 +101,16 @@ class OverPeer(EngineCell):
     package: str
     on_gpus = ("fp16",)  # a cell of 3B in FP32 takes a minute; `make engine` measures it
 
-    def peer(self, *arguments: Any) -> _peers.Encode:
+    def peer(self, *arguments: Any) -> Encode:
         """Build the other implementation."""
         raise AssertionError("a subclass says which")
-
-    def can_share_process(self, cell: tuple[Any, ...]) -> bool:
-        """Whatever its model: to import a peer takes seconds (Transformers 11), and memory is not measured."""
-        return cell[1] == self.parameters[1]
-
-    def measure_sibling(self, store: Store, cell: tuple[Any, ...]) -> None:
-        """Free this cell's models first: a pack that a GPU's memory does not hold is cut, and takes longer."""
-        for name in ("engine", "other"):
-            vars(self).pop(name, None)
-        load.cache_clear()
-        gc.collect()  # Transformers' model refers to itself
-        super().measure_sibling(store, cell)
 
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
         """The engine, and the peer with its weights."""
         device = store.hardware.device
         self.engine = Embedder(model, precision, self.entries, store.hardware, TOKENS[device])
-        encode = self.peer(self.engine.esm2.shape, precision, device, self.engine.weights())
-        self.other = _peers.PaddedPeer(encode, self.engine.proteins, self.engine.converter, precision, device)
+        encode = self.peer(self.engine.esm2.shape, precision, device, state(self.engine.esm2))
+        self.other = PaddedPeer(encode, self.engine.proteins, precision, device)
 
     def measure(self, store: Store) -> Measurement:
         """Check that both compute the same, and time them in turn."""
@@ -145,7 +134,7 @@ class OverFairEsm(OverPeer):
     """Beside fair-esm: its best padded batch size, proteins sorted by length."""
 
     package = "fair-esm"
-    peer = staticmethod(_peers.fair_esm)
+    peer = staticmethod(fair_esm.fair_esm)
 
     @tracked("times fair-esm", higher_is_better=True, compare_factor=1.05)
     def track_speedup_over_fair_esm(self, store: Store, *parameters: str) -> dict[str, Any] | float:
@@ -157,11 +146,11 @@ class OverTransformers(OverPeer):
     """Beside Transformers' EsmModel with SDPA: its best padded batch size, proteins sorted by length."""
 
     package = "transformers"
-    peer = staticmethod(_peers.transformers)
+    peer = staticmethod(transformers.transformers)
 
     def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Skip where Transformers is not installed."""
-        reason = _peers.transformers_is_missing()
+        reason = transformers.transformers_is_missing()
         if reason:
             raise NotImplementedError(reason)
         super().setup(store, model, precision, workload)
@@ -174,7 +163,7 @@ class OverTransformers(OverPeer):
 
 def seconds_to_load(model: str, precision: str, device: str) -> float:
     """Seconds of one call of load_esm2_model."""
-    inference_api()  # imported, which is not timed
+    find("load_esm2_model")  # imported, which is not timed
     start = time.perf_counter()
     load(model, precision, device)
     if device == "cuda":

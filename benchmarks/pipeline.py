@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ._cells import Store, _SpeedAndMemory, six_digits, speeds, tracked
-from ._esm2 import load, notes
-from ._hardware import MODELS, pass_tokens
-from ._memory import PeakMemory
-from ._outcomes import Measurement
-from ._protocol import TIMERS, Protocol, alternate
-from ._virnucpro import find, inference_api, packs, require_embed_command
-from ._workloads import Protein, copies_in_a_pass, tokens_in
+from .measure.memory import PeakMemory
+from .measure.timing import TIMERS, Protocol, alternate
+from .suite.cell import Store, _SpeedAndMemory, six_digits, speeds, tracked
+from .suite.hardware import MODELS, pass_tokens
+from .suite.outcomes import Measurement
+from .suite.places import find
+from .suite.program import load, notes, packed, runner
+from .suite.workloads import Protein, copies_in_a_pass, tokens_in
 
 PROTOCOL = Protocol(blocks=3)  # a block is a whole file
 ENGINE_SECONDS = {"cpu": 0.5, "cuda": 3.0}
@@ -31,8 +31,7 @@ class File:
         self.fasta, self.output, self.esm2 = Path(folder, "in.fasta"), Path(folder, "out.h5"), esm2
         self.fasta.write_text("".join(f">{name}\n{protein}\n" for name, protein in entries))
         self.open, self.embed_file = find("Fasta"), find("embed_file")
-        self.packs = packs(entries, esm2)
-        _, runner = inference_api()
+        self.packs = packed(entries, find("token_budget")(esm2))
         self.runner = runner(esm2)
         self.seconds: list[float] = []
 
@@ -60,15 +59,14 @@ class Pipeline(_SpeedAndMemory):
     param_names = ("model", "precision", "workload")
 
     def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
-        """Skip a commit without the program, and what takes minutes."""
+        """Skip what takes minutes."""
         store.require_chosen(model, precision, models_on_gpus=[MODEL_ON_GPUS], precisions_on_gpus=ON_GPUS)
-        require_embed_command()
         super().setup(store, model, precision, workload)
 
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
         """ESM-2, warmed up with a short file, and as many copies as the engine embeds in `ENGINE_SECONDS`."""
         device = store.hardware.device
-        self.esm2, _ = load(model, precision, device)
+        self.esm2 = load(model, precision, device)
         copies = copies_in_a_pass(self.entries, pass_tokens(model, device))
         with tempfile.TemporaryDirectory() as folder:
             some = File(folder, numbered(self.entries, copies), self.esm2)

@@ -4,15 +4,17 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from ._cells import OncePerCell, Store, six_digits, tracked
-from ._esm2 import WEIGHTS, Embedder, min_cosine, notes, peak_memories
-from ._fidelity import FIGURE, compare
-from ._fidelity_massive import NOTE, second_figure
-from ._hardware import MODELS, PRECISIONS
-from ._memory import Peak, unavailable
-from ._outcomes import Measurement, Outcome, shared_value
-from ._protocol import alternate, in_fresh_process, in_this_process, referee
-from ._workloads import WORKLOADS, fidelity_proteins
+import torch
+
+from .measure.fidelity import FIGURE, compare, smallest_cosine
+from .measure.fidelity_massive import NOTE, second_figure
+from .measure.memory import Peak, unavailable
+from .measure.timing import alternate, in_fresh_process, in_this_process, referee
+from .suite.cell import OncePerCell, Store, six_digits, tracked
+from .suite.hardware import MODELS, PRECISIONS
+from .suite.outcomes import Measurement, Outcome, shared_value
+from .suite.program import WEIGHTS, Embedder, notes, peak_memories
+from .suite.workloads import WORKLOADS, fidelity_proteins
 
 Peaks = dict[str, Peak]
 """Peak memory by workload."""
@@ -119,7 +121,9 @@ class Precision(OncePerCell):
         cosines: list[float] = []
 
         def compare_workload() -> None:
-            cosines.append(min_cosine(self.fp32.embeddings(), self.other.embeddings()))
+            fp32, other = self.fp32.embeddings(), self.other.embeddings()
+            rows = (torch.stack([found[label] for label in fp32]).double() for found in (fp32, other))
+            cosines.append(smallest_cosine(*rows))
 
         speedups = alternate(self.fp32.run, self.other.run, self.fp32.timer, warm=compare_workload)
         samples = {"speed-up": six_digits(speedups), "min cosine": cosines}

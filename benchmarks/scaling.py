@@ -6,14 +6,13 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from ._cells import OncePerCell, Store, six_digits, tracked
-from ._esm2 import Embedder, load, notes
-from ._hardware import MODELS
-from ._outcomes import Measurement
-from ._protocol import TIMERS, Protocol, measure
-from ._virnucpro import require_embed_command
-from ._workloads import AMINO_ACIDS, LENGTHS, Protein, tokens_in
+from .measure.timing import TIMERS, Protocol, measure
 from .pipeline import MODEL_ON_GPUS, ON_GPUS, PRECISIONS, File
+from .suite.cell import OncePerCell, Store, six_digits, tracked
+from .suite.hardware import MODELS
+from .suite.outcomes import Measurement
+from .suite.program import Embedder, load, notes
+from .suite.workloads import AMINO_ACIDS, LENGTHS, Protein, tokens_in
 
 PROTOCOL = Protocol(window=1, warm_up_seconds=0.0, blocks=3, block_seconds=0.1, least_blocks=1, enough_seconds=3.0)
 """Short: a curve has many points."""
@@ -29,13 +28,13 @@ class Scaling(OncePerCell):
     param_names: tuple[str, ...]
     limit_on_cpu: int
 
-    def setup(self, store: Store, model: str, precision: str, number: int) -> None:  # type: ignore[override]
+    def setup(self, store: Store, model: str, precision: str, number: int) -> None:
         """Make the proteins and load what embeds them, unless it was measured."""
         store.require_chosen(model, precision, models_on_gpus=[MODEL_ON_GPUS], precisions_on_gpus=ON_GPUS)
         if store.hardware.device == "cpu" and number > self.limit_on_cpu:
             most = f"{self.limit_on_cpu:,} {self.param_names[-1]}"
             raise NotImplementedError(f"more than {most} take too long on a CPU")
-        super().setup(store, model, precision, str(number))
+        super().setup(store, model, precision, number)
 
     def proteins(self, workload: str, device: str) -> list[Protein]:
         """Seeded ones; `workload` is the cell's number."""
@@ -80,11 +79,6 @@ class SequenceCount(Scaling):
     param_names = ("model", "precision", "sequences")
     limit_on_cpu = MOST_ON_CPU
 
-    def setup(self, store: Store, model: str, precision: str, number: int) -> None:  # type: ignore[override]
-        """Skip a commit without the program."""
-        require_embed_command()
-        super().setup(store, model, precision, number)
-
     def lengths(self, number: int) -> list[int]:
         """Those of `mixed`, again and again; of a single one their median."""
         lengths = LENGTHS["mixed"]
@@ -94,7 +88,7 @@ class SequenceCount(Scaling):
 
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
         """ESM-2."""
-        self.esm2, _ = load(model, precision, store.hardware.device)
+        self.esm2 = load(model, precision, store.hardware.device)
 
     @tracked("tokens/s", higher_is_better=True, compare_factor=1.05)
     def track_tokens_per_second(self, store: Store, *parameters: str) -> dict[str, Any] | float:

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from . import _energy
-from ._cells import Store, _SpeedAndMemory, speeds, tracked
-from ._esm2 import Embedder, notes, peak_memories
-from ._hardware import LARGEST, PARAMETERS, PRECISIONS
-from ._memory import PeakMemory
-from ._outcomes import Measurement
-from ._protocol import in_fresh_process, measure
-from ._workloads import WORKLOADS
+from .measure import gpu
+from .measure.memory import PeakMemory
+from .measure.timing import in_fresh_process, measure
+from .suite.cell import Store, _SpeedAndMemory, speeds, tracked
+from .suite.hardware import LARGEST, MODELS, PRECISIONS
+from .suite.outcomes import Measurement
+from .suite.program import Embedder, notes, peak_memories
+from .suite.workloads import WORKLOADS
 
 OF_LARGEST = (["bf16", "int8"], "mixed")
 """Precisions and the workload in which the largest model is measured: loading it takes longer than a cell."""
@@ -22,7 +22,7 @@ class Throughput(_SpeedAndMemory):
     process which only embeds the workload once or twice: a timed one's depends on how its heap happens to be cut.
     """
 
-    params = (list(PARAMETERS), list(PRECISIONS), list(WORKLOADS))
+    params = ([*MODELS, LARGEST], PRECISIONS, list(WORKLOADS))
     param_names = ("model", "precision", "workload")
 
     def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
@@ -53,10 +53,10 @@ class Throughput(_SpeedAndMemory):
         return (
             found
             | (self.peak or self.memory).measurement()
-            | _energy.energy(embedder.run, embedder.tokens, seconds, store.hardware, workload, self.busy)
+            | gpu.energy(embedder.run, embedder.tokens, seconds, store.hardware, workload, self.busy)
         )
 
     @tracked("J per 1,000 tokens", compare_factor=1.05)
     def track_energy(self, store: Store, *parameters: str) -> dict[str, Any] | float:
         """Joules of the GPU for 1,000 tokens, by NVML's counter over seconds of steady passes."""
-        return self.metric(_energy.FIGURE, store)
+        return self.metric(gpu.ENERGY, store)

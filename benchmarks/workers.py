@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch  # sets entries and restores them, which is as good outside tests
 
 import torch
 
-from ._cells import OncePerCell, Store, six_digits, tracked
-from ._esm2 import notes, weights_of
-from ._hardware import MODELS
-from ._meanwhile import meanwhile
-from ._outcomes import Measurement
-from ._virnucpro import DISTRIBUTED, exists, find
-from ._workloads import LENGTHS, Protein
 from .scaling import seeded_proteins
+from .suite.cell import OncePerCell, Store, six_digits, tracked
+from .suite.hardware import MODELS
+from .suite.outcomes import Measurement
+from .suite.places import DISTRIBUTED, exists, find
+from .suite.program import notes, weights_of
+from .suite.workloads import LENGTHS, Protein
 
 MODELS_ON_GPUS = ["esm2_t33_650M_UR50D", "esm2_t36_3B_UR50D"]
 TOKENS_PER_WORKER = {
@@ -49,7 +49,7 @@ class Workers(OncePerCell):
     param_names = ("model", "precision", "workers")
     timeout = 1_800
 
-    def setup(self, store: Store, model: str, precision: str, number: int) -> None:  # type: ignore[override]
+    def setup(self, store: Store, model: str, precision: str, number: int) -> None:
         """Make the proteins, unless it was measured; skip what this machine has not the GPUs for."""
         store.require_chosen(model, precision, models_on_gpus=MODELS_ON_GPUS, precisions_on_gpus=["fp16", "int8"])
         if not exists(DISTRIBUTED):
@@ -60,7 +60,7 @@ class Workers(OncePerCell):
         if number > (there_are := 1 if on_cpu else torch.cuda.device_count()):
             unit = "worker on a CPU" if on_cpu else "GPUs"
             raise NotImplementedError(f"{number} workers are more than {there_are} {unit}")
-        super().setup(store, model, precision, str(number))
+        super().setup(store, model, precision, number)
 
     def can_share_process(self, cell: tuple[Any, ...]) -> bool:
         """None: the workers are processes anyway."""
@@ -113,7 +113,7 @@ class Workers(OncePerCell):
         variables = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         if device == "cuda":
             variables |= visible(cards)
-        with tempfile.TemporaryDirectory() as folder, meanwhile(os.environ, variables):
+        with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, variables):
             path = Path(folder, "in.fasta")
             with path.open("w") as file:
                 for turn in range(len(cards)):

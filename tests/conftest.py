@@ -10,14 +10,16 @@ if not Path("/dev/nvidiactl").exists():  # before anything imports Triton, which
 import esm
 import pytest
 import torch
+from hypothesis import settings
 
-from benchmarks._massive import Channel, massive
+from benchmarks.measure.massive import Channel, massive
 from tests.checkpoints import round_frequencies, save_in_fair_esms_format
 from virnucpro.data.packing import make_pack
 from virnucpro.data.tokens import encode
 from virnucpro.models.esm2_flash import load_esm2_model
 
 MODEL = "esm2_t6_8M_UR50D"
+EXHAUSTIVE = pytest.mark.exhaustive
 NEEDS_TRITON = "needs Triton, which PyTorch's CPU build does not bring: pip install triton"
 
 # 1 residue, long, rare letters, mask tokens, and lengths that make padding ragged
@@ -32,6 +34,14 @@ RAGGED = [
 ]
 
 
+def sample_of(every, *sample):
+    """Parameters of which `make test` takes the sample, and `make test-all` all; a tuple is several parameters."""
+    return [
+        pytest.param(*(each if isinstance(each, tuple) else (each,)), marks=() if each in sample else EXHAUSTIVE)
+        for each in every
+    ]
+
+
 class StopAfter:
     """Says to stop from the given question on."""
 
@@ -41,6 +51,13 @@ class StopAfter:
     def __call__(self):
         self.left -= 1
         return self.left < 0
+
+
+def pytest_configure(config):
+    """`make test` takes fewer examples of wide inputs."""
+    settings.register_profile("sample", max_examples=20, deadline=None)
+    settings.register_profile("all", deadline=None)
+    settings.load_profile("sample" if "not exhaustive" in config.option.markexpr else "all")
 
 
 @functools.cache

@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from tests.command import start
+from tests.conftest import sample_of
 from tests.store.rows import as_another_run_has_it
 from virnucpro import cli
 from virnucpro.cli import main
@@ -85,6 +86,7 @@ def wait_for_work(process, output):
         time.sleep(0.005)
 
 
+@pytest.mark.exhaustive
 def test_killed_twenty_times_it_ends_with_the_same_bytes(run, whole, tmp_path):
     reference, seconds = whole
     output, rng, kills = tmp_path / "out.h5", random.Random("kill"), 0
@@ -124,7 +126,7 @@ def test_a_signal_keeps_the_work_and_says_how_to_go_on(run, fasta, whole, tmp_pa
     assert datasets(output) == datasets(whole[0])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", sample_of(["fp32", "bf16"], "fp32"))
 def test_a_second_signal_ends_a_record_that_takes_minutes(tmp_path, precision):
     path, log = tmp_path / "in.fasta", tmp_path / "log"
     path.write_text(">long\n" + "".join(random.Random(1).choices("ACDEFGHIKLMNPQRSTVWY", k=200_000)))
@@ -370,6 +372,7 @@ def test_a_compressed_input_that_is_cut_short_keeps_what_came_before(tmp_path, c
     assert "cut short or damaged" in capsys.readouterr().err and not output.exists()
 
 
+@pytest.mark.exhaustive
 def test_resume_takes_the_recorded_channels_and_refuses_what_are_none(
     small, tmp_path, capsys, monkeypatch, massive_checkpoint
 ):

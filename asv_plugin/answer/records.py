@@ -34,7 +34,7 @@ MASSIVE = "with a massive channel, as ESM-2 3B's"
 """`FIDELITY` of random weights that were given such a channel."""
 
 MASSIVE_NOTE = "massive_channel"
-"""What benchmarks/_fidelity_massive.py calls it in a cell's notes."""
+"""What benchmarks/measure/fidelity_massive.py calls it in a cell's notes."""
 
 NOTED = {
     MASSIVE: (MASSIVE_NOTE, "error_over_distance"),

@@ -15,6 +15,7 @@ from asv.plugin_manager import plugin_manager
 from asv.repo import get_repo
 
 from asv_plugin import notes
+from asv_plugin.floor import too_old
 from asv_plugin.hooks import selection
 from asv_plugin.hooks.places import check_places
 
@@ -71,6 +72,9 @@ class Suite:
         check_places(PLACES, __name__)
         self.commits = commits
         self.conf = load_config(config)
+        reason = too_old(getattr(self.conf, "oldest_commit", None), commits)
+        if reason:
+            raise UsageError(reason)
         for plugin in self.conf.plugins:
             plugin_manager.import_plugin(plugin)
         self.repo = get_repo(self.conf)

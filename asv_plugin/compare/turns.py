@@ -1,8 +1,8 @@
 """Let the processes that measure BASE and HEAD run one at a time, a block each.
 
 A shared machine's speed differs from one second to the next by more than two commits do. Two processes that live
-at the same time and time their blocks in turn see the same machine. benchmarks/_protocol.py asks for turns; here
-they are granted. A process that has ended, whatever the reason, is waited for no longer.
+at the same time and time their blocks in turn see the same machine. benchmarks/measure/timing.py asks for turns;
+here they are granted. A process that has ended, whatever the reason, is waited for no longer.
 """
 
 import selectors
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-VARIABLE = "VIRNUCPRO_BENCH_TURNS"  # as in benchmarks/_protocol.py
+VARIABLE = "VIRNUCPRO_BENCH_TURNS"  # as in benchmarks/measure/timing.py
 SOCKET = "turns.socket"
 """The socket's name in a process's working directory, which the environment variable must tell that process."""
 

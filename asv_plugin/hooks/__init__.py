@@ -4,6 +4,7 @@ from asv_plugin.hooks import (
     broken_files,
     compare,
     find,
+    floor,
     machine,
     notes,
     progress,
@@ -24,5 +25,6 @@ def install() -> None:
     site.check()
     compare.install()
     find.install()
+    floor.install()
     regressions.install()
     publish.install()

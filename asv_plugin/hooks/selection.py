@@ -17,7 +17,7 @@ from asv.benchmarks import Benchmarks
 from asv_plugin import notes
 from asv_plugin.hooks.places import check_places
 
-VARIABLE = "VIRNUCPRO_BENCH_ASKED"  # as in benchmarks/_cells.py
+VARIABLE = "VIRNUCPRO_BENCH_ASKED"  # as in benchmarks/suite/cell.py
 
 PLACES = {
     "asv.benchmarks:Benchmarks.discover": "(conf, repo, environments, commit_hash, regex=None, ",

@@ -20,6 +20,7 @@ from asv import util
 from asv.config import Config
 
 import benchmarks
+from asv_plugin.floor import too_old
 from asv_plugin.machine import register
 from asv_plugin.record.cells import (
     benchmark_files,
@@ -92,8 +93,11 @@ def main() -> None:
     commits = list(dict.fromkeys(commit_hash(name) for name in arguments.commits))
     keep_pythonpath()
     try:
-        name = register(arguments.machine)
         config = Config.load()
+        reason = too_old(getattr(config, "oldest_commit", None), commits)
+        if reason:
+            sys.exit(f"error: {reason}")
+        name = register(arguments.machine)
         results = Path(config.results_dir)
         require_the_same_pytorch(results, name)
         suite = discover(config)

@@ -34,7 +34,7 @@ def test_pytorch_is_asked_for_the_gpus_once_for_all_processes(tmp_path, monkeypa
 def test_a_machine_is_registered_under_the_name_of_its_gpu_or_cpu_or_the_one_given(monkeypatch, given, gpus, name):
     saved = {}
     monkeypatch.setattr(machine, "gpus", lambda: gpus)
-    monkeypatch.setattr("benchmarks._hardware.cpu_with_cores", lambda: "Xeon @ 2.80GHz, 2 cores")
+    monkeypatch.setattr("benchmarks.suite.hardware.cpu_with_cores", lambda: "Xeon @ 2.80GHz, 2 cores")
     monkeypatch.setattr(machine.MachineCollection, "save", saved.__setitem__)
     assert machine.register(given) == name
     assert (saved[name]["machine"], saved[name].get("gpu")) == (name, gpus[0][0] if gpus else None)

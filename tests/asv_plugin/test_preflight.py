@@ -72,4 +72,4 @@ def test_a_fasta_that_cannot_be_used_is_refused_before_anything_runs(folder, mon
     monkeypatch.setenv("VIRNUCPRO_BENCH_FASTA", "bad.fasta")
     done = preflight(folder)
     assert done.returncode == 1
-    assert "bad.fasta: sequence 'a' has '1'" in done.stderr
+    assert "bad.fasta: letters that ESM-2 does not know: 1: a ('1' in line 2" in done.stderr

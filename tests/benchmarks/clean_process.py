@@ -11,7 +11,7 @@ CLEAN.set_forkserver_preload(["torch"])  # once for all: it takes seconds
 
 
 def in_clean_process(code: str) -> str:
-    """What the code prints, with the names of benchmarks._protocol; its environment is that of the first call."""
+    """What the code prints, with the names of `timing`; its environment is that of the first call."""
     with tempfile.NamedTemporaryFile("r") as printed:
         process = CLEAN.Process(target=execute, args=(code, printed.name))
         process.start()
@@ -27,4 +27,4 @@ def execute(code: str, printed: str) -> None:
     with Path(printed).open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-        exec("import os, torch\nfrom benchmarks._protocol import *\n" + textwrap.dedent(code), {})
+        exec("import os, torch\nfrom benchmarks.measure.timing import *\n" + textwrap.dedent(code), {})

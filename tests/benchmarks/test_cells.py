@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import pytest
 
-from benchmarks import _conditions, _protocol
-from benchmarks._cells import REQUESTED, OncePerCell, Store
-from benchmarks._hardware import Hardware
-from benchmarks._outcomes import CellFailed, Measurement
+from benchmarks.suite import cell
+from benchmarks.suite.cell import REQUESTED, OncePerCell, Store
+from benchmarks.suite.hardware import Hardware
+from benchmarks.suite.outcomes import CellFailed, Measurement
 from tests.conftest import MODEL as M8
 
 MACHINE = Hardware("cpu", "a CPU", 2**34, (0, 0), {})
@@ -45,7 +45,7 @@ class Lengths(OncePerCell):
     measured: ClassVar[list[tuple]] = []
 
     def setup(self, store, model, precision, number):
-        super().setup(store, model, precision, str(number))
+        super().setup(store, model, precision, number)
 
     def proteins(self, workload, device):
         return []
@@ -66,8 +66,8 @@ def number(store, monkeypatch):
     monkeypatch.setattr(Lengths, "broken", set())
     monkeypatch.setattr(Lengths, "measured", [])
     monkeypatch.setattr(Store, "require", lambda *arguments: None)
-    monkeypatch.setattr(_conditions, "gpu_states", dict)
-    monkeypatch.setattr(_conditions, "busy_before_this_process", lambda uuid: None)
+    monkeypatch.setattr(cell, "gpu_states", dict)
+    monkeypatch.setattr(cell, "busy_before_this_process", lambda uuid: None)
 
     def call(device: str, last: int, asked: Sequence[int], precision: str = "fp32"):
         cells = [("Lengths", M8, "fp32", str(each)) for each in asked] + [("Others", M8, "fp32", "2")]
@@ -95,8 +95,8 @@ def test_on_a_cpu_each_cell_has_a_process_of_its_own(number):
 
 
 def test_a_process_that_takes_turns_measures_its_cell_alone(number, monkeypatch):
-    monkeypatch.setattr(_protocol, "referee", lambda: True)
-    monkeypatch.setattr(_protocol, "await_turn", lambda purpose: None)
+    monkeypatch.setattr(cell, "referee", lambda: True)
+    monkeypatch.setattr(cell, "await_turn", lambda purpose: None)
     assert number("cuda", 1, asked=[1, 2, 3]) == [1.0]
     assert Lengths.measured == [("fp32", "1")]
 
@@ -105,7 +105,7 @@ def test_a_gpu_that_fails_for_good_costs_no_recorded_cell(number, monkeypatch):
     def broken(device):
         raise RuntimeError("CUDA error")
 
-    monkeypatch.setattr(_protocol, "free_cached_memory", broken)
+    monkeypatch.setattr(cell, "free_cached_memory", broken)
     assert number("cuda", 1, asked=[1, 2]) == [1.0]
     assert Lengths.measured == [("fp32", "1")]
 

@@ -6,10 +6,10 @@ import stat
 import pytest
 import torch
 
-from benchmarks import _conditions
-from benchmarks._cells import Store
-from benchmarks._conditions import GPUState, around, busy_before_this_process, busy_reason, gpu_states, ranges
-from benchmarks._hardware import GIB, Hardware
+from benchmarks.measure import gpu
+from benchmarks.measure.gpu import GPUState, around, busy_before_this_process, busy_reason, gpu_states, ranges
+from benchmarks.suite.cell import Store
+from benchmarks.suite.hardware import GIB, Hardware
 
 IDLE = GPUState(0.0, 4 * 2**20, 700.0, 345.0, 1980.0, 30.0)
 AT_WORK = GPUState(97.0, 40 * GIB, 700.0, 1755.0, 1980.0, 61.0)
@@ -59,7 +59,7 @@ def test_a_context_that_computes_nothing_is_not_another_program():
 def looks(monkeypatch):
     """What a process finds when it looks again and again, and how often it has looked."""
     busy_before_this_process.cache_clear()
-    monkeypatch.setattr(_conditions.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(gpu.time, "sleep", lambda seconds: None)
     seen: list[GPUState] = []
 
     def find(*states: GPUState) -> list[GPUState]:
@@ -69,7 +69,7 @@ def looks(monkeypatch):
             seen.append(next(coming))
             return {"GPU-1": seen[-1]}
 
-        monkeypatch.setattr(_conditions, "gpu_states", look)
+        monkeypatch.setattr(gpu, "gpu_states", look)
         return seen
 
     yield find
@@ -82,10 +82,10 @@ def test_a_program_that_has_just_ended_does_not_make_a_gpu_busy(looks):
 
 
 def test_a_program_that_stays_makes_a_gpu_busy_for_all_cells_of_a_process(looks):
-    seen = looks(*[AT_WORK] * _conditions.LOOKS)
+    seen = looks(*[AT_WORK] * gpu.LOOKS)
     assert "97 % utilised" in busy_before_this_process("GPU-1")
     assert busy_before_this_process("GPU-1")
-    assert len(seen) == _conditions.LOOKS
+    assert len(seen) == gpu.LOOKS
 
 
 def test_a_process_that_uses_the_gpu_itself_cannot_tell(looks, monkeypatch):
@@ -96,14 +96,14 @@ def test_a_process_that_uses_the_gpu_itself_cannot_tell(looks, monkeypatch):
 
 def test_the_suite_looks_before_it_opens_a_context(monkeypatch):
     order = []
-    monkeypatch.setattr(_conditions, "gpu_states", lambda: order.append("look") or {"GPU-1": AT_WORK})
-    monkeypatch.setattr("benchmarks._cells.probe", lambda: order.append("probe") or GPU)
+    monkeypatch.setattr("benchmarks.suite.cell.gpu_states", lambda: order.append("look") or {"GPU-1": AT_WORK})
+    monkeypatch.setattr("benchmarks.suite.cell.probe", lambda: order.append("probe") or GPU)
     assert "97 % utilised" in Store.create().busy
     assert order == ["look", "probe"]
 
 
 def test_a_number_of_a_gpu_says_its_state_before_and_after_and_whether_it_was_busy(monkeypatch):
-    monkeypatch.setattr(_conditions, "gpu_states", lambda: {"GPU-1": AT_WORK})
+    monkeypatch.setattr(gpu, "gpu_states", lambda: {"GPU-1": AT_WORK})
     about = around(GPU, IDLE, None)["gpu"]
     assert about == {
         "power_limit_w": 700.0,
@@ -115,7 +115,7 @@ def test_a_number_of_a_gpu_says_its_state_before_and_after_and_whether_it_was_bu
 
 
 def test_a_state_that_is_not_known_is_none(monkeypatch):
-    monkeypatch.setattr(_conditions, "gpu_states", dict)
+    monkeypatch.setattr(gpu, "gpu_states", dict)
     assert around(GPU, None, None)["gpu"]["temperature_c"] == [None, None]
 
 

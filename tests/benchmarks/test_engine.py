@@ -1,26 +1,24 @@
 """The engine's benchmarks: same work on both sides of a ratio, and what is skipped says why."""
 
 import functools
-import json
 import os
 import random
 import subprocess
 import sys
-import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import _engine_table, _esm_cpp, _esm_efficient, _formats, _gemms, _peers, engine, throughput
-from benchmarks._cells import REQUESTED, Store
-from benchmarks._esm2 import Embedder
-from benchmarks._fidelity import LEAST_PROTEINS
-from benchmarks._hardware import GIB, Hardware
-from benchmarks._protocol import Protocol, alternate
+from benchmarks import engine, throughput
+from benchmarks.measure import gemms
+from benchmarks.measure.fidelity import LEAST_PROTEINS
+from benchmarks.measure.timing import Protocol, alternate
+from benchmarks.peers import base, esm_cpp, esm_efficient, fair_esm, formats, table, transformers
+from benchmarks.suite.cell import Store
+from benchmarks.suite.hardware import GIB, Hardware
 from tests.conftest import MODEL, NEEDS_TRITON, RAGGED
 from virnucpro.data.packing import pack
-from virnucpro.data.tokens import BatchConverter
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.pipeline.async_inference import AsyncInferenceRunner
 
@@ -28,10 +26,10 @@ ROOT = Path(__file__).parents[2]
 CPU = Hardware("cpu", "a CPU", 24 * GIB, (0, 0), {})
 GPU = Hardware("cuda", "a GPU", 80 * GIB, (9, 0), {})
 PROTEINS = [entry for entry in RAGGED if entry[0] != "masked"]  # Peer counts letters
-BUILD = {"fair-esm": _peers.fair_esm, "transformers": _peers.transformers}
-needs_esm_cpp = pytest.mark.skipif(_esm_cpp.missing() is not None, reason=f"needs esm-cpp: {_esm_cpp.missing()}")
+BUILD = {"fair-esm": fair_esm.fair_esm, "transformers": transformers.transformers}
+needs_esm_cpp = pytest.mark.skipif(esm_cpp.missing() is not None, reason=f"needs esm-cpp: {esm_cpp.missing()}")
 needs_esm_efficient = pytest.mark.skipif(
-    _esm_efficient.missing() is not None, reason=f"needs esm-efficient: {_esm_efficient.missing()}"
+    esm_efficient.missing() is not None, reason=f"needs esm-efficient: {esm_efficient.missing()}"
 )
 
 
@@ -51,53 +49,27 @@ def embeddings(model):
 def test_a_peer_with_the_engines_weights_gives_its_embeddings(model, embeddings, package, size):
     pytest.importorskip(package.replace("fair-esm", "esm"), reason=f"{package} is not installed")
     encode = BUILD[package](model.shape, "fp32", "cpu", model.fair_esm_state())
-    peer = _peers.PaddedPeer(encode, PROTEINS, BatchConverter(), "fp32", "cpu", [size])
+    peer = base.PaddedPeer(encode, PROTEINS, "fp32", "cpu", [size])
     assert peer.check(embeddings) <= 1e-5
-
-
-@pytest.mark.parametrize(
-    "benchmark, asked", [(engine.OverTransformers, ["esm2_t33_650M_UR50D"]), (engine.Engine, [])]
-)
-def test_a_process_that_has_imported_a_peer_measures_the_other_models_beside_it(monkeypatch, benchmark, asked):
-    name = benchmark.__name__
-    cells = [(name, model, precision, "mixed") for model in engine.LARGE for precision in ("fp32", "fp16")]
-    monkeypatch.setenv(REQUESTED, json.dumps([*cells, ("OverFairEsm", MODEL, "fp16", "mixed")]))
-    cell = benchmark()
-    cell.parameters = ("esm2_t36_3B_UR50D", "fp16", "mixed")
-    assert cell.siblings(Store(GPU)) == [(model, "fp16", "mixed") for model in asked]
-
-
-def test_a_peers_next_model_finds_the_memory_of_the_one_before_free(monkeypatch):
-    kept = []
-    monkeypatch.setattr(engine.EngineCell, "measure_sibling", lambda self, *cell: kept.append(dict(vars(self))))
-    cell = engine.OverTransformers()
-    cell.engine = Embedder(MODEL, "fp32", PROTEINS, CPU)
-    cell.other = torch.nn.Linear(1, 1)
-    cell.other.hook = cell.other.forward  # as a model of Transformers' refers to itself
-    models = [weakref.ref(model) for model in (cell.engine.esm2, cell.other)]
-    cell.measure_sibling(Store(GPU), (MODEL, "fp32", "mixed"))
-    cell.measure_sibling(Store(GPU), (MODEL, "fp32", "mixed"))
-    assert kept == [{}, {}]
-    assert [model() for model in models] == [None, None]
 
 
 @needs_esm_efficient
 def test_esm_efficient_with_the_engines_weights_gives_its_embeddings(model, embeddings):
-    encode = _esm_efficient.esm_efficient(model.shape, "fp32", "cpu", model.fair_esm_state())
-    peer = _esm_efficient.PackedPeer(encode, PROTEINS, "fp32", "cpu", [500])
+    encode = esm_efficient.esm_efficient(model.shape, "fp32", "cpu", model.fair_esm_state())
+    peer = esm_efficient.PackedPeer(encode, PROTEINS, "fp32", "cpu", [500])
     assert len(peer.batches[500]) > 1
     assert peer.check(embeddings) <= 1e-5
 
 
 @needs_esm_efficient
 def test_esm_efficients_stand_ins_are_gone_after_its_import():
-    _esm_efficient.import_model()
+    esm_efficient.import_model()
     assert not {"flash_attn", "flash_attn.bert_padding"} & set(sys.modules)
 
 
 def test_an_option_that_the_stand_in_does_not_have_is_refused():
     with pytest.raises(NotImplementedError, match="causal"):
-        _esm_efficient.flash_attn_varlen_func(*[torch.zeros(1)] * 5, 1, 1, causal=True)
+        esm_efficient.flash_attn_varlen_func(*[torch.zeros(1)] * 5, 1, 1, causal=True)
 
 
 @pytest.mark.parametrize(
@@ -111,44 +83,42 @@ def test_an_option_that_the_stand_in_does_not_have_is_refused():
     ],
 )
 def test_a_peer_that_cannot_run_is_named_with_the_reason(peer, precision, hardware, said):
-    assert _engine_table.PEERS[peer].skip_reason(_engine_table.Case(MODEL, precision, [], hardware)) == said
+    assert table.PEERS[peer].skip_reason(table.Case(MODEL, precision, [], hardware)) == said
 
 
 def test_without_esm_cpp_it_is_named_with_the_remedy(monkeypatch):
-    monkeypatch.setattr(_esm_cpp, "find_spec", lambda name: None)
-    how = _engine_table.PEERS["esm-cpp, tokens to logits"]
-    assert "pip install esm-cpp==0.2.1" in how.skip_reason(_engine_table.Case(MODEL, "int8", [], CPU))
+    monkeypatch.setattr(esm_cpp, "find_spec", lambda name: None)
+    how = table.PEERS["esm-cpp, tokens to logits"]
+    assert "pip install esm-cpp==0.2.1" in how.skip_reason(table.Case(MODEL, "int8", [], CPU))
 
 
 @needs_esm_cpp
-@pytest.mark.parametrize("precision", _esm_cpp.PRECISIONS)
+@pytest.mark.parametrize("precision", esm_cpp.PRECISIONS)
 def test_esm_cpp_with_the_engines_weights_gives_its_embeddings(model, embeddings, precision):
-    encode = _esm_cpp.esm_cpp(model.shape, precision, "cpu", model.fair_esm_state())
-    assert _esm_cpp.EsmCppPeer(encode, PROTEINS, precision, "cpu").check(embeddings) <= 2e-2
+    encode = esm_cpp.esm_cpp(model.shape, precision, "cpu", model.fair_esm_state())
+    assert esm_cpp.EsmCppPeer(encode, PROTEINS, precision, "cpu").check(embeddings) <= 2e-2
 
 
 @needs_esm_cpp
 def test_esm_cpp_runs_with_random_weights_of_its_own(model):
-    peer = _esm_cpp.EsmCppPeer(_esm_cpp.esm_cpp(model.shape, "int8", "cpu", None), PROTEINS, "int8", "cpu")
+    peer = esm_cpp.EsmCppPeer(esm_cpp.esm_cpp(model.shape, "int8", "cpu", None), PROTEINS, "int8", "cpu")
     peer.run(1)
     assert all(row.isfinite().all() for row in peer.embeddings().values())
 
 
 def test_a_peer_with_other_weights_is_found_out(model, embeddings):
-    peer = _peers.PaddedPeer(
-        _peers.fair_esm(model.shape, "fp32", "cpu", None), PROTEINS, BatchConverter(), "fp32", "cpu"
-    )
+    peer = base.PaddedPeer(fair_esm.fair_esm(model.shape, "fp32", "cpu", None), PROTEINS, "fp32", "cpu")
     with pytest.raises(RuntimeError, match="differ from the engine's by"):
         peer.check(embeddings)
 
 
 def test_a_peer_must_take_all_weights(model):
     with pytest.raises(RuntimeError, match="no parameter surprise"):
-        _peers.fair_esm(model.shape, "fp32", "cpu", {"surprise": torch.zeros(1)})
+        fair_esm.fair_esm(model.shape, "fp32", "cpu", {"surprise": torch.zeros(1)})
 
 
 def test_a_peer_is_run_in_its_fastest_batch_size():
-    peer = _peers.PaddedPeer(lambda tokens: tokens, PROTEINS, BatchConverter(), "fp32", "cpu", [1, 2, 3])
+    peer = base.PaddedPeer(lambda tokens: tokens, PROTEINS, "fp32", "cpu", [1, 2, 3])
     tried: list[int] = []
     peer.run = lambda passes: tried.append(peer.size)
 
@@ -163,22 +133,22 @@ def test_a_peer_is_run_in_its_fastest_batch_size():
 
 def test_batch_sizes_are_tried_on_neighbours_as_sorted_batches_hold_them():
     entries = [(f"p{length}", "A" * length) for length in range(1, 101)]
-    peer = _peers.PaddedPeer(lambda tokens: tokens, entries, BatchConverter(), "fp32", "cpu", [2, 10])
+    peer = base.PaddedPeer(lambda tokens: tokens, entries, "fp32", "cpu", [2, 10])
     tried = {
         size: [label for labels, _, _ in batches for label in labels] for size, batches in peer.trials.items()
     }
     assert tried[2] == tried[10] == [f"p{length}" for length in range(46, 56)]
 
 
-@pytest.mark.parametrize("gemm", _gemms.CPU_GEMMS)
+@pytest.mark.parametrize("gemm", gemms.CPU_GEMMS)
 def test_a_cpus_gemms_compute_the_same(gemm):
     x, weight, bias = torch.randn(7, 64), torch.randn(48, 64), torch.randn(48)
     torch.testing.assert_close(gemm(x, weight, bias), x @ weight.t() + bias, atol=1e-4, rtol=1e-5)
 
 
 def test_the_ceiling_has_the_models_matrix_products_and_nothing_else(model, monkeypatch):
-    products = _gemms.LayerGEMMs(model.shape, "fp32", "cpu", tokens=7)
-    assert products.gemm in _gemms.CPU_GEMMS
+    products = gemms.LayerGEMMs(model.shape, "fp32", "cpu", tokens=7)
+    assert products.gemm in gemms.CPU_GEMMS
     with monkeypatch.context() as patched, torch.profiler.profile(with_flops=True) as profile:
         patched.setattr(products, "gemm", torch.nn.functional.linear)  # of whose work the profiler knows
         products.run(1)
@@ -192,7 +162,7 @@ def test_the_ceiling_has_the_models_matrix_products_and_nothing_else(model, monk
 @pytest.mark.parametrize("dtype, limit, error", [(torch.int8, 127, 1 / 254), (torch.float8_e4m3fn, 448, 1 / 16)])
 def test_operands_of_eight_bits_stand_for_the_values(dtype, limit, error):
     matrix = torch.randn(5, 64)
-    values, scales = _gemms.eight_bits(matrix.clone(), limit, dtype)
+    values, scales = gemms.eight_bits(matrix.clone(), limit, dtype)
     largest = matrix.abs().amax(1, keepdim=True)
     assert values.dtype == dtype
     assert (values.float().abs().amax(1) == limit).all()
@@ -203,14 +173,14 @@ def test_operands_of_eight_bits_stand_for_the_values(dtype, limit, error):
 def test_a_ceilings_product_is_that_of_its_operands(precision, device):
     if precision == "int8":
         pytest.importorskip("triton", reason=NEEDS_TRITON)
-    product, operand, bias_type = _gemms.gemm_of(precision, device)
+    product, operand, bias_type = gemms.gemm_of(precision, device)
     x, weight = (torch.randn(rows, 64) for rows in (32, 48))
     found = product(operand(x.clone()), operand(weight.clone()), torch.zeros(48, dtype=bias_type))
     assert (found.float() - x @ weight.t()).abs().max() < 0.05 * (x @ weight.t()).abs().max()
 
 
 def test_the_int8_ceiling_has_the_models_matrix_products_and_nothing_else(model):
-    products = _gemms.LayerGEMMs(model.shape, "int8", "cpu", tokens=7)
+    products = gemms.LayerGEMMs(model.shape, "int8", "cpu", tokens=7)
     sizes = []
     exact = products.gemm
     products.gemm = lambda x, weight, bias: sizes.append(exact(x, weight, bias).shape + x[0].shape[1:])
@@ -226,16 +196,17 @@ def test_15b_is_measured_in_few_cells_and_the_others_say_so(precision, workload)
         throughput.Throughput().setup(Store(GPU), "esm2_t48_15B_UR50D", precision, workload)
 
 
+@pytest.mark.exhaustive
 def test_a_table_of_formats_has_a_row_for_each_precision_with_its_ratio_and_fidelity(monkeypatch):
     def call(function, arguments):
         return function(*arguments)
 
     rng = random.Random(0)
     few = [(f"p{n}", "".join(rng.choices("ACDEFGHIKLMNPQRSTVWY", k=20))) for n in range(LEAST_PROTEINS)]
-    monkeypatch.setattr(_formats, "fidelity_proteins", lambda workload: few)
-    monkeypatch.setitem(_formats.MEMORY_TOKENS, "cpu", 256)
+    monkeypatch.setattr(formats, "fidelity_proteins", lambda workload: few)
+    monkeypatch.setitem(formats.MEMORY_TOKENS, "cpu", 256)
     names = ["fp32", "int8", "fp8"]
-    rows = _formats.table(MODEL, names, PROTEINS, CPU, 1, call).splitlines()
+    rows = formats.table(MODEL, names, PROTEINS, CPU, 1, call).splitlines()
     assert [row.split()[0] for row in rows[2:4]] == ["fp32", "int8"]
     assert rows[2].split()[2] == "1.00"
     assert 0.99 < float(rows[3].split()[-3]) < 1
@@ -260,17 +231,18 @@ def test_half_precision_on_a_cpu_is_skipped_with_the_reason(precision):
     ],
 )
 def test_what_costs_a_gpu_more_than_it_tells_is_skipped_with_the_reason(monkeypatch, benchmark, precision, said):
-    monkeypatch.setattr(_peers, "transformers_is_missing", lambda: None)
+    monkeypatch.setattr(transformers, "transformers_is_missing", lambda: None)
     with pytest.raises(NotImplementedError, match=said):
         benchmark().setup(Store(GPU), MODEL, precision, "mixed")
 
 
 def test_without_transformers_its_comparison_is_skipped_with_the_reason(monkeypatch):
-    monkeypatch.setattr(_peers, "find_spec", lambda name: None)
+    monkeypatch.setattr(transformers, "find_spec", lambda name: None)
     with pytest.raises(NotImplementedError, match="Transformers is not installed"):
         engine.OverTransformers().setup(Store(CPU), MODEL, "fp32", "mixed")
 
 
+@pytest.mark.exhaustive
 def test_the_engine_is_compared_with_fair_esm(tmp_path, monkeypatch, capsys):
     quick = functools.partial(alternate, protocol=Protocol(blocks=2, block_seconds=0.001))
     monkeypatch.setattr(engine, "alternate", quick)
@@ -283,13 +255,14 @@ def test_the_engine_is_compared_with_fair_esm(tmp_path, monkeypatch, capsys):
     assert '"peer": "fair-esm 2.0.0"' in capsys.readouterr().out
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_engines_costs_and_its_share_of_the_ceiling_are_measured(tmp_path):
     """In a process of its own: processes are forked from it, which this one's threads would not survive."""
     code = f"""
 import functools
 from benchmarks import engine
-from benchmarks._protocol import Protocol, alternate
+from benchmarks.measure.timing import Protocol, alternate
 engine.alternate = functools.partial(alternate, protocol=Protocol(blocks=2, block_seconds=0.001))
 benchmark = engine.Engine()
 store = benchmark.setup_cache()
@@ -308,12 +281,13 @@ for metric in ("fraction_of_gemm_ceiling", "load_seconds", "compile_seconds"):
     assert compiling >= 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_engine_table_has_a_row_for_each_implementation_and_a_profile():
     command = [
         sys.executable,
         "-m",
-        "benchmarks._engine_table",
+        "benchmarks.peers.table",
         "--models",
         MODEL,
         "--proteins",

@@ -8,21 +8,30 @@ from collections import Counter
 import pytest
 import torch
 
-from benchmarks import _esm2, _fidelity, _workloads
-from benchmarks._cells import Store
-from benchmarks._esm2 import Embedder
-from benchmarks._fidelity import FIGURE, LEAST_PROTEINS, Embedded, compare, fidelity
-from benchmarks._hardware import Hardware
-from benchmarks._outcomes import CellFailed
-from benchmarks._workloads import (
+from benchmarks.measure import fidelity as measured_by
+from benchmarks.measure.fidelity import (
+    FIGURE,
+    LEAST_PROTEINS,
+    Embedded,
+    compare,
+    fidelity,
+    of_results,
+    smallest_cosine,
+)
+from benchmarks.precision import Precision
+from benchmarks.suite import program, workloads
+from benchmarks.suite.cell import Store
+from benchmarks.suite.hardware import Hardware
+from benchmarks.suite.outcomes import CellFailed
+from benchmarks.suite.program import Embedder, runner
+from benchmarks.suite.workloads import (
     AMINO_ACIDS,
     FIDELITY_LENGTHS,
     UNIPROT_PERCENT,
     fidelity_proteins,
     sample_different,
 )
-from benchmarks.precision import Precision
-from tests.conftest import MODEL
+from tests.conftest import MODEL, sample_of
 
 CPU = Hardware("cpu", "a CPU", 2**34, (0, 0), {})
 FAITHFUL = 0.05  # of the median distance: what the advice asks for
@@ -33,7 +42,9 @@ TRAINED = os.environ.get("VIRNUCPRO_TEST_TRAINED")
 def test_the_figure_is_the_largest_move_over_the_median_distance():
     reference = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]]).double()  # distances 3, 4 and 5
     other = reference + torch.tensor([[0.0, 0.1], [0.2, 0.0], [0.0, 0.0]]).double()
-    assert fidelity(Embedded(reference), Embedded(other)).samples == {FIGURE: [pytest.approx(0.2 / 4)]}
+    assert fidelity(Embedded(reference, reference), Embedded(other, other)).samples == {
+        FIGURE: [pytest.approx(0.2 / 4)]
+    }
 
 
 def test_beside_it_are_cosines_of_proteins_and_residues_and_whose_neighbour_stays_the_same():
@@ -48,20 +59,20 @@ def test_beside_it_are_cosines_of_proteins_and_residues_and_whose_neighbour_stay
     assert about["same_nearest_neighbour"] == pytest.approx(2 / 3)  # the second one lies beside the third now
 
 
-def test_a_commit_that_only_pools_has_no_cosine_of_residues():
-    pooled = torch.eye(3).double()
-    assert fidelity(Embedded(pooled), Embedded(pooled)).notes["fidelity"]["smallest_residue_cosine"] is None
+def test_the_smallest_cosine_is_that_of_the_worst_row():
+    reference, other = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[2.0, 0.0], [1.0, 1.0]])
+    assert smallest_cosine(reference, other) == pytest.approx(0.5**0.5)
 
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
 def test_an_embedding_that_is_not_finite_is_a_failure(wrong):
     with pytest.raises(ArithmeticError, match="NaN or Inf"):
-        Embedded(torch.tensor([[1.0, wrong]]))
+        Embedded(torch.tensor([[1.0, wrong]]), torch.ones(1, 2))
 
 
 def test_embeddings_that_are_all_the_same_are_not_available():
     same = torch.ones(40, 2).double()
-    measurement = fidelity(Embedded(same), Embedded(same))
+    measurement = fidelity(Embedded(same, same), Embedded(same, same))
     assert measurement.samples == {}
     assert "are all the same" in measurement.unavailable[FIGURE]
 
@@ -126,7 +137,7 @@ def cell(tmp_path, monkeypatch):
         next(calls)
         return fidelity(reference, other)
 
-    monkeypatch.setattr(_fidelity, "fidelity", counted)
+    monkeypatch.setattr(measured_by, "fidelity", counted)
     call.computed = lambda: next(calls)
     return call
 
@@ -143,7 +154,7 @@ def test_fidelity_that_fails_is_paid_for_once(cell, monkeypatch):
     def broken(*_):
         raise ArithmeticError("an embedding has NaN or Inf")
 
-    monkeypatch.setattr(_fidelity, "fidelity", broken)
+    monkeypatch.setattr(measured_by, "fidelity", broken)
     with pytest.raises(ArithmeticError):
         cell("bf16", "short")
     with pytest.raises(CellFailed, match="measured once, and it failed: ArithmeticError: an embedding has NaN"):
@@ -153,7 +164,7 @@ def test_fidelity_that_fails_is_paid_for_once(cell, monkeypatch):
 def test_both_precisions_embed_the_same_proteins_as_one_pass_would():
     few = [(f"p{index}", AMINO_ACIDS[index % 20] * (1 + index)) for index in range(LEAST_PROTEINS)]
     embedder = Embedder(MODEL, "fp32", few, CPU, 1)
-    found = _fidelity.embed(embedder, embedder.batches)
+    found = of_results(runner(embedder.esm2, pool="residue").run(embedder.batches))
     expected = torch.stack([embedder.embeddings()[name] for name, _ in few])
     assert torch.allclose(found.pooled.float(), expected, atol=1e-5)
     assert len(found.residues) == sum(len(residues) for _, residues in few)
@@ -165,20 +176,20 @@ def rounded_to_four_bits(weight: torch.Tensor) -> torch.Tensor:
     return (weight / scale).round() * scale
 
 
-@pytest.fixture(params=["random", "trained"])
+@pytest.fixture(params=sample_of(["random", "trained"], "trained"))
 def measured(request, tmp_path, monkeypatch):
     """Measures the fidelity of a precision, or of FP32 with weights rounded to four bits."""
     if request.param == "trained":
         if not TRAINED:
             pytest.skip("needs a trained checkpoint of ESM-2 8M: VIRNUCPRO_TEST_TRAINED=PATH")
         (tmp_path / f"{MODEL}.pt").symlink_to(TRAINED)
-        monkeypatch.setattr(_esm2, "WEIGHTS", str(tmp_path))
-    _esm2.load.cache_clear()
-    proteins = _workloads.fidelity_proteins("mixed")[::2]
+        monkeypatch.setattr(program, "WEIGHTS", str(tmp_path))
+    program.load.cache_clear()
+    proteins = workloads.fidelity_proteins("mixed")[::2]
     fp32 = Embedder(MODEL, "fp32", proteins, CPU, 1)
 
     def call(precision: str) -> float:
-        _esm2.load.cache_clear()
+        program.load.cache_clear()
         other = Embedder(MODEL, "fp32" if precision == "four bits" else precision, proteins, CPU, 1)
         if precision == "four bits":
             for name, weight in other.esm2.named_parameters():
@@ -187,7 +198,7 @@ def measured(request, tmp_path, monkeypatch):
         return compare(fp32, other, proteins).samples[FIGURE][0]
 
     yield call
-    _esm2.load.cache_clear()
+    program.load.cache_clear()
 
 
 @pytest.mark.slow

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import _fidelity_massive, precision
-from benchmarks._cells import Store
-from benchmarks._fidelity import LARGEST_ERROR
-from benchmarks._fidelity_massive import NOTE, second_figure
-from benchmarks._hardware import Hardware
-from benchmarks._outcomes import CellFailed, Measurement
-from benchmarks._workloads import fidelity_proteins
+from benchmarks import precision
+from benchmarks.measure import fidelity_massive
+from benchmarks.measure.fidelity import LARGEST_ERROR
+from benchmarks.measure.fidelity_massive import NOTE, second_figure
+from benchmarks.suite.cell import Store
+from benchmarks.suite.hardware import Hardware
+from benchmarks.suite.outcomes import CellFailed, Measurement
+from benchmarks.suite.workloads import fidelity_proteins
 from tests.conftest import MODEL
 
 CPU = Hardware("cpu", "a CPU", 2**34, (0, 0), {})
@@ -22,16 +23,16 @@ CPU = Hardware("cpu", "a CPU", 2**34, (0, 0), {})
 def figures(tmp_path_factory):
     """Second figures, with a quarter of the proteins, and how often weights were made for them."""
     root, made = tmp_path_factory.mktemp("massive"), []
-    prepare = _fidelity_massive.prepare
+    prepare = fidelity_massive.prepare
 
     def counted(*arguments):
         made.append(arguments)
         prepare(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_fidelity_massive, "prepare", counted)
-        patch.setattr(_fidelity_massive, "fidelity_proteins", lambda _: fidelity_proteins("mixed")[:16])
-        patch.setattr(_fidelity_massive, "EVERY", {"cpu": 4})
+        patch.setattr(fidelity_massive, "prepare", counted)
+        patch.setattr(fidelity_massive, "fidelity_proteins", lambda _: fidelity_proteins("mixed")[:16])
+        patch.setattr(fidelity_massive, "EVERY", {"cpu": 4})
         found = {name: second_figure(root, MODEL, name, CPU) for name in ("fp32", "bf16", "int8")}
     return SimpleNamespace(found=found, made=made, root=root)
 
@@ -60,8 +61,8 @@ def test_weights_that_were_not_made_to_the_end_are_made_again(tmp_path, monkeypa
     def broken(*_):
         raise OSError("no space")
 
-    monkeypatch.setattr(_fidelity_massive, "save", broken)
-    monkeypatch.setattr(_fidelity_massive, "fidelity_proteins", lambda _: fidelity_proteins("mixed")[:4])
+    monkeypatch.setattr(fidelity_massive, "save", broken)
+    monkeypatch.setattr(fidelity_massive, "fidelity_proteins", lambda _: fidelity_proteins("mixed")[:4])
     with pytest.raises(OSError, match="no space"):
         second_figure(tmp_path, MODEL, "bf16", CPU)
     assert list(tmp_path.iterdir()) == []
@@ -70,8 +71,9 @@ def test_weights_that_were_not_made_to_the_end_are_made_again(tmp_path, monkeypa
 def test_an_embedding_that_is_not_finite_is_a_failure(tmp_path, monkeypatch):
     (tmp_path / f"massive-{MODEL}").mkdir()
     torch.save(torch.eye(4).double(), tmp_path / f"massive-{MODEL}" / "fp32.pt")
-    monkeypatch.setattr(_fidelity_massive, "load", lambda *_: None)
-    monkeypatch.setattr(_fidelity_massive, "pooled", lambda *_: torch.full((1, 4), torch.nan))
+    monkeypatch.setattr(fidelity_massive, "load_with", lambda *_: None)
+    broken = SimpleNamespace(run=lambda _: [SimpleNamespace(embeddings=torch.full((1, 4), torch.nan))])
+    monkeypatch.setattr(fidelity_massive, "runner", lambda _: broken)
     with pytest.raises(ArithmeticError, match="NaN or Inf"):
         second_figure(tmp_path, MODEL, "fp16", CPU)
 
@@ -81,12 +83,11 @@ def test_an_embedding_that_is_not_finite_is_a_failure(tmp_path, monkeypatch):
     [
         ("shutil.disk_usage", lambda _: SimpleNamespace(free=2**33), "8.0 GiB of disk are free"),
         ("os.sysconf", lambda name: 4096 if "PAGE_SIZE" in name else 2**21, "there are 8.0 GiB"),
-        ("exists", lambda _: False, "from 0.4.0 on"),
     ],
 )
-def test_where_there_is_no_room_or_an_old_commit_the_reason_is_told(tmp_path, monkeypatch, place, value, said):
-    monkeypatch.setattr(_fidelity_massive.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**40))
-    monkeypatch.setattr(f"benchmarks._fidelity_massive.{place}", value)
+def test_where_there_is_no_room_the_reason_is_told(tmp_path, monkeypatch, place, value, said):
+    monkeypatch.setattr(fidelity_massive.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**40))
+    monkeypatch.setattr(f"benchmarks.measure.fidelity_massive.{place}", value)
     assert said in second_figure(tmp_path, "esm2_t36_3B_UR50D", "bf16", CPU)["skipped"]
     assert list(tmp_path.iterdir()) == []
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from asv_plugin.answer import advice
-from benchmarks import _esm2, _fidelity, _fidelity_report, _golden
-from benchmarks._hardware import GIB, Hardware
+from benchmarks.measure import fidelity, fidelity_report, golden
+from benchmarks.suite import program
+from benchmarks.suite.hardware import GIB, Hardware
 from tests.checkpoints import save_in_fair_esms_format, seeded_8m
 from tests.conftest import MODEL
 from virnucpro.models import rotary, stored
@@ -18,7 +19,7 @@ from virnucpro.models.apart import measure
 from virnucpro.models.esm2_flash import load_esm2_model
 
 CPU = Hardware("cpu", "a CPU", 24 * GIB, (0, 0), {"torch": torch.__version__})
-SEEDED = _golden.FOLDER / "seeded"
+SEEDED = golden.FOLDER / "seeded"
 FEW = {"few": [(f"p{n}", "MKTAYIAKQRQISFVKSHF"[: 3 + n % 16] + "ACDEFGHIKLMNPQRSTVWY"[n % 20]) for n in range(40)]}
 
 
@@ -37,11 +38,11 @@ def cache(seeded, monkeypatch):
 
 
 def lines_of(precisions=("int8",)):
-    return _fidelity_report.report(MODEL, "pretrained", precisions, FEW, CPU, SEEDED)
+    return fidelity_report.report(MODEL, "pretrained", precisions, FEW, CPU, SEEDED)
 
 
 def test_the_limit_is_the_advices():
-    assert _fidelity.LARGEST_ERROR == _golden.LIMIT == advice.LARGEST_ERROR
+    assert fidelity.LARGEST_ERROR == golden.LIMIT == advice.LARGEST_ERROR
 
 
 def test_pretrained_weights_are_compared_with_published_embeddings_in_every_precision(cache):
@@ -66,37 +67,38 @@ def test_recomputed_frequencies_fail_the_comparison(cache, monkeypatch):
 
 
 def test_nan_fails_the_comparison():
-    published = _golden.golden(MODEL, SEEDED)
-    assert not _golden.difference(published, published.embeddings * torch.nan, "fp32").passed
+    published = golden.golden(MODEL, SEEDED)
+    assert not golden.difference(published, published.embeddings * torch.nan, "fp32").passed
 
 
+@pytest.mark.exhaustive
 def test_a_model_that_memory_does_not_hold_passes_layer_by_layer(cache, monkeypatch):
     whole = lines_of()
     small = Hardware("cpu", "a CPU", 1, (0, 0), CPU.versions)
-    monkeypatch.setattr(_fidelity_report, "fits", lambda model, precision, _: precision != "fp32")
-    by_layer = _fidelity_report.report(MODEL, "pretrained", ["int8"], FEW, small, SEEDED)
+    monkeypatch.setattr(fidelity_report, "fits", lambda model, precision, _: precision != "fp32")
+    by_layer = fidelity_report.report(MODEL, "pretrained", ["int8"], FEW, small, SEEDED)
     for one, other in zip(whole, by_layer, strict=True):
         for name, value in one.found.items():
             assert other.found[name] == pytest.approx(value, rel=1e-2, abs=1e-6), name
 
 
 def test_what_cannot_be_judged_says_why():
-    lines = _fidelity_report.report(MODEL, "random", ["tf32", "fp8"], FEW, CPU)
+    lines = fidelity_report.report(MODEL, "random", ["tf32", "fp8"], FEW, CPU)
     assert [line.passed for line in lines] == [None, None]
     assert all("NVIDIA GPUs" in line.why for line in lines)
-    assert "not judged: esm2_t6_8M_UR50D in FP8" in _fidelity_report.table(lines, "random", CPU)
+    assert "not judged: esm2_t6_8M_UR50D in FP8" in fidelity_report.table(lines, "random", CPU)
 
 
 def test_fp16_is_left_out_of_a_cpu_without_its_units_unless_asked_for(monkeypatch):
-    monkeypatch.setattr(_fidelity_report, "has_fp16_units", lambda: False)
-    assert "PRECISIONS=fp16" in _fidelity_report.skip_reason(MODEL, "fp16", CPU, asked=False)
-    assert _fidelity_report.skip_reason(MODEL, "fp16", CPU, asked=True) is None
+    monkeypatch.setattr(fidelity_report, "has_fp16_units", lambda: False)
+    assert "PRECISIONS=fp16" in fidelity_report.skip_reason(MODEL, "fp16", CPU, asked=False)
+    assert fidelity_report.skip_reason(MODEL, "fp16", CPU, asked=True) is None
 
 
 def run(monkeypatch, capsys, *words):
-    monkeypatch.setattr(_fidelity_report, "probe", lambda: CPU)
-    monkeypatch.setattr(_fidelity_report, "fidelity_proteins", lambda workload: FEW["few"])
-    status = _fidelity_report.main(["--weights", "random", "--precisions", "int8", *words])
+    monkeypatch.setattr(fidelity_report, "probe", lambda: CPU)
+    monkeypatch.setattr(fidelity_report, "fidelity_proteins", lambda workload: FEW["few"])
+    status = fidelity_report.main(["--weights", "random", "--precisions", "int8", *words])
     return status, *capsys.readouterr()
 
 
@@ -111,6 +113,7 @@ def test_it_prints_a_line_for_each_set_with_a_word_of_judgement(monkeypatch, cap
     ]
 
 
+@pytest.mark.exhaustive
 def test_json_has_the_figures(monkeypatch, capsys):
     status, out, _ = run(monkeypatch, capsys, "--json")
     (line,) = json.loads(out)
@@ -122,6 +125,7 @@ def test_json_has_the_figures(monkeypatch, capsys):
         assert 1 < of["times"] < 2 and (of["channels"], of["layers"]) == (0, 0)
 
 
+@pytest.mark.exhaustive
 def test_a_note_says_how_far_channels_of_int8_stand_out_once_for_a_model(monkeypatch, capsys, tmp_path):
     path = tmp_path / "mine.fasta"
     path.write_text("".join(f">{name}\n{protein}\n" for name, protein in FEW["few"]))
@@ -131,6 +135,7 @@ def test_a_note_says_how_far_channels_of_int8_stand_out_once_for_a_model(monkeyp
     assert re.fullmatch(f"{MODEL} in INT8: the largest channel stands out by {times}; apart: none", note)
 
 
+@pytest.mark.exhaustive
 def test_it_counts_channels_apart(massive_checkpoint, monkeypatch, capsys):
     _, out, _ = run(monkeypatch, capsys, "--weights", str(massive_checkpoint))
     assert "apart: 6 in 6 layers (qkv_proj), 6 in 6 layers (fc1)" in out
@@ -142,13 +147,14 @@ def test_it_counts_channels_apart(massive_checkpoint, monkeypatch, capsys):
 
 def test_channels_are_measured_only_for_int8(monkeypatch):
     monkeypatch.setattr("virnucpro.models.apart.measure", None)
-    (line,) = _fidelity_report.report(MODEL, "random", ["bf16"], FEW, CPU)
+    (line,) = fidelity_report.report(MODEL, "random", ["bf16"], FEW, CPU)
     assert line.passed and line.channels is None
-    assert "stands out" not in _fidelity_report.table([line], "random", CPU)
+    assert "stands out" not in fidelity_report.table([line], "random", CPU)
 
 
+@pytest.mark.exhaustive
 def test_a_failure_is_a_word_and_an_exit_code_only_where_that_was_asked_for(monkeypatch, capsys):
-    monkeypatch.setattr(_fidelity_report, "LARGEST_ERROR", 0.0)
+    monkeypatch.setattr(fidelity_report, "LARGEST_ERROR", 0.0)
     status, out, _ = run(monkeypatch, capsys)
     assert (status, out.count("FAIL")) == (0, 1)
     assert run(monkeypatch, capsys, "--strict")[0] == 1
@@ -176,6 +182,7 @@ def test_a_file_with_too_few_proteins_is_named(monkeypatch, capsys, tmp_path):
     assert "two.fasta has 2 different proteins: at least 32" in err
 
 
+@pytest.mark.exhaustive
 def test_a_folder_of_checkpoints_is_taken(seeded, monkeypatch, capsys, tmp_path):
     shutil.copy(seeded / "checkpoints" / f"{MODEL}.pt", tmp_path)
     status, out, _ = run(monkeypatch, capsys, "--weights", str(tmp_path))
@@ -196,10 +203,10 @@ def test_a_prepared_pickle_in_the_cache_runs_nothing_and_is_named(monkeypatch, c
     (tmp_path / "checkpoints").mkdir()
     torch.save({"model": Runs(tmp_path / "ran")}, tmp_path / "checkpoints" / f"{MODEL}.pt")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("benchmarks._esm2.WEIGHTS", "pretrained")
-    _esm2.load.cache_clear()
+    monkeypatch.setattr("benchmarks.suite.program.WEIGHTS", "pretrained")
+    program.load.cache_clear()
     with pytest.raises(RuntimeError, match=rf"checkpoints/{MODEL}\.pt.*objects of Python that are no tensors"):
-        _esm2.load(MODEL, "fp32", "cpu")
+        program.load(MODEL, "fp32", "cpu")
     status, _, err = run(monkeypatch, capsys, "--weights", "pretrained")
     assert status == 2 and f"{MODEL}.pt" in err
     assert not (tmp_path / "ran").exists()

@@ -15,11 +15,11 @@ import pytest
 import torch
 from tabulate import tabulate
 
-from benchmarks._esm2 import WEIGHTS, weights_of
-from benchmarks._hardware import probe, skip_reason
-from benchmarks._memory import PeakMemory
-from benchmarks._protocol import TIMERS, measure
-from benchmarks._workloads import AMINO_ACIDS, BATCH_TOKENS, chunks, tokens_in
+from benchmarks.measure.memory import PeakMemory
+from benchmarks.measure.timing import TIMERS, measure
+from benchmarks.suite.hardware import probe, skip_reason
+from benchmarks.suite.program import WEIGHTS, padded, weights_of
+from benchmarks.suite.workloads import AMINO_ACIDS, tokens_in
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.pipeline.async_inference import AsyncInferenceRunner
 
@@ -46,9 +46,9 @@ def gpu(monkeypatch):
 
 def embed_200_proteins(enable_fp16: bool) -> dict[str, float]:
     """Load, warm up, measure: tokens/s, sequences/s, seconds, and bytes at the peak."""
-    model, converter = load_esm2_model(MODEL, "cuda", enable_fp16=enable_fp16, weights=weights_of(MODEL))
+    model, _ = load_esm2_model(MODEL, "cuda", enable_fp16=enable_fp16, weights=weights_of(MODEL))
     runner, proteins = AsyncInferenceRunner(model), seeded_proteins()
-    batches = [converter(chunk) for chunk in chunks(proteins, BATCH_TOKENS["cuda"])]
+    batches = padded(proteins, 64)
 
     def run(passes: int) -> None:
         for _ in range(passes):

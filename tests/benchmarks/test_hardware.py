@@ -1,26 +1,23 @@
 """Which cells a machine can run, and what it says of the others."""
 
-from dataclasses import FrozenInstanceError
-
 import pytest
-import torch
 
-from benchmarks._hardware import (
-    DIMENSIONS,
+from benchmarks.suite.hardware import (
     GIB,
+    LARGEST,
     MODELS,
-    PARAMETERS,
     PRECISIONS,
     Hardware,
-    Precision,
     cpu_name,
     memory_needed,
     probe,
     skip_reason,
 )
-from benchmarks._workloads import FASTA_VARIABLE
+from benchmarks.suite.workloads import FASTA_VARIABLE
+from virnucpro.models.esm2 import SHAPES
+from virnucpro.models.precision import PRECISIONS as OF_THE_COMMIT
 
-M8, M650, M3B, M15B = PARAMETERS
+M8, M650, M3B, M15B = *MODELS, LARGEST
 CPU = Hardware("cpu", "a CPU", 24 * GIB, (0, 0), {})
 H100 = Hardware("cuda", "NVIDIA H100", 79 * GIB, (9, 0), {})
 SMALL = Hardware("cuda", "a small GPU", 8 * GIB, (8, 6), {})
@@ -68,7 +65,7 @@ def test_weights_of_one_byte_have_activations_of_the_compute_type():
     def needed(precision, tokens, device):
         return memory_needed(M650, (precision,), tokens, device)
 
-    assert needed("int8", 0, "cuda") - GIB == PARAMETERS[M650]
+    assert needed("int8", 0, "cuda") - GIB == SHAPES[M650].parameters
     for precision, other, device in (("int8", "fp16", "cuda"), ("fp8", "fp16", "cuda"), ("int8", "fp32", "cpu")):
         activations = needed(precision, 1_000, device) - needed(precision, 0, device)
         assert activations == needed(other, 1_000, device) - needed(other, 0, device)
@@ -86,14 +83,6 @@ def test_the_fasta_workload_without_a_file_hints_at_the_variable(monkeypatch):
     assert skip_reason(H100, M8, ("fp32",), "fasta") is None
 
 
-def test_the_parameter_counts_are_those_of_the_models():
-    from virnucpro.models.esm2 import SHAPES
-
-    for model, count in PARAMETERS.items():
-        assert SHAPES[model].parameters == pytest.approx(count, rel=0.01)
-        assert SHAPES[model].dim == DIMENSIONS[model]
-
-
 def test_probing_finds_this_machine():
     found = probe()
     assert found.device in ("cpu", "cuda")
@@ -102,31 +91,12 @@ def test_probing_finds_this_machine():
     assert "(R)" not in cpu_name()
 
 
-@pytest.mark.parametrize("name", PRECISIONS)
-def test_the_table_of_precisions_is_a_copy_of_virnucpros(name):
-    theirs = pytest.importorskip(
-        "virnucpro.models.precision", reason="this virnucpro has no such table yet"
-    ).PRECISIONS
-    known = {precision: each for precision, each in theirs.items() if precision in PRECISIONS}
-    if name not in known:
-        pytest.skip(f"virnucpro has no {name}")
-    ours, theirs_of_it = PRECISIONS[name], known[name]
-    for fact in ("bytes_per_weight", "capability", "on_cpu"):
-        assert getattr(ours, fact) == getattr(theirs_of_it, fact)
-    for device in ("cpu", "cuda") if ours.on_cpu else ("cuda",):
-        assert ours.bytes_per_activation(device) == theirs_of_it.activations_on(device).itemsize
-    if ours.dtype is not None:
-        assert getattr(torch, ours.dtype) == theirs_of_it.compute_dtype
+def test_all_precisions_of_this_commit_are_measured():
+    assert sorted(PRECISIONS) == sorted(OF_THE_COMMIT)
 
 
-def test_the_table_of_precisions_cannot_be_changed():
-    with pytest.raises(TypeError):
-        PRECISIONS["fp4"] = PRECISIONS["fp32"]
-    with pytest.raises(FrozenInstanceError):
-        PRECISIONS["fp32"].on_cpu = False
-
-
-def test_a_precision_that_only_cpus_run_is_skipped_on_a_gpu(monkeypatch):
-    monkeypatch.setattr("benchmarks._hardware.PRECISIONS", PRECISIONS | {"int4": Precision(1, None, True)})
-    assert "INT4 is for CPUs" in skip_reason(H100, M8, ("int4",), "mixed")
-    assert skip_reason(CPU, M8, ("int4",), "mixed") is None
+def test_a_precision_that_came_later_than_the_commit_is_skipped(monkeypatch):
+    older = {name: precision for name, precision in OF_THE_COMMIT.items() if name != "fp8"}
+    monkeypatch.setattr("virnucpro.models.precision.PRECISIONS", older)
+    assert skip_reason(H100, M8, ("fp32", "fp8"), "mixed") == "this commit has no FP8"
+    assert skip_reason(H100, M8, ("fp32",), "mixed") is None

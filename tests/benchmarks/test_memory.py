@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from benchmarks import _memory
-from benchmarks._memory import Peak, PeakMemory, file_mappings, unavailable
+from benchmarks.measure import memory
+from benchmarks.measure.memory import Peak, PeakMemory, file_mappings, unavailable
 from tests.benchmarks.clean_process import in_clean_process
 
 MIB = 2**20
@@ -16,7 +16,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can re
 @on_linux
 def test_the_peak_counts_from_its_reset():
     said = in_clean_process("""
-        from benchmarks._memory import *
+        from benchmarks.measure.memory import *
         memory = PeakMemory("cpu")
         torch.ones(64, 1024, 1024, dtype=torch.uint8)  # 64 MiB, freed again
         before = memory.read().amount
@@ -30,7 +30,7 @@ def test_the_peak_counts_from_its_reset():
 @on_linux
 def test_the_peak_of_one_process_does_not_see_anothers():
     said = in_clean_process("""
-        from benchmarks._memory import *
+        from benchmarks.measure.memory import *
         def peak_with(mebibytes):
             def call():
                 memory = PeakMemory("cpu")
@@ -48,7 +48,7 @@ def test_the_peak_of_one_process_does_not_see_anothers():
 TOUCH = """
     import mmap, sys
     from pathlib import Path
-    from benchmarks import _memory
+    from benchmarks.measure import memory as measured_by
     def touch(path, protection):
         "Make all pages of a mapped file resident, and keep them."
         with open(path, "r+b") as file:
@@ -63,11 +63,11 @@ def test_resident_pages_of_a_library_do_not_count_and_their_growth_is_told(tmp_p
     library = tmp_path / "library.so"
     library.write_bytes(b"\x7fELF" * (32 * MIB // 4))
     said = in_clean_process(f"""{TOUCH}
-    memory, resident = _memory.PeakMemory("cpu"), _memory.resident_peak()
+    memory, resident = measured_by.PeakMemory("cpu"), measured_by.resident_peak()
     before = memory.read().amount
     kept = touch({str(library)!r}, mmap.PROT_READ | mmap.PROT_EXEC)
     peak = memory.read()
-    print((peak.amount - before) / 2**20, (_memory.resident_peak() - resident) / 2**20)
+    print((peak.amount - before) / 2**20, (measured_by.resident_peak() - resident) / 2**20)
     print(peak.libraries_grew * peak.amount / 2**20, sorted(peak.notes()))
     """)
     (counted, resident), (grew, *told) = (line.split(maxsplit=1) for line in said.splitlines())
@@ -81,7 +81,7 @@ def test_resident_pages_of_a_library_do_not_count_and_their_growth_is_told(tmp_p
 def test_a_mapped_checkpoint_counts(tmp_path):
     checkpoint = tmp_path / "model.pt"
     said = in_clean_process(f"""
-        from benchmarks._memory import *
+        from benchmarks.measure.memory import *
         torch.save({{"weights": torch.ones(32, 1024, 1024, dtype=torch.uint8)}}, {str(checkpoint)!r})
         memory = PeakMemory("cpu")
         before = memory.read().amount
@@ -97,7 +97,7 @@ def test_a_mapped_checkpoint_counts(tmp_path):
 def test_shared_memory_counts(protection):
     """Executable, too: that is what compiles code at run time, not a library."""
     said = in_clean_process(f"""{TOUCH}
-    memory = _memory.PeakMemory("cpu")
+    memory = measured_by.PeakMemory("cpu")
     before = memory.read().amount
     file = os.memfd_create("shared")
     os.write(file, b"1" * (32 * 2**20))
@@ -132,8 +132,8 @@ Anonymous:             0 kB
 
 def test_a_library_is_a_file_of_which_a_part_is_executable(monkeypatch, tmp_path):
     (tmp_path / "smaps").write_text(SMAPS)
-    monkeypatch.setattr(_memory, "PROC", tmp_path)
-    assert _memory.library_bytes() == 1024 * (300 + 200 + 10)  # what the process wrote to is its own
+    monkeypatch.setattr(memory, "PROC", tmp_path)
+    assert memory.library_bytes() == 1024 * (300 + 200 + 10)  # what the process wrote to is its own
     assert [each.path for each in file_mappings(SMAPS)] == ["/usr/lib/lib one.so"] * 3 + ["/data/esm2.pt"]
 
 
@@ -160,7 +160,7 @@ def test_where_the_system_does_not_tell_peak_memory_is_not_available(monkeypatch
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc has no such heap")
 def test_large_tensors_are_kept_off_the_heap():
     said = in_clean_process("""
-        from benchmarks._memory import *
+        from benchmarks.measure.memory import *
         def mebibytes_on_heap():
             "That a tensor takes there, after one that made malloc keep tensors of its size."
             def heap():

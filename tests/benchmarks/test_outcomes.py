@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from benchmarks._outcomes import NOTES, CellFailed, Measurement, Outcome, shared_value
+from benchmarks.suite.outcomes import NOTES, CellFailed, Measurement, Outcome, shared_value
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 import pytest
 
-from benchmarks._cells import Store
-from benchmarks._hardware import Hardware
 from benchmarks.pipeline import File, Pipeline
 from benchmarks.scaling import SequenceCount, SequenceLength
+from benchmarks.suite.cell import Store
+from benchmarks.suite.hardware import Hardware
 from tests.conftest import MODEL
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.store.embeddings import Embeddings

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import _esm2, precision
-from benchmarks._cells import REQUESTED, Store
-from benchmarks._hardware import Hardware
-from benchmarks._memory import Peak
+from benchmarks import precision
+from benchmarks.measure.memory import Peak
+from benchmarks.suite import program
+from benchmarks.suite.cell import REQUESTED, Store
+from benchmarks.suite.hardware import Hardware
 from tests.conftest import MODEL
 
 PEAKS = {"fp32": Peak(300), "tf32": Peak(300), "fp16": Peak(100, libraries_grew=0.05)}
@@ -84,17 +85,17 @@ def test_only_the_first_workload_fails_with_its_peak(monkeypatch, fails, left):
             raise MemoryError
         return 1.0
 
-    monkeypatch.setattr(_esm2, "proteins", lambda workload, device: workload)
+    monkeypatch.setattr(program, "proteins", lambda workload, device: workload)
     monkeypatch.setattr(
-        _esm2, "Embedder", lambda model, which, entries, hardware: SimpleNamespace(entries=entries)
+        program, "Embedder", lambda model, which, entries, hardware: SimpleNamespace(entries=entries)
     )
-    monkeypatch.setattr(_esm2, "peak_memory_of_a_pass", peak)
+    monkeypatch.setattr(program, "peak_memory_of_a_pass", peak)
     hardware = Hardware("cuda", "a device", 2**36, (9, 0), {})
     if left is None:
         with pytest.raises(MemoryError):
-            _esm2.peak_memories(MODEL, "fp16", ["mixed", "short"], hardware)
+            program.peak_memories(MODEL, "fp16", ["mixed", "short"], hardware)
     else:
-        assert _esm2.peak_memories(MODEL, "fp16", ["mixed", "short"], hardware) == left
+        assert program.peak_memories(MODEL, "fp16", ["mixed", "short"], hardware) == left
 
 
 def test_memory_saving_is_not_available_where_the_system_does_not_tell_memory(load, monkeypatch):

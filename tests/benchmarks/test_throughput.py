@@ -3,9 +3,9 @@
 import pytest
 
 from benchmarks import throughput
-from benchmarks._cells import Store
-from benchmarks._hardware import Hardware
-from benchmarks._memory import Peak
+from benchmarks.measure.memory import Peak
+from benchmarks.suite.cell import Store
+from benchmarks.suite.hardware import Hardware
 from benchmarks.throughput import Throughput
 from tests.conftest import MODEL
 

@@ -6,43 +6,33 @@ from dataclasses import asdict
 
 import pytest
 
-from benchmarks import (
-    _energy,
-    _fidelity,
-    _hardware,
-    _peers,
-    _protocol,
-    _workloads,
-    engine,
-    pipeline,
-    precision,
-    scaling,
-    throughput,
-    workers,
-)
+from benchmarks import engine, pipeline, precision, scaling, throughput, workers
+from benchmarks.measure import fidelity, gpu, timing
+from benchmarks.peers import base
+from benchmarks.suite import hardware, workloads
 
-SEEDED = {name: [residues for _, residues in _workloads.proteins(name, "cpu")] for name in _workloads.LENGTHS}
-PASS_TOKENS = {model: _hardware.PASS_TOKENS[model] for model in _hardware.MODELS}
-WORKLOADS = [SEEDED, _workloads.FASTA_RESIDUES, _workloads.BATCH_TOKENS, PASS_TOKENS]
-TIMES = [asdict(_protocol.PROTOCOL), asdict(_protocol.ON_GPU)]
+SEEDED = {name: [residues for _, residues in workloads.proteins(name, "cpu")] for name in workloads.LENGTHS}
+PASS_TOKENS = {model: hardware.PASS_TOKENS[model] for model in hardware.MODELS}
+WORKLOADS = [SEEDED, workloads.FASTA_RESIDUES, hardware.LEAST_TOKENS, PASS_TOKENS]
+TIMES = [asdict(timing.PROTOCOL), asdict(timing.ON_GPU)]
 FIDELITY = [
-    [residues for _, residues in _workloads.fidelity_proteins("mixed")],
-    [_workloads.FIDELITY_LENGTHS, _fidelity.LEAST_PROTEINS],
+    [residues for _, residues in workloads.fidelity_proteins("mixed")],
+    [workloads.FIDELITY_LENGTHS, fidelity.LEAST_PROTEINS],
 ]
 MIXED = [SEEDED["mixed"], PASS_TOKENS]
-PEERS = [TIMES, MIXED, engine.TOKENS, _peers.BATCH_SIZES]
+PEERS = [TIMES, MIXED, engine.TOKENS, base.BATCH_SIZES]
 FILES = [asdict(pipeline.PROTOCOL), pipeline.ENGINE_SECONDS, pipeline.MODEL_ON_GPUS, MIXED]
 CURVES = [asdict(scaling.PROTOCOL), scaling.TOKENS, scaling.SequenceLength().proteins("64", "cpu")]
 WORKERS = [workers.TOKENS_PER_WORKER, SEEDED["mixed"], scaling.seeded_proteins([1, 2])]
 COUNTS = [asdict(scaling.PROTOCOL), scaling.SequenceCount().proteins("100", "cpu")]
 
-LARGEST = [TIMES, SEEDED["mixed"], _hardware.PASS_TOKENS[_hardware.LARGEST]]
+LARGEST = [TIMES, SEEDED["mixed"], hardware.PASS_TOKENS[hardware.LARGEST]]
 """What decides the figures of 15B, which joined later, without changing another model's numbers."""
 
 PROTOCOLS = {
     throughput.Throughput: {
         "peak_memory": WORKLOADS,
-        "energy": [_energy.SECONDS, _energy.WORKLOAD, MIXED],
+        "energy": [gpu.SECONDS, gpu.ENERGY_WORKLOAD, MIXED],
         "": [TIMES, WORKLOADS],
     },
     precision.Precision: {
@@ -131,7 +121,7 @@ def found_by_asv(discover) -> list[str]:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda patch: patch.setitem(_workloads.BATCH_TOKENS, "cpu", 999),
+        lambda patch: patch.setitem(hardware.LEAST_TOKENS, "cpu", 999),
         lambda patch: patch.setitem(SEEDED, "mixed", ["M"]),
     ],
 )

@@ -1,12 +1,10 @@
 """`benchmarks/workers.py`: which cards a run sees, and a cell on a real Ray."""
 
 import importlib.util
-import os
 
 import pytest
 
-from benchmarks._cells import Store
-from benchmarks._meanwhile import meanwhile
+from benchmarks.suite.cell import Store
 from benchmarks.workers import VISIBLE, Speed, Workers, visible
 
 
@@ -17,17 +15,6 @@ def test_cards_are_counted_among_those_that_this_process_sees(monkeypatch, befor
     if before:
         monkeypatch.setenv(VISIBLE, before)
     assert visible(cards) == {VISIBLE: meanwhile}
-
-
-@pytest.mark.parametrize("before", [None, "what was"])
-def test_variables_are_as_they_were_afterwards(monkeypatch, before):
-    monkeypatch.delenv("VIRNUCPRO_TOY", raising=False)
-    if before:
-        monkeypatch.setenv("VIRNUCPRO_TOY", before)
-    with pytest.raises(ArithmeticError), meanwhile(os.environ, {"VIRNUCPRO_TOY": "meanwhile"}):
-        assert os.environ["VIRNUCPRO_TOY"] == "meanwhile"
-        raise ArithmeticError
-    assert os.environ.get("VIRNUCPRO_TOY") == before
 
 
 def measured(monkeypatch, tmp_path, workers, speeds):

@@ -7,28 +7,20 @@ import lzma
 
 import pytest
 import zstandard
-from hypothesis import given
-from hypothesis import strategies as st
 
-from benchmarks import _workloads
-from benchmarks._hardware import PASS_TOKENS, pass_tokens
-from benchmarks._workloads import (
+from benchmarks.suite.hardware import PASS_TOKENS, pass_tokens
+from benchmarks.suite.program import packed, padded
+from benchmarks.suite.workloads import (
     AMINO_ACIDS,
-    BATCH_TOKENS,
     FASTA_VARIABLE,
     LENGTHS,
-    LONGEST,
-    chunks,
     copies_in_a_pass,
     joined,
     proteins,
     read_fasta,
     sample,
-    token_batches,
     tokens_in,
 )
-from virnucpro.data.fasta import Fasta, FastaError
-from virnucpro.data.proteins import ProteinReader
 
 
 @pytest.mark.parametrize("workload", LENGTHS)
@@ -61,24 +53,15 @@ def test_a_pass_fills_a_gpu_and_is_one_copy_on_a_cpu(workload, model):
     assert 0.85 * full < copies_in_a_pass(entries, full) * tokens_in(entries) <= full
 
 
-lengths = st.lists(st.integers(1, 300), max_size=60).map(sorted)
-
-
-@given(lengths, st.integers(10, 500))
-def test_batches_keep_every_protein_once_in_order_and_the_budget(sizes, budget):
-    entries = [(str(index), "A" * size) for index, size in enumerate(sizes)]
-    found = list(chunks(entries, budget))
-    assert [entry for chunk in found for entry in chunk] == entries
-    for chunk in found:
-        assert len(chunk) == 1 or len(chunk) * (len(chunk[-1][1]) + 2) <= budget
-
-
-def test_token_batches_hold_all_copies():
-    entries = [("a", "MKT"), ("b", "M" * 20)]
-    batches = token_batches(joined(entries, 1_000), lambda chunk: chunk, "cuda")
-    labels = [label for chunk in batches for label, _ in chunk]
-    assert labels.count("a") == labels.count("b") == 1_000
-    assert all(len(chunk) * (len(chunk[-1][1]) + 2) <= BATCH_TOKENS["cuda"] for chunk in batches)
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_a_pass_holds_all_copies_sorted_by_length_in_packs_and_in_padded_batches(size):
+    entries = joined([("a", "MKT"), ("b", "M" * 20)], 7)
+    assert [label for label, _ in entries] == ["a"] * 7 + ["b"] * 7
+    for labels in (
+        [label for pack in packed(entries, 22 * size) for label in pack.sequence_ids],
+        [label for batch in padded(entries, size) for label in batch[0]],
+    ):
+        assert labels == [label for label, _ in entries]
 
 
 def fasta(tmp_path, text, **kw):
@@ -99,15 +82,15 @@ def test_a_record_without_a_name_is_called_by_its_line(tmp_path):
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("", "holds no protein"),
-        ("\n\n", "holds no protein"),
-        ("MKT\n", "not a FASTA file: line 1 comes before"),
-        (">a\nMKT\n>b\nMJ1\n", "sequence 'b' has '1' 'J', no amino acids; replace them by X"),
-        (">a\nMKT\n>b\n", "sequence 'b' is empty; remove it"),
-        (">a\nMK\n>a\nMKT\n", "2 sequences are called 'a'; rename them"),
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("MKT\n", "is not FASTA"),
+        (">a\nMKT\n>b\nMJ1\n", "letters that ESM-2 does not know: 1: b .*; mend or remove"),
+        (">a\nMKT\n>b\n", "empty: 1: b .*; mend or remove"),
+        (">a\nMK\n>a\nMKT\n", "a name that came before: 1: a; mend or remove"),
         (">big\n" + "M" * 40_000, "sequence 'big' has 40,000 residues, more than 10,000; remove or cut it"),
-        (b"\x1f\x8b\x08\x00\xff", "it is damaged"),
-        (">a\nMK>b\nMK\n", "'>' inside a sequence in line 2"),
+        (b"\x1f\x8b\x08\x00\xff", "gzip"),
+        (">a\nMK>b\nMK\n", "'>'"),
     ],
 )
 def test_a_file_that_cannot_be_benchmarked_is_named_with_the_remedy(tmp_path, text, said):
@@ -123,43 +106,11 @@ def test_an_unreadable_file_is_named(tmp_path):
         read_fasta(tmp_path / "gone.fasta")
 
 
-LINES = [
-    *(b">a b\n", b" >b\n", b">c>d\n", b"\xef\xbb\xbf>e\r\n", b">\xe9\n", b">\xe2\x80\xa8f\n", b">\n"),
-    *(b"MK\n", b"m k*\n", b"**\n", b"XBUZO.-\n", b"\x0cMK\x0b\n", b"MK>b\n", b"1\n", b"M\xc3\x9f\n", b"MK"),
-    *(b";x\n", b"#\n", b"\n", b"\x1a", b"\xe2\x80\xa8\n", b"\r"),
-]
-
-
-@given(
-    content=st.lists(st.sampled_from(LINES) | st.binary(max_size=3), max_size=8).map(b"".join),
-    compress=st.sampled_from(
-        [bytes, gzip.compress, bz2.compress, lzma.compress, zstandard.ZstdCompressor().compress]
-    ),
-    copies=st.integers(1, 2),
+@pytest.mark.parametrize(
+    "compress", [gzip.compress, bz2.compress, lzma.compress, zstandard.ZstdCompressor().compress]
 )
-def test_a_file_is_read_as_virnucpro_embed_reads_it(tmp_path_factory, content, compress, copies):
-    path = tmp_path_factory.getbasetemp() / "same.fasta"
-    path.write_bytes(b"".join([compress(content)] * copies))
-    try:
-        with Fasta(path) as records:
-            expected = list(ProteinReader(records, strict=True))
-    except FastaError:
-        expected = None
-    try:
-        assert read_fasta(path) == expected
-    except ValueError:
-        assert expected is None
-
-
-@given(st.binary(max_size=200))
-def test_arbitrary_bytes_are_read_or_refused(tmp_path_factory, data):
-    path = tmp_path_factory.getbasetemp() / "arbitrary.fasta"
-    path.write_bytes(data)
-    try:
-        entries = read_fasta(path)
-    except ValueError:
-        return
-    assert all(0 < len(protein) <= LONGEST for _, protein in entries)
+def test_a_compressed_file_is_read(tmp_path, compress):
+    assert read_fasta(fasta(tmp_path, compress(b">a b\nMK\n>c\nm\n"))) == [("a", "MK"), ("c", "M")]
 
 
 def test_a_sample_is_seeded_and_just_reaches_the_residues_asked_for():
@@ -179,12 +130,6 @@ def test_a_small_file_is_used_whole():
 def test_the_fasta_workload_reads_the_file_that_the_variable_names(tmp_path, monkeypatch):
     monkeypatch.setenv(FASTA_VARIABLE, str(fasta(tmp_path, ">one\nMKT\n")))
     assert proteins("fasta", "cpu") == [("one", "MKT")]
-
-
-def test_the_letters_are_those_of_esm2s_alphabet():
-    from virnucpro.data.tokens import RESIDUES
-
-    assert set(_workloads.LETTERS) == set(RESIDUES)
 
 
 def test_a_relative_path_is_taken_from_the_projects_folder(tmp_path, monkeypatch):

@@ -102,7 +102,7 @@ def keys_one_place_on(model, monkeypatch):
 def attention_across_proteins(model, monkeypatch):
     attend = esm2.attend
 
-    def of_all(qkv, rotary, ends, _):
+    def of_all(qkv, rotary, ends, *_):
         return attend(qkv, rotary, ends[[0, -1]], int(ends[-1]))
 
     monkeypatch.setattr(esm2, "attend", of_all)

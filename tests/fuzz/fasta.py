@@ -36,8 +36,6 @@ def check(data: bytes) -> None:
     for record in records:
         name, sequence = record
         assert name and not {"\n", "\0"} & set(name) and ">" not in sequence and len(sequence.split()) <= 1
-        if sequence:
-            assert record.line < record.line_of(0) <= record.line_of(len(sequence) - 1)
     if format_of(data) is None:
         assert len(records) >= headers_in(data)
 

@@ -5,11 +5,11 @@ import functools
 import pytest
 import torch
 
-from benchmarks import _fidelity_report
-from benchmarks._hardware import GIB, Hardware
-from benchmarks._massive import Channel, constants, distance, enlarge, massive, trace
-from benchmarks._workloads import fidelity_proteins
-from tests.conftest import MODEL
+from benchmarks.measure import fidelity_report
+from benchmarks.measure.massive import Channel, constants, distance, enlarge, massive, trace
+from benchmarks.suite.hardware import GIB, Hardware
+from benchmarks.suite.workloads import fidelity_proteins
+from tests.conftest import MODEL, sample_of
 from tests.models.test_quantised import stored
 from virnucpro.data.packing import make_pack, pack
 from virnucpro.data.tokens import ALPHABET, encode
@@ -39,13 +39,6 @@ CHANNELS = {
     "constants": [],
 }
 """The massive channels of each case."""
-
-FAST = ("gain 1", "BOS", "constants")
-
-
-def cases(names, fast=FAST):
-    """Parameters, all but few marked as slow."""
-    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in names]
 
 
 @functools.cache
@@ -103,7 +96,7 @@ def errors(int8, plain):
     return [*away, float(bos.max())]
 
 
-@pytest.mark.parametrize("case", cases(CHANNELS))
+@pytest.mark.parametrize("case", sample_of(CHANNELS, "gain 1"))
 def test_embeddings_are_as_close_as_without_massive_channels(case, as_int8):
     plain = changed(case)
     int8 = as_int8(plain)
@@ -112,7 +105,7 @@ def test_embeddings_are_as_close_as_without_massive_channels(case, as_int8):
     assert max(found) <= LARGEST_ERROR, found
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_they_are_with_other_weights(seed, as_int8):
     plain = changed("gain 1", seed)
@@ -126,9 +119,7 @@ def test_without_channels_apart_they_are_not(as_int8):
     assert found[0] >= 0.2
 
 
-@pytest.mark.parametrize(
-    "model, seed", [(MODEL, 0), (MODEL, 1), pytest.param("esm2_t12_35M_UR50D", 0, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("model, seed", sample_of([(MODEL, 0), (MODEL, 1), ("esm2_t12_35M_UR50D", 0)], (MODEL, 0)))
 def test_nothing_stands_out_of_random_weights(model, seed, monkeypatch):
     int8, _ = load_esm2_model(model, "cpu", precision="int8", weights="random", seed=seed)
     assert int8.channels_apart() == {}
@@ -148,7 +139,8 @@ def test_nothing_stands_out_of_random_weights(model, seed, monkeypatch):
     assert with_channels == [None] * len(gemms)
 
 
-@pytest.mark.parametrize("residues", [150, pytest.param(370, marks=pytest.mark.slow)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("residues", [150, 370])
 def test_a_mask_token_without_the_massive_channel_is_not_lost(residues, as_int8):
     """Its embedding is zero, so it lacks what its neighbours have.
 
@@ -190,13 +182,14 @@ def ten_times():
     return make_pack([str(n) for n in range(len(rows))], rows)
 
 
-@pytest.mark.parametrize("case", cases(["gain 1", "gain .3", "three", "constants", "BOS"], fast=["gain 1"]))
+@pytest.mark.parametrize("case", sample_of(["gain 1", "gain .3", "three", "constants", "BOS"], "gain 1"))
 def test_the_same_channels_stand_out_of_ten_times_as_many_tokens(case, monkeypatch):
     plain = changed(case)
     few, many = (chosen(plain, of, monkeypatch) for of in (calibration(), ten_times()))
     assert few == many
 
 
+@pytest.mark.exhaustive
 def test_what_stands_out_only_of_a_users_proteins_fails_make_fidelity(monkeypatch):
     """Nothing at load tells of it."""
     model, _ = load_esm2_model(MODEL, "cpu", precision="fp32", weights="random")
@@ -208,7 +201,7 @@ def test_what_stands_out_only_of_a_users_proteins_fails_make_fidelity(monkeypatc
     cpu = Hardware("cpu", "a CPU", 24 * GIB, (0, 0), {"torch": torch.__version__})
 
     def judged():
-        (line,) = _fidelity_report.report(MODEL, "made up", ["int8"], theirs, cpu)
+        (line,) = fidelity_report.report(MODEL, "made up", ["int8"], theirs, cpu)
         return line.passed, line.channels["fc1"]["channels"]
 
     assert judged() == (True, 6)
@@ -220,6 +213,7 @@ def test_what_stands_out_only_of_a_users_proteins_fails_make_fidelity(monkeypatc
     assert judged() == (False, 0)
 
 
+@pytest.mark.exhaustive
 def test_the_channels_that_a_model_tells_make_the_same_model(as_int8):
     plain = changed("gain 1")
     measured = as_int8(plain)

@@ -97,7 +97,7 @@ def test_parameters_that_are_no_floating_point_tensors_are_refused_by_name(tmp_p
     assert "lacks 1 of" in (said := refused(tmp_path / "weights.pt")) and "embed_tokens.weight" in said
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", b"\x80\x04\x95", b"<"]), st.binary(max_size=300))
 @example(b"\x80\x02", pickle.dumps(torch.zeros(2), protocol=2))
 def test_arbitrary_bytes_are_refused(tmp_path, start, content):

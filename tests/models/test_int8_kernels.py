@@ -110,7 +110,7 @@ def test_int8_rounds_halves_to_even():
     assert values.tolist() == [[127, 0, 2, 2, 0, -2, -2, -126]] and scales.tolist() == [1]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(deadline=None)
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
 def test_int8_of_any_finite_row_is_as_defined(row):
     x = torch.tensor([row])

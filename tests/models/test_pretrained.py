@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import _golden
+from benchmarks.measure import golden
 from tests.conftest import MODEL
 from virnucpro.data.packing import pack
 from virnucpro.models.esm2_flash import load_esm2_model
@@ -46,8 +46,8 @@ def test_embeddings_are_the_published_ones(name, precision):
     reason = unsupported_reason(precision, capability, DEVICE)
     if reason:
         pytest.skip(reason)
-    published = _golden.golden(name)
+    published = golden.golden(name)
     model, _ = load_esm2_model(name, DEVICE, precision=precision)
     results = AsyncInferenceRunner(model).run(pack(published.proteins, 2_048))
     found = torch.cat([result.embeddings for result in results])
-    assert _golden.difference(published, found, precision).passed
+    assert golden.difference(published, found, precision).passed

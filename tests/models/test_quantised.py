@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.conftest import MODEL, RAGGED
+from tests.conftest import MODEL, RAGGED, sample_of
 from tests.models.test_esm2_packed import random_on_cpu, run, twins
 from virnucpro.data.packing import make_pack
 from virnucpro.data.tokens import encode
@@ -188,7 +188,7 @@ def test_ragged_proteins_are_close_to_fair_esms(checkpoint, expected, precision)
     assert (pooled >= BOUNDS[precision][0], residue >= BOUNDS[precision][1]) == (True, True), (pooled, residue)
 
 
-@pytest.mark.parametrize("factor", [20, 100])
+@pytest.mark.parametrize("factor", sample_of([20, 100], 100))
 def test_outlier_channels_cost_nothing(checkpoint, expected, factor, tmp_path):
     """Three channels of each norm's output many times as large; the next weights' columns as much smaller."""
     data = torch.load(checkpoint, weights_only=False)
@@ -209,6 +209,7 @@ def test_outlier_channels_cost_nothing(checkpoint, expected, factor, tmp_path):
     assert (pooled >= BOUNDS["int8"][0], residue >= BOUNDS["int8"][1]) == (True, True), (pooled, residue)
 
 
+@pytest.mark.exhaustive
 def test_a_protein_of_4000_residues_is_close_to_fair_esms(tmp_path, monkeypatch):
     reference, plain = twins(layers=1, dim=320, heads=20)
     model = copy_as_int8(plain, monkeypatch)
@@ -234,11 +235,12 @@ def copy_as_int8(plain, monkeypatch):
     return load("made up", "twin")
 
 
-def test_results_depend_neither_on_the_pack_nor_on_the_order(checkpoint):
+@pytest.mark.parametrize("some", sample_of([len(RAGGED), len(RAGGED) - 1], len(RAGGED) - 1))
+def test_results_depend_neither_on_the_pack_nor_on_the_order(checkpoint, some):
     """Up to what a last bit of FP32 does to a rounding: FP16's bound."""
-    model = load(checkpoint)
-    together, reversed_ = run(model, RAGGED), run(model, RAGGED[::-1])
-    for entry in RAGGED:
+    model, entries = load(checkpoint), RAGGED[:some]
+    together, reversed_ = run(model, entries), run(model, entries[::-1])
+    for entry in entries:
         (alone,) = run(model, [entry]).values()
         for other in (together, reversed_):
             assert (other[entry[0]] - alone).abs().max() <= 1e-3 * alone.abs().max(), entry[0]

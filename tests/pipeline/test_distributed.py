@@ -29,14 +29,14 @@ from virnucpro.data.packing import pack
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.pipeline.cluster import RayError, check_reachable, connected, resources
 from virnucpro.pipeline.distributed import agreed, embed_with_ray, tasks
-from virnucpro.pipeline.embed import embed_file
+from virnucpro.pipeline.embed import Progressed, embed_file
 from virnucpro.pipeline.input import NumberedPacks
 from virnucpro.pipeline.options import Options
-from virnucpro.pipeline.pool import LOSSES_IN_A_ROW, DoneByWorkers, Pool, not_started
+from virnucpro.pipeline.pool import LOSSES_IN_A_ROW, Pool, not_started
 from virnucpro.pipeline.provenance import compared, version_of
 from virnucpro.pipeline.resuming import Stopped
 from virnucpro.pipeline.shards import PACKS_IN_BLOCK
-from virnucpro.pipeline.worker import BlockDone, ESM2Engine, Plan, Worker, compact, expand
+from virnucpro.pipeline.worker import ESM2Engine, Plan, Worker, compact, expand
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import StoreError
 from virnucpro.store.place import folder_of
@@ -682,8 +682,8 @@ def test_json_is_all_of_the_output_also_when_a_worker_dies(tmp_path):
 
 def test_progress_tells_the_speed_of_each_worker_and_of_all(monkeypatch, capsys):
     monkeypatch.setattr(Progress, "SECONDS_BETWEEN_LINES", 0.0)
-    so_far = DoneByWorkers()
-    so_far.add(BlockDone(3, 94, ["x"], []), 0.25)
+    so_far = Progressed()
+    so_far.count(3, 94, ["x"], 0.25)
     so_far.speeds, so_far.seconds = [30.0, 20.0], 2.0
     with Progress() as progress:
         progress(so_far)

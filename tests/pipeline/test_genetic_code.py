@@ -46,6 +46,7 @@ def test_another_code_does_not_continue(embed, output):
     assert code == 1 and "genetic_code 1 and not 11" in said
 
 
+@pytest.mark.exhaustive
 def test_another_code_does_not_continue_what_is_unfinished(embed, tmp_path):
     (tmp_path / "in.fasta").write_text(RECORDS * 5 + ">bad\nAC>x\nAC\n")
     code, said = embed("--genetic-code", "4")

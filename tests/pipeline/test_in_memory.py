@@ -14,7 +14,7 @@ from Bio.Seq import MutableSeq, Seq
 from Bio.SeqRecord import SeqRecord
 
 import virnucpro
-from tests.conftest import MODEL
+from tests.conftest import MODEL, sample_of
 from virnucpro.data.fasta import FastaError
 from virnucpro.errors import UserError
 from virnucpro.pipeline import in_memory
@@ -154,7 +154,7 @@ def test_proteins_that_are_cut_are_told(checkpoint, caplog):
     assert not caplog.messages
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("precision", sample_of(["fp32", "bf16", "int8"], "fp32"))
 def test_the_callers_default_type_and_device_change_nothing(massive_checkpoint, precision):
     def embedded():
         how = {"weights": massive_checkpoint, "device": "cpu", "precision": precision}

@@ -30,8 +30,8 @@ import h5py
 import numpy as np
 import torch
 
-from benchmarks._workloads import LENGTHS
 from benchmarks.scaling import seeded_proteins
+from benchmarks.suite.workloads import LENGTHS
 from benchmarks.workers import VISIBLE, cards_seen
 
 PROTEINS = 2_000

@@ -25,7 +25,7 @@ from virnucpro.store.run import SETTINGS as SETTINGS_FILE
 from virnucpro.store.run import begun_settings, check_output
 from virnucpro.store.segments import JOURNAL, read_journal
 
-MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -180,7 +180,7 @@ def look_at(path):
     return "HDF5 crashed" if os.waitpid(child, 0)[1] else said
 
 
-@settings(parent=MANY, max_examples=20)
+@settings(parent=MANY)
 @given(content=st.binary(max_size=300), tail=st.integers(0, 5000))
 def test_hdf5_of_arbitrary_bytes_is_told_of(output, complete, content, tail):
     for damaged in (content, complete[:8] + content, content + complete[tail:], complete[:tail]):
@@ -191,7 +191,7 @@ def test_hdf5_of_arbitrary_bytes_is_told_of(output, complete, content, tail):
         assert "out.h5" in said and "not told of" not in said
 
 
-@settings(parent=MANY, max_examples=60)
+@settings(parent=MANY)
 @given(at=st.integers(0, 100_000), value=st.integers(0, 255))
 def test_hdf5_with_a_byte_that_is_wrong_is_read_or_told_of(output, complete, at, value):
     content = bytearray(complete)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import sample_of
 from tests.store.damages import flip, of_bytes
 from tests.store.test_formats import ALL, NAMES, MadeUp, needs_pyarrow
 from tests.store.test_proofs import CRASHED, in_a_fork, outcome
@@ -19,7 +20,7 @@ from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import StoreError
 from virnucpro.store.formats import BY_NAME
 
-FEW, MANY = 8, 300  # bytes, each of which is damaged in five ways
+FEW, MANY = 3, 300  # bytes, each of which is damaged in five ways
 MEMORY = 2**29  # bytes that a reader may take beside what the process has
 
 
@@ -109,7 +110,7 @@ def members_changed(path, rng):
             file.writestr(each, content)
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(1_500, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("count", sample_of([15, 1_500], 15))
 def test_npz_whose_arrays_make_no_sense_is_an_error(written, tmp_path, count):
     """With checksums that are right: values may be others then, and nothing but a StoreError is raised."""
     path, rng, counts = written(BY_NAME["npz"], True), np.random.default_rng(8), Counter()
@@ -120,7 +121,7 @@ def test_npz_whose_arrays_make_no_sense_is_an_error(written, tmp_path, count):
         assert found in ("other rows", "an error"), found
         counts[found] += 1
     print(counts.total(), dict(counts))
-    assert counts["an error"] > count / 4
+    assert counts["an error"] > count / 5
 
 
 def npz_with(path, claimed, compression=zipfile.ZIP_STORED, content=b""):
@@ -158,12 +159,13 @@ def test_npz_that_unpacks_to_far_more_is_an_error(tmp_path):
 
 
 @needs_pyarrow
-def test_a_parquet_page_whose_header_changed_is_found(written):
+@pytest.mark.parametrize("step", sample_of([7, 1], 7))
+def test_a_parquet_page_whose_header_changed_is_found(written, step):
     """Pages' checksums do not prove how a page is to be read."""
     path = written(BY_NAME["parquet"], False)
     expected, part = everything(path), path / "part-00001.parquet"
     data = part.read_bytes()
-    for bit in range(136 * 8, 150 * 8):
+    for bit in range(136 * 8, 150 * 8, step):
         part.write_bytes(flip(data, bit // 8, 1 << bit % 8))
         assert tried(path, expected) in ("an error", "the same rows"), bit
 

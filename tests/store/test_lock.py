@@ -8,9 +8,10 @@ import os
 import numpy as np
 import pytest
 
+from virnucpro.store.disk import is_at
 from virnucpro.store.errors import StoreError
 from virnucpro.store.place import folder_of
-from virnucpro.store.run import LOCK, OutputFolder, Run, holds
+from virnucpro.store.run import LOCK, OutputFolder, Run
 
 CONTEXT = multiprocessing.get_context("fork")
 RACES = 6
@@ -26,7 +27,7 @@ def remove_and_lock(folder):
             once.clear()
             with contextlib.suppress(BlockingIOError):
                 REAL_LOCK(descriptor, how)
-                if holds(descriptor, folder):
+                if is_at(folder / LOCK, descriptor):
                     (folder / LOCK).unlink()
                 REAL_LOCK(descriptor, fcntl.LOCK_UN)
         return REAL_LOCK(descriptor, how)

@@ -296,6 +296,19 @@ def test_rows_that_were_copied_ahead_make_the_same_file(tmp_path):
         assert (file["embeddings"][-180:] == expected).all()
 
 
+def test_rows_that_are_too_few_for_hdf5_to_align_are_copied_at_the_end(tmp_path):
+    with Run(tmp_path / "out.h5", resume=False, in_place=True) as run:
+        run.begin({})
+        run.copy_ahead(4 * WIDE)
+        writer = run.writer("float32")
+        writer.append(0, ["a"], [1], np.ones((1, WIDE), np.float32), "digest")
+        run.add(writer.commit())
+        rows = run.rows([0], WIDE, "float32")
+        assert run.finish(rows, lambda path, there: write_hdf5(path, rows, {}, (WIDE,), False, in_place=there))
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert (file["embeddings"][()] == 1).all()
+
+
 def one_worker(output, interrupt=None):
     """A run whose rows HDF5 can take as they are on disk: the file's bytes, and how often the rows were read."""
     with Run(output, resume=False, in_place=True) as run:

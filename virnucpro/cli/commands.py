@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from virnucpro.cli.interrupts import Stop
 from virnucpro.cli.progress import Progress
 from virnucpro.cli.report import tell, tell_estimate
-from virnucpro.cli.skipped import AN_INPUT_OR_OUTPUT, SkipLog, same
+from virnucpro.cli.skipped import AN_INPUT_OR_OUTPUT, SkipLog
 from virnucpro.cli.streams import output_to_errors
 from virnucpro.data.fasta import Fasta
 from virnucpro.data.six_frame import STANDARD
 from virnucpro.errors import ArgumentError, UserError
+from virnucpro.pipeline.shards import Shard
 from virnucpro.store.formats import TABLE, format_of
+from virnucpro.store.place import same
 from virnucpro.store.run import check_output
 
 if TYPE_CHECKING:  # it imports PyTorch
@@ -62,7 +64,6 @@ def embed_input(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, sk
         from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
         from virnucpro.pipeline.embed import embed_file
         from virnucpro.pipeline.resuming import earlier_settings, recorded_channels
-        from virnucpro.pipeline.shards import Shard
 
         options = options_of(chosen)
         shard = Shard.parse(chosen.shard) if chosen.shard else None
@@ -147,7 +148,6 @@ def estimated(chosen: argparse.Namespace, stop: Stop) -> dict[str, Any]:
     with Fasta(*chosen.input) as fasta:
         from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
         from virnucpro.pipeline.estimate import estimate
-        from virnucpro.pipeline.shards import Shard
 
         options = options_of(chosen)
         shard = Shard.parse(chosen.shard) if chosen.shard else None

@@ -32,9 +32,7 @@ LESS_MEMORY = {
 def explained(error: Exception, stop: Stop, command: str = "embed") -> tuple[str, int] | None:
     """What to say and the exit code for what is not a mistake of this program's; None for what is."""
     shortage = out_of_memory(error, LESS_MEMORY[command])
-    if shortage is not None and not isinstance(error, UserError):
-        return shortage, 1
-    if isinstance(error, UserError):
+    if shortage is not None or isinstance(error, UserError):
         return shortage or str(error), 1
     if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""

@@ -15,7 +15,7 @@ from virnucpro.errors import UserError
 from virnucpro.names import NOT_FINITE
 from virnucpro.store.disk import NEW, lock, open_to_read, read_at, reason_of, sync
 from virnucpro.store.errors import StoreError
-from virnucpro.store.place import among, check_parent, folder_of, place_of, stat_of
+from virnucpro.store.place import Named, among, check_parent, folder_of, place_of, same, stat_of
 from virnucpro.store.run import OF_0_4, OURS, BusyError, begun_settings
 
 if TYPE_CHECKING:  # it imports PyTorch
@@ -29,8 +29,6 @@ ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 AN_INPUT_OR_OUTPUT = "an input or the output"
 
 Cells = tuple[str, ...]
-Named = str | os.PathLike[str] | int
-"""A path, or an open descriptor."""
 
 
 class SkippedError(UserError):
@@ -264,12 +262,3 @@ def locked(path: Path) -> int:
                 return descriptor
         except BlockingIOError as error:
             raise SkippedError(f"another process is writing {path}: wait for it, or name another file") from error
-
-
-def same(path: Path, others: Iterable[Named]) -> bool:
-    """Whether what is at a path, by whatever name, is one of others: paths or open descriptors."""
-    for other in others:
-        with contextlib.suppress(OSError):  # what cannot be looked at is told of where it is opened
-            if os.path.samestat(path.stat(), os.stat(other)):  # noqa: PTH116 - it may be a descriptor
-                return True
-    return False

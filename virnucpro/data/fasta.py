@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import io
+import itertools
 import os
 import select
 import stat
@@ -68,17 +69,17 @@ class FastaFile:
             self._raw = InterruptibleFile(0, closefd=False) if path == "-" else InterruptibleFile(path)
             self.about = os.fstat(self._raw.fileno())
             self.size = self.about.st_size if stat.S_ISREG(self.about.st_mode) else None
-            self._file = io.BufferedReader(self._raw, 65_536)
-            self._bytes = self._decompressed()
+            self._file = io.BufferedReader(self._raw, BLOCK)
+            self._pieces = self._decompressed()
         except (OSError, CompressionError) as error:
             raise self._unreadable(error) from error
 
-    def _decompressed(self) -> io.BufferedReader:
+    def _decompressed(self) -> Iterator[bytes]:
         """The bytes of the text. What does not begin as FASTA is refused before a line, maybe endless, is read."""
         stream: Any = self._file
         start = beginning(stream)
         if format_of(start) is not None:
-            stream = io.BufferedReader(Decompressed(stream, start), 65_536)
+            stream = io.BufferedReader(Decompressed(stream, start), BLOCK)
             start = beginning(stream)
             if (inner := format_of(start)) is not None:
                 raise CompressionError(f"is compressed twice, inside with {inner}: unpack it once")
@@ -90,7 +91,7 @@ class FastaFile:
         text = stripped(start.removeprefix(codecs.BOM_UTF8).decode("utf-8", "backslashreplace"))
         if text and not text.startswith((">", *COMMENTS)):
             raise not_fasta(self.label, text)
-        return io.BufferedReader(Joined(start, stream), 65_536)
+        return itertools.chain([start], iter(lambda: stream.read1(BLOCK), b""))
 
     def close(self) -> None:
         """Close the file; standard input stays open. A thread that waits for it to bring more finds its end."""
@@ -141,8 +142,7 @@ class FastaFile:
     def _text(self) -> Iterator[str]:
         """The text as it comes, with ``\\n`` for every line end."""
         decoder = io.IncrementalNewlineDecoder(UTF8("backslashreplace"), translate=True)
-        while data := self._bytes.read1(BLOCK):
-            yield decoder.decode(data)
+        yield from map(decoder.decode, self._pieces)
         yield decoder.decode(b"", final=True)
 
     def _records(self) -> Iterator[Record]:
@@ -294,25 +294,6 @@ def looked_at(path: str) -> os.stat_result | None:
     file = FastaFile(path)
     file.close()
     return file.about if file.size is not None else None
-
-
-class Joined(io.RawIOBase):
-    """The bytes `start` and what follows them in `file`."""
-
-    def __init__(self, start: bytes, file: io.BufferedReader):
-        self._start, self._file = start, file
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """As of any raw stream."""
-        if not self._start:
-            return self._file.readinto1(buffer)
-        count = min(len(buffer), len(self._start))
-        buffer[:count], self._start = self._start[:count], self._start[count:]
-        return count
 
 
 def beginning(file: io.BufferedReader) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from virnucpro.data.fasta import Fasta
-from virnucpro.data.records import LONGEST_DNA, Beyond, Held, Record
+from virnucpro.data.records import LONGEST_DNA, Held, Record, shown_at
 from virnucpro.data.six_frame import NUCLEOTIDES, STANDARD, has_known_codon, translate
 from virnucpro.data.tokens import RESIDUES
 from virnucpro.errors import FastaError
@@ -14,7 +14,6 @@ from virnucpro.names import Names, shown
 
 logger = logging.getLogger(__name__)
 
-AMINO_ACIDS = frozenset(RESIDUES)
 NAMES_KEPT = 10
 
 UNKNOWN_RESIDUE, NO_NUCLEOTIDE = "letters that ESM-2 does not know", "letters that are no nucleotides"
@@ -97,6 +96,7 @@ class ProteinReader:
         genetic_code: int = STANDARD,
     ):
         self._source, self._max_length, self._chunk, self._strict = records, max_length, chunk, strict
+        self._known = known_letters(chunk)
         if isinstance(records, Fasta):
             records.hold(held_for(max_length, chunk))
         self._on_skip, self._genetic_code = on_skip, genetic_code
@@ -111,10 +111,8 @@ class ProteinReader:
             name, sequence = record
             self.all_records += 1
             letters = sequence.upper() if sequence.isascii() else sequence  # the upper case of ß is SS
-            beyond = record.beyond if isinstance(record, Record) else None
-            if beyond is None or not beyond.first:
-                letters = letters.rstrip("*")
-            skipped = self._what_is_wrong(record, letters, beyond)
+            letters = letters.rstrip("*")
+            skipped = self._what_is_wrong(record, letters)
             again = skipped is None and not names.add(name)  # what is skipped needs no room there
             if again and self._strict:
                 raise RecordError(f"two sequences are called {shown(name)!r}{within(record)}: rename one")
@@ -142,46 +140,38 @@ class ProteinReader:
                 if again:
                     self.repeated.add(name)
 
-    def _what_is_wrong(self, record: tuple[str, str], letters: str, beyond: Beyond | None) -> Skipped | None:
-        known = AMINO_ACIDS if self._chunk is None else NUCLEOTIDES
+    def _what_is_wrong(self, record: tuple[str, str], letters: str) -> Skipped | None:
+        reason = UNKNOWN_RESIDUE if self._chunk is None else NO_NUCLEOTIDE
+        if isinstance(record, Record) and record.looked_through:
+            if record.wrong is not None:
+                return skipped_in_line(reason, record, *record.wrong)
+        elif not self._known.issuperset(letters):
+            unknown = (at for at, letter in enumerate(letters) if letter not in self._known)
+            return skipped_as(reason, record, next(unknown))
         if not letters:
             return skipped_as("empty", record)
-        if not known.issuperset(letters):
-            reason = UNKNOWN_RESIDUE if self._chunk is None else NO_NUCLEOTIDE
-            return skipped_as(reason, record, next(at for at, letter in enumerate(letters) if letter not in known))
-        if beyond is not None and isinstance(record, Record):
-            unknown = [each for letter, each in beyond.first.items() if upper(letter) not in known]
-            if unknown:
-                _, line, letter = min(unknown)
-                return skipped_in_line(
-                    UNKNOWN_RESIDUE, record, line, repr(letter) if len(letter) == 1 else f"'{letter}'"
-                )
         if self._chunk is not None and len(letters) < 3:
             return skipped_as("under three nucleotides", record)
         return None
 
-    def _skip(self, skipped: Skipped) -> None:
+    def _skip(self, skipped: Skipped, tally: Tally | None = None) -> None:
+        """Count and tell it; `tally`: another one than that of its reason."""
         if self._strict:
             detail = f" ({skipped.detail})" if skipped.detail else ""
             raise RecordError(f"sequence {shown(skipped.name)!r} cannot be embedded: {skipped.reason}{detail}")
         if not self.own():
             return
-        self.skipped.setdefault(skipped.reason, Tally()).add(skipped.name, skipped.detail)
+        tally = tally or self.skipped.setdefault(skipped.reason, Tally())
+        tally.add(skipped.name, skipped.detail)
         self._on_skip(skipped)
 
     def _skip_translated(self, record: tuple[str, str], letters: str) -> None:
         """DNA none of whose frames gave a protein."""
         assert self._chunk is not None
-        if not has_known_codon(letters, self._chunk, self._genetic_code):
+        if has_known_codon(letters, self._chunk, self._genetic_code):
+            self._skip(skipped_as("no open reading frame", record), self.without_open_frame)
+        else:
             self._skip(skipped_as("no codon that is known", record))
-            return
-        skipped = skipped_as("no open reading frame", record)
-        if self._strict:
-            self._skip(skipped)
-        if not self.own():
-            return
-        self.without_open_frame.add(skipped.name, skipped.detail)
-        self._on_skip(skipped)
 
     def _cut(self, protein: str) -> str:
         return protein[: self._max_length]
@@ -216,12 +206,7 @@ class ProteinReader:
 def skipped_as(reason: str, record: tuple[str, str], letter: int | None = None) -> Skipped:
     """The skipped record with its place; `letter`: index in its sequence of the one that is wrong."""
     name, sequence = record
-    if letter is None:
-        wrong = ""
-    elif sequence.startswith("\\x", letter):  # a byte that is not UTF-8
-        wrong = f"'{sequence[letter : letter + 4]}'"
-    else:
-        wrong = repr(sequence[letter])
+    wrong = "" if letter is None else shown_at(letter, sequence)
     if not isinstance(record, Record):
         return Skipped(name, reason, f"{wrong} in place {letter + 1}" if letter is not None else "")
     return skipped_in_line(reason, record, record.line if letter is None else record.line_of(letter), wrong)
@@ -233,18 +218,21 @@ def skipped_in_line(reason: str, record: Record, line: int, wrong: str) -> Skipp
     return Skipped(record[0], reason, detail, record.file, line)
 
 
-def upper(letter: str) -> str:
-    """Upper case, of ASCII only: that of ß is SS."""
-    return letter.upper() if letter.isascii() else letter
+def known_letters(chunk: int | None) -> frozenset[str]:
+    """The letters, in either case, of proteins or, with `chunk`, of DNA."""
+    letters = RESIDUES if chunk is None else "".join(NUCLEOTIDES)
+    return frozenset(letters + letters.lower())
 
 
 def held_for(max_length: int | None, chunk: int | None) -> Held:
     """What is held of a record of a file."""
+    known = known_letters(chunk)
     if chunk is not None:
-        return Held(None, LONGEST_DNA, "cut it into several")
+        return Held(None, LONGEST_DNA, "cut it into several", known)
     if max_length is not None and max_length < LONGEST_PROTEIN:
-        return Held(max(max_length + 1, LEAST_HELD))
-    return Held(None, LONGEST_PROTEIN, "as a protein embed only its beginning, by --max-length or max_length")
+        return Held(max(max_length + 1, LEAST_HELD), known=known)
+    remedy = "as a protein embed only its beginning, by --max-length or max_length"
+    return Held(None, LONGEST_PROTEIN, remedy, known)
 
 
 def within(record: tuple[str, str]) -> str:

@@ -3,10 +3,7 @@
 Nothing is kept of comments, empty lines, white space and what follows a name in its header.
 """
 
-import bisect
-import itertools
-from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from virnucpro.errors import FastaError
@@ -29,7 +26,6 @@ LONGEST_DNA = 2**28
 LONG = 2**18
 """Characters of a record, or of a line, from which on it is read part by part."""
 
-BYTES_OF_RUN = 24
 PARTS = 4_096  # pieces of a sequence that are joined
 
 
@@ -37,141 +33,98 @@ PARTS = 4_096  # pieces of a sequence that are joined
 class Held:
     """How much of a record is held.
 
-    `keep`: so many letters; what comes after them is looked through (see `Beyond`) and forgotten. None for all,
-    but at most `most`; more are an error, which tells `remedy`. A line of odd length counts as 24 letters more.
+    `keep`: so many letters; what comes after them is looked through and forgotten. None for all, but at most
+    `most`; more are an error, which tells `remedy`. `known`: the letters that are not told as wrong; none where
+    that is not asked.
     """
 
     keep: int | None = None
     most: int = LONGEST_DNA
     remedy: str = "cut it into several"
-
-
-class Layout:
-    """In which line each letter of a sequence is: runs of lines that have the same number of letters."""
-
-    def __init__(self) -> None:
-        self.letters = 0
-        self._starts, self._lines, self._widths = array("Q"), array("Q"), array("Q")
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return BYTES_OF_RUN * len(self._starts)
-
-    def add(self, text: str, number: int) -> str:
-        """Take lines, or parts of them; the first is, or goes on in, line `number`. Returns their letters."""
-        if not text or text.isspace():
-            return ""
-        lines = text.split("\n")
-        words = "".join(lines).split()
-        if len(words) > 1 or len(words[0]) + len(lines) - 1 != len(text):
-            lines = ["".join(line.split()) for line in lines]
-        for width, group in itertools.groupby(map(len, lines)):
-            rows = len(list(group))
-            if width and not self._goes_on(number, width):
-                self._starts.append(self.letters)
-                self._lines.append(number)
-                self._widths.append(width)
-            self.letters += width * rows
-            number += rows
-        return words[0] if len(words) == 1 else "".join(words)
-
-    def _goes_on(self, number: int, width: int) -> bool:
-        """Whether the last run does, with a line of so many letters."""
-        if not self._starts or self._widths[-1] != width:
-            return False
-        rows, rest = divmod(self.letters - self._starts[-1], width)
-        return not rest and self._lines[-1] + rows == number
-
-    def line_of(self, index: int) -> int:
-        """The line of a letter."""
-        if not 0 <= index < self.letters:
-            raise IndexError(index)
-        run = bisect.bisect_right(self._starts, index) - 1
-        return self._lines[run] + (index - self._starts[run]) // self._widths[run]
-
-
-class Beyond:
-    """Letters that are not held: how many, and of each letter where it comes `first`: the place, its line, and it.
-
-    ``*`` at the end, also several, is not among them. A byte that is not UTF-8 is told as its four characters.
-    """
-
-    def __init__(self) -> None:
-        self.letters = 0
-        self.first: dict[str, tuple[int, int, str]] = {}
-        self._stars: tuple[int, int, str] | None = None
-
-    def add(self, letters: str, line_of: Callable[[int], int]) -> None:
-        """Some more; `line_of` tells the line of one of them."""
-        body = letters.rstrip("*")
-        if body and self._stars is not None:
-            self.first.setdefault("*", self._stars)
-            self._stars = None
-        for letter in set(body) - self.first.keys():
-            at = body.index(letter)
-            shown = body[at : at + 4] if body.startswith("\\x", at) else letter
-            self.first[letter] = self.letters + at, line_of(at), shown
-        if len(body) < len(letters) and self._stars is None:
-            self._stars = self.letters + len(body), line_of(len(body)), "*"
-        self.letters += len(letters)
+    known: frozenset[str] = frozenset()
 
 
 class Record(tuple[str, str]):
     """``(name, sequence)``, which also knows where it stands: in which `file`, its header in which `line`.
 
-    `beyond`: what follows the letters that are held, where that is not the end; see `Held`.
+    `looked_through`: whether letters that are not `Held.known` were looked for while it was read; `wrong`: the
+    line of the first one, and what it is.
     """
 
     file: str
     line: int
-    beyond: Beyond | None = None
-    _lines: Layout | str
+    looked_through: bool
+    wrong: tuple[int, str] | None
+    _lines: str
 
     def __new__(
-        cls, name: str, sequence: str, file: str, line: int, lines: Layout | str, beyond: Beyond | None = None
+        cls,
+        name: str,
+        sequence: str,
+        file: str,
+        line: int,
+        lines: str = "",
+        looked_through: bool = False,
+        wrong: tuple[int, str] | None = None,
     ) -> "Record":
-        """`lines`: those after the header, or where the letters are in them."""
+        """`lines`: those after the header, where letters were not looked for."""
         record = super().__new__(cls, (name, sequence))
         record.file, record.line, record._lines = file, line, lines
-        if beyond is not None:
-            record.beyond = beyond
+        record.looked_through, record.wrong = looked_through, wrong
         return record
 
     def line_of(self, index: int) -> int:
-        """The line of a letter of the sequence, as far as that is held."""
-        if isinstance(self._lines, str):
-            layout = Layout()
-            layout.add(self._lines, self.line + 1)
-            self._lines = layout
-        return self._lines.line_of(index)
+        """The line of a letter of the sequence, where letters were not looked for."""
+        return line_of(index, self._lines, self.line + 1)
+
+
+def line_of(index: int, text: str, number: int) -> int:
+    """The line of a letter in a text whose first line is `number`."""
+    for line in text.split("\n"):
+        index -= len("".join(line.split()))
+        if index < 0:
+            return number
+        number += 1
+    raise IndexError(index)
+
+
+def shown_at(index: int, letters: str) -> str:
+    """The letter for a message; a byte that is not UTF-8 is told as its four characters."""
+    return f"'{letters[index : index + 4]}'" if letters.startswith("\\x", index) else repr(letters[index])
 
 
 class Sequence:
-    """The letters of a record as they come."""
+    """The letters of a record as they come. ``*`` at the end, also several, is known."""
 
     def __init__(self, held: Held):
-        self._held = held
+        self._held, self._letters = held, 0
         self._parts, self._small = list[str](), list[str]()
-        self._layout = Layout()
-        self._beyond: Beyond | None = None
+        self._wrong: tuple[int, str] | None = None
+        self._stars: tuple[int, str] | None = None
 
     def add(self, text: str, number: int) -> bool:
-        """Take some, as `Layout.add`; False where it becomes too long."""
-        held, keep = self._layout.letters, self._held.keep
-        layout = self._layout if self._beyond is None else Layout()
-        letters = layout.add(text, number)
-        if self._beyond is not None:
-            self._beyond.add(letters, layout.line_of)
-            return True
-        if keep is not None and held + len(letters) > keep:
-            self._beyond = Beyond()
-            self._beyond.add(letters[keep - held :], lambda index: layout.line_of(keep + index))
-            letters = letters[: keep - held]
+        """Take lines, or parts of them; the first is, or goes on in, line `number`. False where it is too long."""
+        letters = "".join(text.split())
+        if self._held.known and self._wrong is None:
+            self._look(letters, text, number)
+        if self._held.keep is not None:
+            letters = letters[: self._held.keep - self._letters]
+        self._letters += len(letters)
         self._small.append(letters)
         if len(self._small) == PARTS:
             self._join()
-        return keep is not None or layout.letters + layout.size <= self._held.most
+        return self._held.keep is not None or self._letters <= self._held.most
+
+    def _look(self, letters: str, text: str, number: int) -> None:
+        """Note the first letter of the text that is not known."""
+        known, body = self._held.known, letters.rstrip("*")
+        if body and self._stars is not None:
+            self._wrong = self._stars
+        elif not known.issuperset(body):
+            at = next(at for at, letter in enumerate(body) if letter not in known)
+            self._wrong = line_of(at, text, number), shown_at(at, body)
+        elif len(body) < len(letters) and self._stars is None:
+            self._stars = line_of(len(body), text, number), repr("*")
 
     def _join(self) -> None:
         self._parts.append("".join(self._small))
@@ -182,7 +135,7 @@ class Sequence:
         self._join()
         parts, self._parts = self._parts, []
         letters = parts[0] if len(parts) == 1 else "".join(parts)
-        return Record(name, letters, file, line, self._layout, self._beyond)
+        return Record(name, letters, file, line, looked_through=bool(self._held.known), wrong=self._wrong)
 
 
 EMPTY, NAME, LETTERS, IGNORED = range(4)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from virnucpro.models.float32_mode import current_mode, float32_products
+from virnucpro.models.float32_mode import float32_products
 from virnucpro.models.rotary import rotate_
 
 Rotary = tuple[Tensor, Tensor, Tensor]
@@ -30,17 +30,17 @@ LONG, QUERIES = 768, 256
 """From so many queries on PyTorch's kernel takes so many at a time (ATen/native/cpu/FlashAttentionKernel.cpp)."""
 
 
-def attend(qkv: Tensor, rotary: Rotary, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+def attend(qkv: Tensor, rotary: Rotary, cu_seqlens: Tensor, max_seqlen: int, may_round: bool = False) -> Tensor:
     """Rotary positions, and softmax attention, scaled by 1 / sqrt(d), within each protein.
 
     `qkv`: queries, keys and values, ``[T, 3, H, d]``, contiguous; changed in place. `cu_seqlens`: int32
     ``[N + 1]`` on the same device, 0 and where each protein ends. `max_seqlen`: at least the tokens of the
-    longest. Returns ``[T, H, d]``; on a CPU tokens behind the last protein are allowed, and get 0.
+    longest. `may_round`: whether a CPU may round FP32 to BF16. Returns ``[T, H, d]``; on a CPU tokens behind the
+    last protein are allowed, and get 0.
 
-    The kernel follows from the device, the type and the mode of FP32 products alone: virnucpro's own for FP16 and
-    BF16 on a GPU, PyTorch's memory-efficient attention for FP32 there. On the CPU, protein by protein,
-    `attend_in_bf16` where BF16 is native and allowed (in BF16, and in FP32 where `float32_products` says so), else
-    `scaled_dot_product_attention`.
+    The kernel follows from the device, the type and `may_round` alone: virnucpro's own for FP16 and BF16 on a GPU,
+    PyTorch's memory-efficient attention for FP32 there. On the CPU, protein by protein, `attend_in_bf16` where
+    BF16 is native and allowed (in BF16, and in FP32 with `may_round`), else `scaled_dot_product_attention`.
     """
     if qkv.is_cuda and qkv.dtype != torch.float32:
         from virnucpro.models import kernels  # Triton comes with PyTorch's CUDA builds only
@@ -49,7 +49,7 @@ def attend(qkv: Tensor, rotary: Rotary, cu_seqlens: Tensor, max_seqlen: int) -> 
     rotate_(qkv, *rotary)
     if qkv.is_cuda:
         return attend_memory_efficient(qkv, cu_seqlens, max_seqlen)
-    in_bf16 = qkv.dtype == torch.bfloat16 or (qkv.dtype == torch.float32 and current_mode() == "bf16")
+    in_bf16 = qkv.dtype == torch.bfloat16 or (may_round and qkv.dtype == torch.float32)
     attended = (attend_in_bf16 if in_bf16 and has_bf16() else attend_one_by_one)(qkv, cu_seqlens)
     attended[int(cu_seqlens[-1]) :] = 0
     return attended

@@ -143,18 +143,17 @@ class ESM2(nn.Module):
         tokens, filled = len(input_ids), cu_seqlens
         if input_ids.device.type == "cpu":
             input_ids, filled = filled_up(input_ids, cu_seqlens)
+        is_fp32 = self.embed_tokens.weight.dtype == torch.float32
+        mode = PRECISIONS[self.precision].float32_mode if is_fp32 else None
         # autocast would mix types, and this model has one
-        with (
-            torch.autocast(input_ids.device.type, enabled=False),
-            float32_products(PRECISIONS[self.precision].float32_mode),
-        ):
+        with torch.autocast(input_ids.device.type, enabled=False), float32_products(mode):
             x, rotary = self.begin(input_ids, filled, max_seqlen)
             if 0 in wanted:
                 representations[0] = x.clone()  # the layers below change x in place
             # x is the residual without the biases that were added to it: those are in `before`, summed up
             before = self.summed_biases()
             for index, layer in enumerate(self.layers):
-                layer.add_attention_(x, before[2 * index], rotary, cu_seqlens, max_seqlen)
+                layer.add_attention_(x, before[2 * index], rotary, cu_seqlens, max_seqlen, mode == "bf16")
                 layer.add_feed_forward_(x, before[2 * index + 1])
                 if index + 1 in wanted and index + 1 < self.num_layers:
                     representations[index + 1] = (x + before[2 * index + 2]).to(x.dtype)
@@ -259,13 +258,22 @@ class Layer(nn.Module):
         return values
 
     def add_attention_(
-        self, x: Tensor, offset: Tensor, rotary: Rotary, cu_seqlens: Tensor, max_seqlen: int
+        self,
+        x: Tensor,
+        offset: Tensor,
+        rotary: Rotary,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        may_round: bool = False,
     ) -> None:
-        """Add the attention of the norm of ``x + offset`` to `x` ``[T, D]``, without out_proj's bias."""
+        """Add the attention of the norm of ``x + offset`` to `x` ``[T, D]``, without out_proj's bias.
+
+        `may_round`: as for `attend`.
+        """
         attention = self.self_attn
         normed = attention.qkv_proj.normed(x, offset, self.self_attn_layer_norm)
         qkv = attention.qkv_proj(normed).unflatten(-1, (3, attention.heads, -1))  # [T, 3, H, d]
-        attended = attend(qkv, rotary, cu_seqlens, max_seqlen).flatten(1)
+        attended = attend(qkv, rotary, cu_seqlens, max_seqlen, may_round).flatten(1)
         attention.out_proj.add_to_(x, attention.out_proj.operand(attended))
 
     def add_feed_forward_(self, x: Tensor, offset: Tensor) -> None:

@@ -3,66 +3,53 @@
 import contextlib
 import os
 import threading
-from collections import deque
 from collections.abc import Iterator
 
 import torch
 
 
-class FairLock:
-    """Lets threads in at the same time only if they want the same mode; the others queue.
+class Turns:
+    """Lets threads in at the same time only if they want the same mode; the others wait.
 
     The process's mode is as before when nobody is inside. Entering another mode from inside, in one thread, raises
     RuntimeError: nobody could end that wait.
     """
 
     def __init__(self) -> None:
+        self._door = threading.Lock()  # held by who waits for another mode, so that nobody overtakes it
         self._changed = threading.Condition()
-        self._waiting: deque[object] = deque()
         self._mode = ""
         self._inside: list[int] = []  # threads
-        self._before: list[str] = []
+        self._before: list[tuple] = []  # each backend, and its setting
 
     @contextlib.contextmanager
     def __call__(self, mode: str) -> Iterator[None]:
         """Wait for the mode, and keep it while inside."""
-        self._enter(mode)
+        this = threading.get_ident()
+        is_inside = this in self._inside
+        if is_inside and mode != self._mode:
+            raise RuntimeError(f"this thread is computing in {self._mode} and cannot change to {mode} meanwhile")
+        with contextlib.nullcontext() if is_inside else self._door, self._changed:
+            self._changed.wait_for(lambda: self._mode == mode or not self._inside)
+            if not self._inside:
+                self._mode, self._before = mode, [(each, each.fp32_precision) for each in backends(mode)]
+                for each, _ in self._before:
+                    each.fp32_precision = mode
+            self._inside.append(this)
         try:
             yield
         finally:
-            self._leave()
+            with self._changed:
+                self._inside.remove(this)
+                if not self._inside:
+                    self.restore()
+                    self._changed.notify()
 
-    def _enter(self, mode: str) -> None:
-        this = threading.get_ident()
-        with self._changed:
-            if this in self._inside and mode != self._mode:
-                raise RuntimeError(
-                    f"this thread is computing in {self._mode} and cannot change to {mode} meanwhile"
-                )
-            if this not in self._inside:
-                self._wait_for(mode)
-            if not self._inside:
-                self._mode, self._before = mode, [backend.fp32_precision for backend in backends(mode)]
-                for backend in backends(mode):
-                    backend.fp32_precision = mode
-            self._inside.append(this)
-            self._changed.notify_all()  # who waits next may want the same mode
-
-    def _wait_for(self, mode: str) -> None:
-        ticket = object()
-        self._waiting.append(ticket)
-        try:
-            self._changed.wait_for(lambda: self._waiting[0] is ticket and (not self._inside or self._mode == mode))
-        finally:
-            self._waiting.remove(ticket)
-
-    def _leave(self) -> None:
-        with self._changed:
-            self._inside.remove(threading.get_ident())
-            if not self._inside:
-                for backend, setting in zip(backends(self._mode), self._before, strict=True):
-                    backend.fp32_precision = setting
-            self._changed.notify_all()
+    def restore(self) -> None:
+        """Give the process its mode back."""
+        for each, setting in self._before:
+            each.fp32_precision = setting
+        self._before = []
 
 
 def backends(mode: str = "ieee") -> tuple:
@@ -71,19 +58,14 @@ def backends(mode: str = "ieee") -> tuple:
     return (library,) if mode == "bf16" else (library, torch.backends.cuda.matmul)
 
 
-def current_mode() -> str:
-    """How FP32 GEMMs are computed on the CPU now."""
-    return backends()[0].fp32_precision
-
-
-TURNS = FairLock()
+TURNS = Turns()
 
 
 def _after_fork() -> None:
     """The threads that were inside are in the parent: nobody would let this process's in."""
-    for backend, setting in zip(backends(TURNS._mode), TURNS._before if TURNS._inside else (), strict=False):
-        backend.fp32_precision = setting
-    TURNS.__init__()  # type: ignore[misc]
+    global TURNS
+    TURNS.restore()
+    TURNS = Turns()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 class Precision:
     """A precision: how weights are stored, what activations are, how GEMMs compute, and what hardware that needs.
 
-    `storage`: PyTorch's type of the GEMMs' weights; `compute`: of the activations and of all other parameters, on
+    `bytes_per_weight`: of the GEMMs. `compute`: PyTorch's type of the activations and of all other parameters, on
     a CPU `compute_on_cpu` where that is given. `matmul`: the number format of the GEMMs, a key of
-    `formats.FORMATS`. `float32_mode`: for FP32 operands, see `float32_mode.float32_products`, else None.
+    `formats.FORMATS`. `float32_mode`: with FP32 activations, see `float32_mode.float32_products`, else None.
     `capability`: the least NVIDIA compute capability (CUDA C++ programming guide, "Arithmetic Instructions").
     `on_cpu`: whether CPUs run it. `auto_from`: the compute capability from which on ``--precision auto`` takes it;
     None for never. `about`: for a help text.
     """
 
     name: str
-    storage: str
+    bytes_per_weight: int
     compute: str
     matmul: str
     float32_mode: str | None
@@ -36,19 +36,6 @@ class Precision:
     auto_from: tuple[int, int] | None = None
     compute_on_cpu: str | None = None
 
-    @property
-    def storage_dtype(self) -> "torch.dtype":
-        """PyTorch's type of the GEMMs' weights."""
-        import torch
-
-        dtype: torch.dtype = getattr(torch, self.storage)
-        return dtype
-
-    @property
-    def compute_dtype(self) -> "torch.dtype":
-        """PyTorch's type of the activations on a GPU."""
-        return self.activations_on("cuda")
-
     def activations_on(self, device: str) -> "torch.dtype":
         """PyTorch's type of the activations on a type of device, ``cpu`` or ``cuda``."""
         import torch
@@ -57,26 +44,19 @@ class Precision:
         dtype: torch.dtype = getattr(torch, name)
         return dtype
 
-    @property
-    def bytes_per_weight(self) -> int:
-        """Bytes of one weight of a GEMM."""
-        return self.storage_dtype.itemsize
-
 
 PRECISIONS: Mapping[str, Precision] = MappingProxyType(
     {
         precision.name: precision
         for precision in (
-            Precision("fp32", "float32", "float32", "native", "ieee", (0, 0), True, "IEEE FP32, TF32 off"),
-            Precision("tf32", "float32", "float32", "native", "tf32", (8, 0), False, "FP32 with TF32 GEMMs"),
-            Precision("bf16", "bfloat16", "bfloat16", "native", None, (8, 0), True, "BF16"),
+            Precision("fp32", 4, "float32", "native", "ieee", (0, 0), True, "IEEE FP32, TF32 off"),
+            Precision("tf32", 4, "float32", "native", "tf32", (8, 0), False, "FP32 with TF32 GEMMs"),
+            Precision("bf16", 2, "bfloat16", "native", None, (8, 0), True, "BF16"),
             # FP16 arithmetic from 5.3; faster than FP32 in GEMMs from 7.0, the first tensor cores
-            Precision("fp16", "float16", "float16", "native", None, (5, 3), True, "FP16", auto_from=(7, 0)),
+            Precision("fp16", 2, "float16", "native", None, (5, 3), True, "FP16", auto_from=(7, 0)),
             # FP16 around the GEMMs, because BF16 would add a rounding error as large as INT8's
-            Precision(
-                "int8", "int8", "float16", "int8", "bf16", (8, 0), True, "INT8 GEMMs", compute_on_cpu="float32"
-            ),
-            Precision("fp8", "float8_e4m3fn", "float16", "fp8", None, (8, 9), False, "FP8 (e4m3) GEMMs"),
+            Precision("int8", 1, "float16", "int8", "bf16", (8, 0), True, "INT8 GEMMs", compute_on_cpu="float32"),
+            Precision("fp8", 1, "float16", "fp8", None, (8, 9), False, "FP8 (e4m3) GEMMs"),
         )
     }
 )

@@ -24,13 +24,12 @@ from virnucpro.pipeline.cluster import connected, resources
 from virnucpro.pipeline.embed import Progressed, inputs_of, reader_of, summary_of, write_output
 from virnucpro.pipeline.input import Numbered, NumberedPacks
 from virnucpro.pipeline.options import Options
-from virnucpro.pipeline.pool import ALLOW_MIXED, DoneByWorkers, Pool, Task
+from virnucpro.pipeline.pool import ALLOW_MIXED, Pool, Task
 from virnucpro.pipeline.prefetch import ReadAhead
 from virnucpro.pipeline.provenance import compared
 from virnucpro.pipeline.resuming import Stopped, begin, earlier_settings, recorded_channels
 from virnucpro.pipeline.worker import Engine, ESM2Engine, Plan, compact
 from virnucpro.store.formats import TABLE, Format
-from virnucpro.store.hdf5 import keeps_rows_in_place
 from virnucpro.store.run import Run, check_output
 from virnucpro.store.settings import check_same
 
@@ -69,8 +68,10 @@ def embed_with_ray(
     """
     began = time.perf_counter()
     output = check_output(output, resume, force, inputs_of(fasta), format.is_folder)
-    in_place = format is TABLE and keeps_rows_in_place()
-    with connected(address, workers) as ray, Run(output, resume, format.is_folder, in_place, force) as run:
+    with (
+        connected(address, workers) as ray,
+        Run(output, resume, format.is_folder, format.in_place(), force) as run,
+    ):
         complete = resume and run.begun is None and output.exists()
         known = earlier_settings(output) if resume else {}
         kind, count = resources(ray, device, 1 if complete else workers)
@@ -86,18 +87,18 @@ def embed_with_ray(
             source = NumberedPacks(pack(format.named(reader), settings["token_budget"]))
             if run.begun is not None:
                 settings |= agreed(run.begun, settings, output, allow_mixed)
-            work = begin(run, compared(settings), source, format, resume, stop)
-            if work.packs is not None:
+            before, left = begin(run, compared(settings), source, format, resume, stop)
+            if left is not None:
                 pool.start(settings, stop)
-            ready, done = time.perf_counter(), DoneByWorkers.after(work.before)
-            if work.packs is not None:
+            ready, done = time.perf_counter(), Progressed.after(before)
+            if left is not None:
                 if count > 1:  # one worker's rows are in order as they are
                     run.copy_ahead(math.prod(pool.shape) * np.dtype(options.dtype).itemsize)
-                with ReadAhead(tasks(work.packs, fasta), BLOCKS_READ_AHEAD, stop) as todo:
+                with ReadAhead(tasks(left, fasta), BLOCKS_READ_AHEAD, stop) as todo:
                     pool.run(todo, done, stop, progress, on_skip, run.add)
         finally:
             pool.close()
-        if work.packs is not None:
+        if left is not None:
             if stop():
                 raise Stopped
             write_output(run, source, format, {**settings, "command": command}, pool.shape, options, fasta, stop)

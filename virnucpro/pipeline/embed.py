@@ -5,7 +5,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -17,21 +17,18 @@ from virnucpro.data.packing import pack
 from virnucpro.data.proteins import ProteinReader, Skipped, Tally
 from virnucpro.models.esm2 import ESM2
 from virnucpro.names import NOT_FINITE
-from virnucpro.pipeline.async_inference import InferenceResult
 from virnucpro.pipeline.input import InputChangedError, NumberedPacks
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
-from virnucpro.pipeline.prefetch import BackgroundWriter, InterruptiblePacks, ReadAhead
+from virnucpro.pipeline.prefetch import PACKS_AHEAD, BackgroundWriter, InterruptiblePacks, ReadAhead
 from virnucpro.pipeline.provenance import compared, settings_of
 from virnucpro.pipeline.resuming import Stopped, begin, earlier_settings, until
 from virnucpro.pipeline.shards import Shard
 from virnucpro.store.formats import TABLE, Format
-from virnucpro.store.hdf5 import keeps_rows_in_place
 from virnucpro.store.npz import TooLargeError
 from virnucpro.store.rows import Counts
 from virnucpro.store.run import Run, check_output
 from virnucpro.store.settings import check_same
 
-PACKS_AHEAD = 4  # read, tokenised and packed while the device computes
 DEFAULTS = Options()
 
 
@@ -59,12 +56,12 @@ class Progressed:
         """At the beginning of a run that continues another one."""
         return cls(before.sequences, before.residues, before.sequences, not_finite=Tally(before.skipped))
 
-    def count(self, result: InferenceResult, fraction: float | None) -> None:
-        """A batch more."""
-        self.sequences += len(result.residues)
-        self.residues += sum(result.residues)
-        self.tokens += sum(result.residues) + 2 * len(result.residues)
-        for name in result.skipped.values():
+    def count(self, sequences: int, residues: int, not_finite: Iterable[str], fraction: float | None) -> None:
+        """A batch more, or a block of several."""
+        self.sequences += sequences
+        self.residues += residues
+        self.tokens += residues + 2 * sequences
+        for name in not_finite:
             self.not_finite.add(name)
         self.fraction, self.seconds = fraction, time.perf_counter() - self._started
 
@@ -111,19 +108,20 @@ def embed_file(
     source = NumberedPacks(packs, shard)
     if shard is not None:
         reader.own = source.is_own
-    in_place = format is TABLE and keeps_rows_in_place()
-    with Run(output, resume, format.is_folder, in_place, force) as run:
-        check_begun(run, settings)
-        work = begin(run, compared(settings), source, format, resume, stop)
-        done = Progressed.after(work.before)
-        if work.packs is not None:
+    with Run(output, resume, format.is_folder, format.in_place(), force) as run:
+        if run.begun is not None:
+            check_same(run.begun, compared(settings), f"{run.folder} was begun")
+        before, left = begin(run, compared(settings), source, format, resume, stop)
+        done = Progressed.after(before)
+        if left is not None:
             write = BackgroundWriter(run.writer(options.dtype), run.add)
-            with ReadAhead(work.packs, PACKS_AHEAD, stop) as ahead, write:
+            with ReadAhead(left, PACKS_AHEAD, stop) as ahead, write:
                 interruptible = InterruptiblePacks(ahead, stop)
                 for result in runner.run(interruptible):
                     write(result, interruptible.begun.popleft())
-                    done.count(result, fasta.fraction())
-                    for name in result.skipped.values():
+                    residues, left_out = result.residues, result.skipped.values()
+                    done.count(len(residues), sum(residues), left_out, fasta.fraction())
+                    for name in left_out:
                         on_skip(Skipped(name, NOT_FINITE))
                     progress(done)
                 if interruptible.error:
@@ -133,12 +131,6 @@ def embed_file(
             write_output(run, source, format, {**settings, "command": command}, shape, options, fasta, stop)
             done.end()
     return summary_of(done, settings, reader, runner.device)
-
-
-def check_begun(run: Run, settings: Mapping[str, Any]) -> None:
-    """Raise StoreError where an unfinished run was begun with other settings."""
-    if run.begun is not None:
-        check_same(run.begun, compared(settings), f"{run.folder} was begun")
 
 
 def write_output(
@@ -161,7 +153,7 @@ def write_output(
     ragged = options.pool == "residue"
 
     def write(path: Path, in_place: bool) -> bool:
-        more: dict[str, Any] = {"in_place": in_place} if format is TABLE else {}
+        more: dict[str, Any] = {"in_place": True} if in_place else {}
         if "shard" in settings:
             more["blocks"] = source.blocks
         return format.write(path, rows, attributes, shape, ragged, stop, **more)

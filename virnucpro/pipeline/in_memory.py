@@ -22,9 +22,7 @@ from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
 from virnucpro.models.forking import came_out_of_a_fork
 from virnucpro.models.token_budget import token_budget as budget_of
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
-from virnucpro.pipeline.prefetch import ReadAhead
-
-PACKS_AHEAD = 4  # read, tokenised and packed while the device computes
+from virnucpro.pipeline.prefetch import PACKS_AHEAD, ReadAhead
 
 logger = logging.getLogger(__name__)
 

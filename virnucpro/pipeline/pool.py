@@ -18,7 +18,7 @@ from virnucpro.pipeline.cluster import RayError
 from virnucpro.pipeline.embed import Progressed
 from virnucpro.pipeline.provenance import CHANNELS_APART, version_of
 from virnucpro.pipeline.resuming import Stopped
-from virnucpro.pipeline.worker import BlockDone, CompactPack, Plan, Worker
+from virnucpro.pipeline.worker import CompactPack, Plan, Worker
 from virnucpro.store.merge import HARDWARE, mixed
 from virnucpro.store.segments import StoredPack
 from virnucpro.store.settings import shown
@@ -59,20 +59,6 @@ class Slot:
     def tokens_per_second(self) -> float:
         """Of the blocks that are on disk."""
         return self.tokens / self.seconds if self.seconds else 0.0
-
-
-@dataclass
-class DoneByWorkers(Progressed):
-    """How far a run of several workers is."""
-
-    def add(self, block: BlockDone, fraction: float | None) -> None:
-        """A block more."""
-        self.sequences += block.sequences
-        self.residues += block.residues
-        self.tokens += block.residues + 2 * block.sequences
-        for name in block.not_finite:
-            self.not_finite.add(name)
-        self.fraction, self.seconds = fraction, time.perf_counter() - self._started
 
 
 class Pool:
@@ -145,7 +131,7 @@ class Pool:
     def run(
         self,
         tasks: Iterator[Task],
-        done: DoneByWorkers,
+        done: Progressed,
         stop: Callable[[], bool],
         progress: Callable[[Progressed], None],
         on_skip: Callable[[Skipped], None],
@@ -177,7 +163,7 @@ class Pool:
         self,
         slot: Slot,
         ref: Any,
-        done: DoneByWorkers,
+        done: Progressed,
         progress: Callable[[Progressed], None],
         on_skip: Callable[[Skipped], None],
         on_disk: Callable[[list[StoredPack]], None],
@@ -192,8 +178,10 @@ class Pool:
         except self._ray.exceptions.RayTaskError as error:
             raise reason_of(error) from error
         if ref is slot.starting:
-            if not slot.about:
-                self._check_replacement(slot, value)
+            if not slot.about:  # it is in another's place
+                slot.about = value
+                self._common([{"settings": self._settings, "host": "the run"}, value])
+                slot.starting = slot.actor.start.remote(self._settings)
             else:
                 slot.starting, slot.began = None, time.perf_counter() - slot.seconds
             return []
@@ -202,17 +190,12 @@ class Pool:
         slot.tokens += value.residues + 2 * value.sequences
         slot.seconds = time.perf_counter() - slot.began
         on_disk(value.packs)
-        done.add(value, task.fraction)
+        done.count(value.sequences, value.residues, value.not_finite, task.fraction)
         for name in value.not_finite:
             on_skip(Skipped(name, NOT_FINITE))
         done.speeds = [each.tokens_per_second for each in self.slots]
         progress(done)
         return []
-
-    def _check_replacement(self, slot: Slot, about: dict[str, Any]) -> None:
-        slot.about = about
-        self._common([{"settings": self._settings, "host": "the run"}, about])
-        slot.starting = slot.actor.start.remote(self._settings)
 
     def _lost(self, slot: Slot, error: Exception) -> list[Task]:
         """Replace a worker; its blocks."""

@@ -21,6 +21,7 @@ from virnucpro.store.segments import SegmentWriter, StoredPack
 
 logger = logging.getLogger(__name__)
 
+PACKS_AHEAD = 4  # read, tokenised and packed while the device computes
 RESULTS_BEHIND = 4  # computed and not yet written
 COMMIT_SECONDS = 2.0  # how much work a crash costs at most, beside the batches in flight
 
@@ -126,7 +127,7 @@ class BackgroundWriter:
         if self._failure is not None:  # what came after a batch that is missing would be misplaced
             raise self._failure
         try:
-            append(self._writer, result, each.number, each.begins, each.digest)
+            append(self._writer, result, each)
             if time.monotonic() - self._committed >= COMMIT_SECONDS:
                 self._commit()
                 self._committed = time.monotonic()
@@ -157,11 +158,11 @@ class BackgroundWriter:
             logger.warning("%s", failures[0])
 
 
-def append(writer: SegmentWriter, result: InferenceResult, number: int, begins: int, digest: str) -> None:
-    """Write the result of the pack `number`; see `input.Numbered`."""
-    skipped = [begins + at for at in result.skipped]
+def append(writer: SegmentWriter, result: InferenceResult, each: Numbered) -> None:
+    """Write the result of a pack."""
+    skipped = [each.begins + at for at in result.skipped]
     rows = in_type(result, writer.dtype)
-    writer.append(number, result.sequence_ids, result.residues, rows, digest, skipped)
+    writer.append(each.number, result.sequence_ids, result.residues, rows, each.digest, skipped)
 
 
 class TooNarrowError(UserError, ArithmeticError):

@@ -5,7 +5,6 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,14 +27,6 @@ Item = TypeVar("Item")
 
 class Stopped(Exception):
     """The run was asked to stop, and what is computed is on disk."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is left to do: `packs`; None where a complete output has all. `before`: what an earlier run did."""
-
-    before: Counts
-    packs: Iterator[Numbered] | None
 
 
 def earlier_settings(output: Path) -> Mapping[str, Any]:
@@ -74,8 +65,8 @@ def begin(
     format: Format,
     resume: bool,
     stop: Callable[[], bool],
-) -> Work:
-    """Find out what there is to do: the packs to embed of the whole input, or of a shard.
+) -> tuple[Counts, Iterator[Numbered] | None]:
+    """What an earlier run did, and the packs that are left to embed; None where a complete output has all.
 
     With `resume` a complete output, too, is continued where its input has grown: its rows are put back into the
     run, and it stays as it is until the new one is complete. Of the formats only a table that is no part can:
@@ -85,7 +76,7 @@ def begin(
     if not resume or run.begun is not None or not run.output.exists():
         run.begin(settings)
         before = stored_counts(run)
-        return Work(before, left(source, run))
+        return before, left(source, run)
     with reading(run.output), contextlib.closing(open_reader(run.output)) as complete:
         about, lengths = complete.settings, complete.lengths
         if about["format"] not in format.contents:
@@ -105,11 +96,11 @@ def begin(
                 f"{run.output} is complete, and the input is not the one that it is a share of, or has grown: "
                 "embed all shards of the new one, with --force"
             )
-        return Work(before, None)
+        return before, None
     stays, new = added(packs, source, before.taken, digest)
     first = next(new, None)
     if first is None:
-        return Work(before, None)
+        return before, None
     if format is not TABLE:
         raise StoreError(
             f"the input of {run.output} has grown, and only tables (.h5) can be continued: give another name, or "
@@ -117,7 +108,7 @@ def begin(
         )
     run.begin(settings)
     put_back(run, stays, first.begins)
-    return Work(Counts.of(list(run.done.values())), itertools.chain([first], new))
+    return Counts.of(list(run.done.values())), itertools.chain([first], new)
 
 
 def put_back(run: Run, stays: Stays, end: int) -> None:

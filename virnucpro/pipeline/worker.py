@@ -247,7 +247,7 @@ class Worker:
     def _write(self) -> None:
         while True:
             result, each, block = self._results.get()
-            append(self._segment, result, each.number, each.begins, each.digest)
+            append(self._segment, result, each)
             block.sequences += len(result.sequence_ids)
             block.residues += sum(result.residues)
             block.not_finite += result.skipped.values()

@@ -15,7 +15,7 @@ from pathlib import Path
 from virnucpro.store.disk import AppendFile, delete, free_bytes, open_to_read
 from virnucpro.store.errors import StoreError
 from virnucpro.store.rows import rows_of
-from virnucpro.store.segments import ROWS, ROWS_AT, StoredPack
+from virnucpro.store.segments import ROWS, StoredPack, rows_file
 
 POLL_SECONDS = 0.2
 SYNC_BYTES = 2**28  # copied before they are put on disk
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class RowsAhead:
-    """Copies the rows of packs to `path`, from `ROWS_AT` on, in a thread. `row_bytes`: of a row.
+    """Copies the rows of packs to `path`, a `rows_file`, in a thread. `row_bytes`: of a row.
 
     A copy that cannot be made is given up and deleted; then all rows are copied at the end.
     """
@@ -65,9 +65,8 @@ class RowsAhead:
     def _work(self) -> None:
         try:
             delete(self._path)
-            file = AppendFile(self._path)
+            file = rows_file(self._path)
             try:
-                file.append(bytes(ROWS_AT))
                 self._copy_packs(file)
                 file.sync()
             finally:

@@ -1,10 +1,10 @@
 """Files whose writes either reach the disk or are known not to have, and that are moved to their place whole."""
 
+import contextlib
 import errno
 import fcntl
 import logging
 import os
-import re
 import shutil
 import stat
 from pathlib import Path
@@ -29,39 +29,25 @@ class AppendFile:
     def __init__(self, path: Path):
         self.path = path
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-        self._descriptor: int | None = os.open(path, flags, 0o666)
-
-    def _open(self) -> int:
-        if self._descriptor is None:
-            raise OSError(errno.EBADF, "the file is closed", os.fspath(self.path))
-        return self._descriptor
+        self._descriptor = os.open(path, flags, 0o666)
 
     def append(self, data: Any) -> None:
         """Write all bytes of a buffer."""
         rest = memoryview(data)
         while len(rest):
-            written = os.write(self._open(), rest)
+            written = os.write(self._descriptor, rest)
             if not written:
                 raise OSError(errno.EIO, "nothing could be written", os.fspath(self.path))
             rest = rest[written:]
 
-    def size(self) -> int:
-        """Bytes in the file."""
-        return os.fstat(self._open()).st_size
-
-    def cut(self, size: int) -> None:
-        """Drop what comes after `size` bytes."""
-        if self.size() != size:
-            os.ftruncate(self._open(), size)
-
     def sync(self) -> None:
         """Wait until all is on disk."""
-        os.fsync(self._open())
+        os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Close the file, once."""
-        if self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
+        """Close the file, once. What is asked of it later is a bad descriptor."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
             os.close(descriptor)
 
 
@@ -92,9 +78,9 @@ def is_at(path: Path, descriptor: int) -> bool:
 def write_safely(path: Path, text: str) -> None:
     """Write a file so that after a crash all of it is there or nothing."""
     unfinished = path.with_name(path.name + NEW)
+    unfinished.unlink(missing_ok=True)
     file = AppendFile(unfinished)
     try:
-        file.cut(0)
         file.append(text.encode())
         file.sync()
     finally:
@@ -181,16 +167,13 @@ def read_at(descriptor: int, offset: int, count: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def reason_of(error: BaseException) -> str:
-    """What the system said, in a few words; HDF5 wraps it in the addresses of its buffers."""
-    inner = re.search(r"error message = '([^']+)'", str(error))
-    return inner[1] if inner else getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether a disk or a quota is full."""
-    inner = re.search(r"errno = (\d+)", str(error))
-    return getattr(error, "errno", None) in FULL or (inner is not None and int(inner[1]) in FULL)
+def reason_of(error: BaseException, folder: Path | None = None) -> str:
+    """What the system said, in a few words; of a disk or quota that is full also what is free in `folder`."""
+    reason: str = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if folder is not None and getattr(error, "errno", None) in FULL:
+        with contextlib.suppress(OSError):
+            reason += f": {amount(free_bytes(folder))} is free"
+    return reason
 
 
 def free_bytes(folder: Path) -> int:

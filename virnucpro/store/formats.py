@@ -5,10 +5,9 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import h5py
-import numpy as np
 
 from virnucpro.store import hdf5, npz, parquet, per_protein
 from virnucpro.store.errors import StoreError, reading
@@ -22,7 +21,8 @@ Writer = Callable[..., bool]
 class Format:
     """A format: its name, what files of this version and older ones say that they are, the writer, whether it is a
     folder. `check` raises StoreError where a package is missing. `check_names` passes ``(name, protein)`` on, and
-    raises as soon as their names cannot be those of such a file."""
+    raises as soon as their names cannot be those of such a file. `in_place`: whether the writer takes rows as they
+    are on disk, see `write_hdf5`."""
 
     name: str
     contents: tuple[str, ...]
@@ -30,13 +30,14 @@ class Format:
     is_folder: bool = False
     check_names: Callable[[Iterable[tuple[str, str]]], Iterator[tuple[str, str]]] | None = None
     check: Callable[[], Any] = lambda: None
+    in_place: Callable[[], bool] = lambda: False
 
     def named(self, proteins: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
         """The proteins, ``(name, protein)``, with their names checked where the format asks for it."""
         return self.check_names(proteins) if self.check_names else proteins
 
 
-TABLE = Format("h5", (hdf5.FORMAT, hdf5.BEFORE_CHECKSUMS), hdf5.write_hdf5)
+TABLE = Format("h5", (hdf5.FORMAT, hdf5.BEFORE_CHECKSUMS), hdf5.write_hdf5, in_place=hdf5.keeps_rows_in_place)
 PER_PROTEIN = Format(
     "h5, per-protein",
     (per_protein.FORMAT, per_protein.BEFORE_CHECKSUMS),
@@ -86,37 +87,14 @@ def start_of(path: Path) -> bytes:
         return file.read(4)
 
 
-class Reader(Protocol):
-    """A file or folder of embeddings, read as far as it is asked for.
+Reader = hdf5.Table | per_protein.PerProtein | parquet.Parquet | npz.Npz
+"""A file or folder of embeddings, read as far as it is asked for.
 
-    `settings`: its attributes; `names`, `lengths`: of the sequences, in the order of the input; `embeddings`: all
-    rows, ``[N, *shape]`` or with residues ``[sum of lengths, *shape]``, an array or what is read like one.
-    """
-
-    settings: dict[str, Any]
-
-    @property
-    def names(self) -> list[str]:
-        """In the order of the input."""
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Residues embedded of each, int64."""
-
-    @property
-    def embeddings(self) -> Any:
-        """All rows."""
-
-    def __len__(self) -> int: ...
-
-    def take(self, which: range) -> Any:
-        """Embeddings of these numbers: an array with a row for each, or with residues a list of arrays."""
-
-    def verify(self) -> bool:
-        """Prove all of it; False where it has no checksums. Raises StoreError for what is damaged."""
-
-    def close(self) -> None:
-        """Close what is open."""
+`settings`: its attributes; `names`, `lengths` (int64): of the sequences, in the order of the input; `embeddings`:
+all rows, ``[N, *shape]`` or with residues ``[sum of lengths, *shape]``, an array or what is read like one.
+``take(which)`` returns the embeddings of some numbers: an array with a row for each, or with residues a list of
+arrays. ``verify()`` proves all of it, is False where it has no checksums, and raises StoreError for damage.
+"""
 
 
 def open_reader(path: Path) -> Reader:

@@ -122,14 +122,11 @@ def attribute(value: Any) -> Any:
 
 def attributes_of(file: h5py.HLObject) -> dict[str, Any]:
     """Attributes as Python's own values, without `CHECKSUMS`."""
-    found = {name: plain(value) for name, value in file.attrs.items()}
-    found.pop(CHECKSUMS, None)
-    return found
-
-
-def plain(value: Any) -> Any:
-    """An attribute's value as Python's own."""
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    return {
+        name: value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+        for name, value in file.attrs.items()
+        if name != CHECKSUMS
+    }
 
 
 def crc_of(values: np.ndarray) -> int:
@@ -200,19 +197,20 @@ class Table:
         self.shape: tuple[int, ...] = self.embeddings.shape[1:]
         if h5py.check_string_dtype(self._names.dtype) is None:
             raise damaged(path, "ids are not text")
-        lengths = self._numbers("lengths", 1)
-        self.lengths: np.ndarray = np.empty(0, np.int64) if lengths is None else lengths
-        if lengths is None:
+        if "lengths" not in file:
             raise damaged(path, "it has no lengths")
-        self.offsets = self._numbers("offsets", 1)
-        skipped = self._numbers("skipped", 1)
-        self.skipped: np.ndarray = np.empty(0, np.int64) if skipped is None else skipped
-        self.blocks = self._numbers(BLOCKS, 2)
-        self.pieces = self._numbers(PIECES, 2)
+        none = np.empty(0, np.int64)
+        self.lengths: np.ndarray = self._numbers("lengths", 1, none)
+        self.offsets: np.ndarray | None = self._numbers("offsets", 1)
+        self.skipped: np.ndarray = self._numbers("skipped", 1, none)
+        self.blocks: np.ndarray | None = self._numbers(BLOCKS, 2)
+        self.pieces: np.ndarray | None = self._numbers(PIECES, 2)
         check_arrays(path, self.settings, self.embeddings, self._names.shape, self.lengths, self.offsets)
         if (np.diff(self.skipped) < 1).any() or (self.skipped < 0).any():
             raise damaged(path, "skipped are no places in the input")
-        self._check_pieces()
+        rows = None if self.pieces is None else self.pieces[:, 0]
+        if self._proved and (rows is None or (rows < 1).any() or rows.sum() != len(self.embeddings)):
+            raise damaged(path, f"{PIECES} are not its rows")
         residues, size = int(self.lengths.sum()), self._names.id.get_storage_size()
         self.counts = Counts(len(self.lengths), residues, len(self.embeddings), size, len(self.skipped))
 
@@ -229,10 +227,10 @@ class Table:
         """A dataset whose bytes are in this file, and not behind a link, in another one, or behind a plugin."""
         return own_dataset(self.path, self._file, name)
 
-    def _numbers(self, name: str, dimensions: int) -> np.ndarray | None:
-        """A dataset of integers, proved; None where there is none."""
+    def _numbers(self, name: str, dimensions: int, default: Any = None) -> Any:
+        """A dataset of integers, proved; `default` where there is none."""
         if name not in self._file:
-            return None
+            return default
         dataset = self.dataset(name)
         if dataset.dtype != np.int64 or dataset.ndim != dimensions or dataset.shape[1:] not in ((), (2,)):
             raise damaged(self.path, f"{name} is {dataset.dtype} of shape {dataset.shape}")
@@ -241,18 +239,10 @@ class Table:
             raise damaged(self.path, f"{name} is not what was written")
         return values
 
-    def _check_pieces(self) -> None:
-        if not self._proved:
-            return
-        if self.pieces is None or (self.pieces[:, 0] < 1).any() or self.pieces[:, 0].sum() != len(self.embeddings):
-            raise damaged(self.path, f"{PIECES} are not its rows")
-
     @functools.cached_property
     def names(self) -> list[str]:
         """In the order of the input, proved."""
-        found = [name for names in self.names_between(0, len(self)) for name in names]
-        self.check_names(crc_of_names(found))
-        return found
+        return [name for names in self._proved_names() for name in names]
 
     def names_between(self, start: int, end: int) -> Iterator[list[str]]:
         """Names of some sequences, some at a time, not proved."""
@@ -260,12 +250,17 @@ class Table:
             for at in range(start, end, NAMES_AT_A_TIME):
                 yield self._names.asstr()[at : min(at + NAMES_AT_A_TIME, end)].tolist()
 
-    def prove_names(self) -> None:
-        """Raise StoreError unless all names are those that were written; they are not kept."""
+    def _proved_names(self) -> Iterator[list[str]]:
         crc = 0
         for names in self.names_between(0, len(self)):
             crc = crc_of_names(names, crc)
+            yield names
         self.check_names(crc)
+
+    def prove_names(self) -> None:
+        """Raise StoreError unless all names are those that were written; they are not kept."""
+        for _ in self._proved_names():
+            pass
 
     def check_names(self, crc: int) -> None:
         """Raise StoreError unless this is all names' checksum."""
@@ -373,17 +368,12 @@ class FileOfHDF5(io.RawIOBase):
     def __init__(self, path: Path, kept: int = 0):
         super().__init__()
         flags = os.O_RDWR | os.O_NOFOLLOW | (0 if kept else os.O_CREAT | os.O_TRUNC)
-        self._descriptor: int | None = os.open(path, flags, 0o666)
+        self._descriptor = os.open(path, flags, 0o666)
         self._kept = kept
         self._at = 0
         self._size = 0
         self._unwritten: list[tuple[int, bytes]] = []  # what could not be written, and where
         self.failure: OSError | None = None
-
-    def _open(self) -> int:
-        if self._descriptor is None:
-            raise ValueError("the file is closed")
-        return self._descriptor
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """As that of any file."""
@@ -399,7 +389,7 @@ class FileOfHDF5(io.RawIOBase):
         """As that of any file."""
         into = memoryview(buffer).cast("B")
         count = max(0, min(len(into), self._size - self._at))
-        found = os.pread(self._open(), count, self._at)
+        found = os.pread(self._descriptor, count, self._at)
         into[:count] = found + bytes(count - len(found))
         for at, data in self._unwritten:
             start, end = max(at, self._at), min(at + len(data), self._at + count)
@@ -414,7 +404,7 @@ class FileOfHDF5(io.RawIOBase):
         size, at = len(rest), self._at
         try:
             while len(rest) and self.failure is None:
-                written = os.pwrite(self._open(), rest, at)
+                written = os.pwrite(self._descriptor, rest, at)
                 rest, at = rest[written:], at + written
         except OSError as failure:
             self.failure = failure.with_traceback(None)  # which would hold HDF5's buffer
@@ -429,15 +419,15 @@ class FileOfHDF5(io.RawIOBase):
         self._size = self._at if size is None else size
         try:
             if self.failure is None:
-                os.ftruncate(self._open(), max(self._size, self._kept))
+                os.ftruncate(self._descriptor, max(self._size, self._kept))
         except OSError as failure:
             self.failure = failure
         return self._size
 
     def close(self) -> None:
         """Close it once, and raise what failed."""
-        if self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
+        if not self.closed:
+            descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
             super().close()
             if self.failure is not None:

@@ -126,16 +126,16 @@ class PartFiles:
             )
 
     def _opened(self, path: Path) -> Table:
-        if path in self._open:
-            return self._open[path]  # named twice, which is told later
-        part = open_part(path)
-        self._open[path] = part
-        self._close_some()
-        return part
+        # One that is named twice is told later
+        return self._open[path] if path in self._open else self._kept_open(open_part(path))
 
-    def _close_some(self) -> None:
+    def _kept_open(self, part: Table) -> Table:
+        """The part, as the newest of those that are open."""
+        self._open[part.path] = part
+        self._open.move_to_end(part.path)
         while len(self._open) > self._most:
             self._open.popitem(last=False)[1].close()
+        return part
 
     def __iter__(self) -> Iterator[Table]:
         """All parts, as far as they need not be open."""
@@ -144,14 +144,10 @@ class PartFiles:
     def __getitem__(self, number: int) -> Table:
         """The part of shard ``number + 1``, open."""
         part = self._parts[number]
-        if part.path in self._open:
-            self._open.move_to_end(part.path)
-        else:
+        if part.path not in self._open:
             with reading(part.path):
                 part.reopen()
-            self._open[part.path] = part
-            self._close_some()
-        return part
+        return self._kept_open(part)
 
     def __enter__(self) -> "PartFiles":
         return self

@@ -206,10 +206,7 @@ class Parquet:
     def embeddings(self) -> np.ndarray:
         """All rows."""
         parts = [self._group(group)[0] for group in range(len(self._groups))]
-        return np.concatenate([self._none(), *parts])
-
-    def _none(self) -> np.ndarray:
-        return np.empty((0, *self.settings["row_shape"]), self.settings["dtype"])
+        return np.concatenate([np.empty((0, *self.settings["row_shape"]), self.settings["dtype"]), *parts])
 
     def __len__(self) -> int:
         return int(self._begins[-1])
@@ -219,7 +216,7 @@ class Parquet:
         parts = [self._one(number) for number in which]
         if self.settings["ragged"]:
             return parts
-        return np.stack(parts) if parts else self._none()
+        return np.array(parts, self.settings["dtype"]).reshape(len(parts), *self.settings["row_shape"])
 
     def _one(self, number: int) -> np.ndarray:
         group = int(np.searchsorted(self._begins, number, side="right")) - 1

@@ -131,10 +131,8 @@ class PerProtein:
     def embeddings(self) -> np.ndarray:
         """All rows."""
         parts = self.take(range(len(self)))
-        return np.concatenate([self._none(), *parts]) if self.settings["ragged"] else parts
-
-    def _none(self) -> np.ndarray:
-        return np.empty((0, *self.settings["row_shape"]), self.settings["dtype"])
+        none = np.empty((0, *self.settings["row_shape"]), self.settings["dtype"])
+        return np.concatenate([none, *parts]) if self.settings["ragged"] else parts
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -144,7 +142,7 @@ class PerProtein:
         parts = [self._values(self._keys[number]) for number in which]
         if self.settings["ragged"]:
             return parts
-        return np.stack(parts) if parts else self._none()
+        return np.array(parts, self.settings["dtype"]).reshape(len(parts), *self.settings["row_shape"])
 
     def _values(self, name: str) -> np.ndarray:
         dataset = self._dataset(name)

@@ -1,12 +1,16 @@
 """Where an output is: symbolic links resolved, and nothing but a regular file ever replaced."""
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from virnucpro.store.errors import StoreError
+
+Named = str | os.PathLike[str] | int
+"""A path, or an open descriptor."""
 
 PARTIAL = ".partial"  # ends the name of the folder of an unfinished run
 
@@ -98,17 +102,20 @@ def check_parent(place: Path, ours: Iterable[str]) -> None:
         raise StoreError(f"cannot write {place}: {error.strerror}") from error
 
 
-def check_apart(place: Path, others: Iterable[str | os.PathLike[str] | int]) -> None:
-    """Raise StoreError where `place`, or a file beside its rows, is one of `others`: paths or open descriptors."""
+def check_apart(place: Path, others: Collection[Named]) -> None:
+    """Raise StoreError where `place`, or a file beside its rows, is one of `others`."""
+    for path in (place, *among(folder_of(place))):
+        if same(path, others):
+            raise StoreError(f"{path} is the input: name another file")
+
+
+def same(path: Path, others: Iterable[Named]) -> bool:
+    """Whether what is at a path, by whatever name, is one of others."""
     for other in others:
-        try:
-            about = os.stat(other)  # noqa: PTH116 - it may be a descriptor
-        except OSError:  # what cannot be looked at is told of where it is opened
-            continue
-        for path in (place, *among(folder_of(place))):
-            found = stat_of(path)
-            if found is not None and os.path.samestat(found, about):
-                raise StoreError(f"{path} is the input: name another file")
+        with contextlib.suppress(OSError):  # what cannot be looked at is told of where it is opened
+            if os.path.samestat(path.stat(), os.stat(other)):  # noqa: PTH116 - it may be a descriptor
+                return True
+    return False
 
 
 def among(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from virnucpro.store.disk import open_to_read, read_at
 from virnucpro.store.errors import LostError
-from virnucpro.store.segments import NAMES, ROWS, StoredPack, forget
+from virnucpro.store.segments import NAMES, ROWS, ROWS_AT, StoredPack, forget
 
 BLOCK_BYTES = 2**20  # of embeddings copied at a time
 BATCH_BYTES = 2**24  # of embeddings taken together with their names
@@ -90,9 +90,9 @@ class Rows:
         self._packs, self.row_size, self.dtype = packs, row_size, dtype
         self.counts = Counts.of(packs)
 
-    def in_one_file(self, begin: int) -> Path | None:
-        """The folder of a worker that has all rows, one after the other, from `begin` in its file on."""
-        ends = begin
+    def in_one_file(self) -> Path | None:
+        """The folder of a worker that has all rows, one after the other, from the beginning of its file on."""
+        ends = ROWS_AT
         for pack in self._packs:
             if pack.rows_at != ends or pack.segment != self._packs[0].segment:
                 return None

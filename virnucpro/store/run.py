@@ -8,9 +8,9 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from virnucpro.store.disk import (
     delete,
     free_bytes,
     is_at,
-    is_full,
     lock,
     move_into_place,
     reason_of,
@@ -32,13 +31,12 @@ from virnucpro.store.disk import (
 )
 from virnucpro.store.errors import LostError, StoreError, WriteError, damaged
 from virnucpro.store.journal import sealed, unsealed
-from virnucpro.store.place import check_apart, check_folder, folder_of, place_of
+from virnucpro.store.place import Named, check_apart, check_folder, folder_of, place_of
 from virnucpro.store.rows import Rows, RowSource, bytes_of
 from virnucpro.store.segments import (
     JOURNAL,
     LARGE,
     ROWS,
-    ROWS_AT,
     Index,
     SegmentWriter,
     StoredPack,
@@ -76,7 +74,7 @@ def check_output(
     output: str | os.PathLike[str],
     resume: bool,
     force: bool,
-    inputs: Iterable[str | os.PathLike[str] | int] = (),
+    inputs: Collection[Named] = (),
     is_folder: bool = False,
 ) -> Path:
     """Where a run may write; raises StoreError where it may not, before anything is spent on it.
@@ -214,19 +212,17 @@ class OutputFolder:
         except StoreError:
             raise
         except (OSError, RuntimeError) as error:  # h5py raises both
-            reason = reason_of(error)
-            if is_full(error):
-                with contextlib.suppress(OSError):
-                    reason += f": {amount(free_bytes(self.output.parent))} is free"
+            reason = reason_of(error, self.output.parent)
             raise WriteError(f"cannot write {self.output} ({self.folder}): {reason}") from error
 
-    def __enter__(self) -> "OutputFolder":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Let other processes in. A folder in which nothing was committed is removed."""
+        # The lock's file is removed with the folder, and may have been made anew
         with contextlib.suppress(OSError):  # a worker cut off from its driver may still write
-            if holds(self._lock, self.folder) and not has_work(self.folder):
+            if is_at(self.folder / LOCK, self._lock) and not has_work(self.folder):
                 remove(self.folder)
         os.close(self._lock)
 
@@ -264,11 +260,6 @@ def discard(folder: Path) -> None:
     """Remove a folder that was made for nothing; not one that something is in, as another process's lock."""
     with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-def holds(descriptor: int, folder: Path) -> bool:
-    """Whether this is still the lock's file, which is removed with the folder, and may be made anew."""
-    return is_at(folder / LOCK, descriptor)
 
 
 class Run(OutputFolder):
@@ -348,8 +339,8 @@ class Run(OutputFolder):
     ) -> bool:
         """Have `write` make the output of `rows`, move it to its place and remove the folder.
 
-        `write` gets the path, and whether the rows are there already, from `ROWS_AT` on; it returns False where it
-        was told to stop, and so does this.
+        `write` gets the path, and whether the rows are there already, as in a `segments.rows_file`; it returns
+        False where it was told to stop, and so does this.
         """
         with self.writing():
             there = self._rows_there(rows, stop)
@@ -371,9 +362,12 @@ class Run(OutputFolder):
 
         A file that has one already is the output of a run that was killed before it tidied up.
         """
-        if self._ahead is not None:
-            return self._ahead.finish(stop) == rows.counts.rows > 0
-        segment = rows.in_one_file(ROWS_AT) if self._in_place and bytes_of(rows) >= LARGE else None
+        copied = self._ahead and self._ahead.finish(stop)
+        if not self._in_place or bytes_of(rows) < LARGE:
+            return False
+        if copied is not None:
+            return copied == rows.counts.rows
+        segment = rows.in_one_file()
         if segment is None:
             return False
         delete(self.whole)
@@ -387,9 +381,6 @@ class Run(OutputFolder):
         except OSError:  # a file system without hard links
             return False
         return True
-
-    def __enter__(self) -> "Run":
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._ahead is not None:

@@ -13,19 +13,20 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from virnucpro.store.disk import AppendFile, amount, free_bytes, is_full, reason_of, sync, write_safely
+from virnucpro.store.disk import AppendFile, reason_of, sync, write_safely
 from virnucpro.store.errors import WriteError
 from virnucpro.store.journal import line_of, value_of
 
 ROWS, NAMES, JOURNAL = "rows", "names", "journal"
 ROWS_AT = 4_096
-"""Where rows begin in their file: HDF5 aligns what is large to this, and can put its own around them."""
+"""Where rows begin in their file, see `rows_file`: HDF5 aligns what is large to this, and can put its own around
+them."""
 
 LARGE = 2**16
 """Bytes of rows, from which on HDF5 aligns them so."""
@@ -63,9 +64,7 @@ class StoredPack:
 
     def as_list(self) -> list[Any]:
         """For the journal of `segment`."""
-        numbers = (self.number, self.sequences, self.residues, self.rows)
-        where = (self.rows_at, self.rows_size, self.rows_crc, self.names_at, self.names_size, self.names_crc)
-        return [*numbers, *where, self.digest, list(self.skipped)]
+        return [getattr(self, each.name) for each in fields(self)[1:]]
 
 
 class SegmentWriter:
@@ -82,9 +81,8 @@ class SegmentWriter:
         self._files: dict[str, AppendFile] = {}
         with self._writing():
             folder.mkdir(parents=True)
-            for name in (ROWS, NAMES, JOURNAL):
-                self._files[name] = AppendFile(folder / name)
-            self._files[ROWS].append(bytes(ROWS_AT))
+            self._files = {name: AppendFile(folder / name) for name in (NAMES, JOURNAL)}
+            self._files[ROWS] = rows_file(folder / ROWS)
             for each in (folder, folder.parent, folder.parent.parent):
                 sync(each)
 
@@ -140,15 +138,19 @@ class SegmentWriter:
         try:
             yield
         except OSError as error:
-            reason = reason_of(error)
-            if is_full(error):
-                with contextlib.suppress(OSError):
-                    reason += f": {amount(free_bytes(self.folder.parents[2]))} is free"
+            reason = reason_of(error, self.folder.parents[2])
             self._failure = WriteError(f"cannot write {self.folder} on {os.uname().nodename}: {reason}")
             raise self._failure from error
         except BaseException:  # it may have come in the middle: what is written after half a row is misplaced
             self._failure = WriteError(f"writing {self.folder} was interrupted: run again with --resume")
             raise
+
+
+def rows_file(path: Path) -> AppendFile:
+    """A new file for rows, which begin at `ROWS_AT`."""
+    file = AppendFile(path)
+    file.append(bytes(ROWS_AT))
+    return file
 
 
 def read_index(folder: Path) -> Index:

@@ -15,7 +15,7 @@ from asv_plugin.answer.records import (
     read_suite,
     records,
 )
-from benchmarks import _fidelity_massive
+from benchmarks.measure import fidelity_massive
 from tests import made_up
 
 
@@ -59,4 +59,4 @@ def test_the_error_with_a_massive_channel_is_read_from_the_notes_of_the_cells_th
 
 
 def test_benchmarks_note_it_by_the_same_name():
-    assert _fidelity_massive.NOTE == MASSIVE_NOTE
+    assert fidelity_massive.NOTE == MASSIVE_NOTE

@@ -12,8 +12,8 @@ import pytest
 
 from asv_plugin.compare import turns
 from asv_plugin.compare.turns import Turns
-from benchmarks import _protocol
-from benchmarks._protocol import Protocol, alternate, cpu_timer, measure
+from benchmarks.measure import timing
+from benchmarks.measure.timing import Protocol, alternate, cpu_timer, measure
 
 QUICK = Protocol(window=2, warm_up_seconds=0.0, blocks=8, block_seconds=0.003)
 
@@ -21,8 +21,8 @@ QUICK = Protocol(window=2, warm_up_seconds=0.0, blocks=8, block_seconds=0.003)
 def side(folder, how: str) -> None:
     """A process of the pair: leaves when each of its blocks began and ended."""
     os.chdir(folder)
-    os.environ[_protocol.TURNS] = turns.SOCKET
-    _protocol.referee.cache_clear()  # forked from a process that may have measured alone
+    os.environ[timing.TURNS] = turns.SOCKET
+    timing.referee.cache_clear()  # forked from a process that may have measured alone
     blocks = []
 
     def run(passes: int) -> None:
@@ -90,29 +90,29 @@ def test_a_side_that_ends_early_is_not_waited_for(play, how):
 
 def test_a_process_whose_comparison_has_ended_says_so_and_does_not_hang(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(_protocol.TURNS, turns.SOCKET)
+    monkeypatch.setenv(timing.TURNS, turns.SOCKET)
     other = tmp_path / "other"
     other.mkdir()
-    _protocol.referee.cache_clear()
+    timing.referee.cache_clear()
     try:
         with ThreadPoolExecutor(1) as pool:
             with Turns((tmp_path, other)) as pair:
-                waiting = pool.submit(_protocol.await_turn, _protocol.TIMED)
+                waiting = pool.submit(timing.await_turn, timing.TIMED)
                 asked = time.monotonic()
                 pair.grant(0, lambda number: number == 1 and time.monotonic() < asked + 0.1)
             with pytest.raises(RuntimeError, match="has ended"):
                 waiting.result(timeout=5)
     finally:
-        _protocol.referee.cache_clear()
+        timing.referee.cache_clear()
 
 
 def test_without_a_comparison_nothing_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(_protocol.TURNS, turns.SOCKET)  # as where make ab measures one after the other
-    _protocol.referee.cache_clear()
-    _protocol.await_turn(_protocol.TIMED)
-    assert _protocol.referee() is None
+    monkeypatch.setenv(timing.TURNS, turns.SOCKET)  # as where make ab measures one after the other
+    timing.referee.cache_clear()
+    timing.await_turn(timing.TIMED)
+    assert timing.referee() is None
 
 
 def test_both_ends_agree_on_their_names():
-    assert (turns.VARIABLE, turns.TIMED) == (_protocol.TURNS, _protocol.TIMED)
+    assert (turns.VARIABLE, turns.TIMED) == (timing.TURNS, timing.TIMED)

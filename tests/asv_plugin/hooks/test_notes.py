@@ -10,7 +10,8 @@ from asv_plugin.answer.summary import REPEATS
 from asv_plugin.hooks import notes as hook
 from asv_plugin.hooks import selection
 from asv_plugin.notes import MEASURED, Notes, key, notes_of, notes_path, read, read_output
-from benchmarks import _cells, _outcomes
+from benchmarks.suite import cell as suite_cell
+from benchmarks.suite import outcomes
 
 OUTPUT = """For parameters: 'esm2', 'tf32', 'short'
 asv: skipped: NotImplementedError('TF32 is a mode of NVIDIA GPUs')
@@ -21,7 +22,7 @@ virnucpro-cell {"params": ["esm2", "fp32", "short"], "weights": "random"}
 For parameters: 'esm2', 'fp16', 'short'
 Traceback (most recent call last):
   File "x.py", line 1, in <module>
-benchmarks._outcomes.CellFailed: measured once, and it failed: ValueError: no such file"""
+benchmarks.suite.outcomes.CellFailed: measured once, and it failed: ValueError: no such file"""
 
 
 def cell(name: str) -> str:
@@ -141,14 +142,14 @@ def test_a_process_killed_after_a_warning_is_a_failure():
 
 def test_the_plugin_knows_the_words_that_cells_use(tmp_path, monkeypatch):
     # written twice, because the suite's modules import PyTorch
-    assert (MEASURED, selection.VARIABLE) == (_outcomes.NOTES, _cells.REQUESTED)
+    assert (MEASURED, selection.VARIABLE) == (outcomes.NOTES, suite_cell.REQUESTED)
     monkeypatch.chdir(tmp_path)
     for failure in (None, ValueError("broken")):
-        first = _outcomes.Outcome(tmp_path, "died" if failure is None else "failed")
+        first = outcomes.Outcome(tmp_path, "died" if failure is None else "failed")
         first.acquire()
         if failure:
             with pytest.raises(ValueError, match="broken"), first.recording_failure():
                 raise failure
-        with pytest.raises(_outcomes.CellFailed) as caught:
+        with pytest.raises(outcomes.CellFailed) as caught:
             first.acquire()
         assert f"CellFailed: {caught.value}".startswith(REPEATS)

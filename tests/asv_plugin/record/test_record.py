@@ -48,13 +48,20 @@ class Grid:
     def track_two(self, size, workload): return len(json.loads(os.environ["VIRNUCPRO_BENCH_ASKED"]))
 """
 CONTRACT = """
-from benchmarks._virnucpro import inference_api
+from benchmarks.suite.places import find, require_source
 
 def track_contract():
-    inference_api()
+    require_source()
+    find("load_esm2_model")
     return 1
 """
-WITHOUT_PYTORCH = ("__init__.py", "_hardware.py", "_workloads.py")
+WITHOUT_PYTORCH = (
+    "__init__.py",
+    "suite/__init__.py",
+    "suite/places.py",
+    "suite/hardware.py",
+    "suite/workloads.py",
+)
 """Of benchmarks/: asv imports all that is there three times a run, and PyTorch takes seconds."""
 PROGRAM = "def {name}(precision, weights): ...\n"
 
@@ -66,9 +73,9 @@ def project(tmp_path_factory):
     """A repository whose commits carry their numbers, and a suite of one benchmark that reads them."""
     folder = tmp_path_factory.mktemp("gpu") / "project"
     shutil.copytree(ROOT / "asv_plugin", folder / "asv_plugin", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "benchmarks").mkdir()
+    (folder / "benchmarks/suite").mkdir(parents=True)
     for name in WITHOUT_PYTORCH:
-        shutil.copy(ROOT / "benchmarks" / name, folder / "benchmarks")
+        shutil.copy(ROOT / "benchmarks" / name, folder / "benchmarks" / name)
     (folder / "benchmarks/throughput.py").write_text(SUITE)
     (folder / "benchmarks/scaling.py").write_text("def track_two(): return 2\ntrack_two.version = '1'\n")
     (folder / "benchmarks/engine.py").write_text(FAILS_ONCE)
@@ -87,6 +94,7 @@ def project(tmp_path_factory):
         for path, text in {
             "__init__.py": "",
             "answer.py": f"ANSWER = {answer}\n",
+            "models/token_budget.py": "",
             "models/esm2_flash.py": PROGRAM.format(name="load_esm2_model"),
             "pipeline/async_inference.py": PROGRAM.format(name="AsyncInferenceRunner"),
         }.items():
@@ -159,7 +167,6 @@ def test_what_was_recorded_at_another_version_of_its_benchmark_is_measured_again
 def test_a_virnucpro_from_elsewhere_fails_its_cells(project):
     """As where something on the machine goes before the commit's folder."""
     suite = project.folder / "benchmarks"
-    added = [Path(shutil.copy(ROOT / "benchmarks" / name, suite)) for name in ("_virnucpro.py",)]
     (suite / "pipeline.py").write_text(CONTRACT)
     env = {"ASV_PYTHONPATH": str(project.folder), SOURCE: str(project.folder / "checkout")}
     command = ["asv", "run", "-E", f"existing:{sys.executable}", "--set-commit-hash", project.first, "--dry-run"]
@@ -167,8 +174,7 @@ def test_a_virnucpro_from_elsewhere_fails_its_cells(project):
     try:
         said = project.run(sys.executable, "-m", *command, code=2, **env)
     finally:
-        for path in (*added, suite / "pipeline.py"):
-            path.unlink()
+        (suite / "pipeline.py").unlink()
     assert f"virnucpro was to come from {project.folder / 'checkout'}" in said
 
 

@@ -1,0 +1,1 @@
+"""What a benchmark is made of: cells, the measured commit, workloads, the hardware."""
