@@ -19,7 +19,7 @@ PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist loadfile
 NAME = "$$($(PY) -m asv_plugin.machine --name "$(MACHINE)")"
 
 .DEFAULT_GOAL := help
-.PHONY: help ab bench bench-gpu test test-fast test-all compare engine fidelity precision publish preview lint setup clean
+.PHONY: help ab bench bench-gpu test test-fast test-all compare engine fidelity precision publish preview readme lint setup clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -59,6 +59,9 @@ publish: setup ## write the dashboard to html/
 
 preview: publish ## serve the dashboard on a local port
 	@$(ASV) preview
+
+readme: setup ## write the measured figures of README.md and docs/ from results/
+	@$(PY) -m asv_plugin.figures
 
 test: setup ## run all tests, and samples of the exhaustive loops
 	@$(PYTEST) -m "not exhaustive"

@@ -1,7 +1,8 @@
 """What asv lacks for this suite. Loaded by asv through ``plugins`` in asv.conf.json.
 
 ``hooks`` has what is changed in asv; ``answer`` turns recorded values into the tables of the terminal and of the
-Precision page; ``compare`` is `make ab`; ``record`` is `make bench-gpu`. Nothing here measures.
+Precision page; ``compare`` is `make ab`; ``record`` is `make bench-gpu`; ``figures`` is
+`make readme`. Nothing here measures.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Read what asv recorded: the numbers of a commit on a machine, and why others are missing."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def machines(results_dir: Path) -> dict[str, dict[str, Any]]:
     return {Path(path).parent.name: util.load_json(path) for path in sorted(valid_machine_files(str(results_dir)))}
 
 
-def records(results_dir: Path, machine: str) -> list[Record]:
+def records(results_dir: Path, machine: str, benchmarks: Mapping[str, str] = BENCHMARKS) -> list[Record]:
     """All commits recorded on a machine, the newest commit first; asv names and skips broken files.
 
     Of a commit that was measured in several environments (other versions of PyTorch, say), the one with the most
@@ -97,7 +97,7 @@ def records(results_dir: Path, machine: str) -> list[Record]:
     suite = read_suite(results_dir)
     best: dict[str, tuple[tuple[int, float, str], Record]] = {}
     for result in iter_results_for_machine(str(results_dir), machine):
-        record = read_record(results_dir, machine, result, suite)
+        record = read_record(results_dir, machine, result, suite, benchmarks)
         rank = (sum(map(len, record.values.values())), record.measured, result.env_name)
         if result.commit_hash not in best or rank > best[result.commit_hash][0]:
             best[result.commit_hash] = rank, record
@@ -132,7 +132,9 @@ def precisions_of(benchmark: dict[str, Any]) -> list[str]:
     return [name.strip("'") for name in named.get("precision", [])]
 
 
-def read_record(results_dir: Path, machine: str, result: Results, suite: Recorded) -> Record:
+def read_record(
+    results_dir: Path, machine: str, result: Results, suite: Recorded, benchmarks: Mapping[str, str]
+) -> Record:
     """A result file with its notes."""
     record = Record(
         machine,
@@ -141,7 +143,7 @@ def read_record(results_dir: Path, machine: str, result: Results, suite: Recorde
         max(result.started_at.values(), default=0),
         {
             metric: dict(read_values(result, benchmark))
-            for metric, benchmark in BENCHMARKS.items()
+            for metric, benchmark in benchmarks.items()
             if result.benchmark_version.get(benchmark) == suite.versions.get(benchmark)
         },
         notes.read(notes.notes_path(results_dir / result._filename)),
