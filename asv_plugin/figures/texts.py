@@ -30,7 +30,7 @@ from asv_plugin.figures.chosen import (
 NAMES = {
     "total runtime": "runtime",
     ENERGY: "J per 1,000 tokens",
-    "speed-up, same process": "speedup, timed in turn",
+    "speed-up, same process": "speedup, interleaved",
     MASSIVE: "with a massive channel",
 }
 """What a row is called, where not as its metric."""
