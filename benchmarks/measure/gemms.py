@@ -29,7 +29,7 @@ def dtype_of(precision: str) -> torch.dtype:
     """PyTorch's type of a precision in which baselines compute, too."""
     if precision not in COMPARABLE:
         raise ValueError(f"no other implementation computes in {precision}")
-    dtype: torch.dtype = find("PRECISIONS")[precision].storage_dtype
+    dtype: torch.dtype = find("PRECISIONS")[precision].activations_on("cuda")
     return dtype
 
 

@@ -32,7 +32,11 @@ PLACES: dict[str, tuple[str, ...]] = {
     "embed_with_ray": ("virnucpro.pipeline.distributed",),
     "Options": ("virnucpro.pipeline.options",),
 }
-"""Each name and the modules that have had it, newest first: moving one adds a module here."""
+"""Each name and the modules that have had it, newest first: moving one adds a module here.
+
+Of a precision the suite reads `capability`, `on_cpu`, `bytes_per_weight` and `activations_on(device)`, of a shape
+`layers`, `dim`, `heads` and `parameters`.
+"""
 
 DISTRIBUTED = "virnucpro.pipeline.distributed"
 """Came after 0.4.0, with ``--ray``."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.measure.gemms import COMPARABLE, dtype_of
 from benchmarks.suite.hardware import (
     GIB,
     LARGEST,
@@ -93,6 +94,15 @@ def test_probing_finds_this_machine():
 
 def test_all_precisions_of_this_commit_are_measured():
     assert sorted(PRECISIONS) == sorted(OF_THE_COMMIT)
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_what_the_suite_reads_of_a_precision_is_there(name):
+    precision = OF_THE_COMMIT[name]
+    assert precision.on_cpu in (True, False) and precision.capability >= (0, 0)
+    assert precision.bytes_per_weight in (1, 2, 4) and precision.activations_on("cuda").itemsize in (2, 4)
+    if name in COMPARABLE:
+        assert dtype_of(name).itemsize == precision.bytes_per_weight
 
 
 def test_a_precision_that_came_later_than_the_commit_is_skipped(monkeypatch):

@@ -183,8 +183,14 @@ def expected(fair_esm_model):
         }
 
 
-def test_ragged_proteins_are_close_to_fair_esms(checkpoint, expected, precision):
-    pooled, residue = cosines(run(load(checkpoint), RAGGED), expected)
+ALL = len(RAGGED)
+BUT_THE_LONG_ONE = ALL - 1  # a CPU without VNNI takes seconds for it in INT8
+
+
+@pytest.mark.parametrize("some", sample_of([ALL, BUT_THE_LONG_ONE], BUT_THE_LONG_ONE))
+def test_ragged_proteins_are_close_to_fair_esms(checkpoint, expected, precision, some):
+    found = run(load(checkpoint), RAGGED[:some])
+    pooled, residue = cosines(found, {name: expected[name] for name in found})
     assert (pooled >= BOUNDS[precision][0], residue >= BOUNDS[precision][1]) == (True, True), (pooled, residue)
 
 
@@ -205,7 +211,8 @@ def test_outlier_channels_cost_nothing(checkpoint, expected, factor, tmp_path):
             for gemm in gemms:
                 data["model"][f"{prefix}{gemm}.weight"][:, channels] /= factor
     torch.save(data, tmp_path / "outliers.pt")
-    pooled, residue = cosines(run(load(tmp_path / "outliers.pt"), RAGGED), expected)
+    found = run(load(tmp_path / "outliers.pt"), RAGGED[:BUT_THE_LONG_ONE])
+    pooled, residue = cosines(found, {name: expected[name] for name in found})
     assert (pooled >= BOUNDS["int8"][0], residue >= BOUNDS["int8"][1]) == (True, True), (pooled, residue)
 
 
@@ -235,7 +242,7 @@ def copy_as_int8(plain, monkeypatch):
     return load("made up", "twin")
 
 
-@pytest.mark.parametrize("some", sample_of([len(RAGGED), len(RAGGED) - 1], len(RAGGED) - 1))
+@pytest.mark.parametrize("some", sample_of([ALL, BUT_THE_LONG_ONE], BUT_THE_LONG_ONE))
 def test_results_depend_neither_on_the_pack_nor_on_the_order(checkpoint, some):
     """Up to what a last bit of FP32 does to a rounding: FP16's bound."""
     model, entries = load(checkpoint), RAGGED[:some]

@@ -102,7 +102,7 @@ class FastaFile:
         """How many bytes of the file have been read, compressed as they are; all once it is closed."""
         try:
             return self._raw.tell()
-        except ValueError:  # the thread that reads has closed it
+        except (ValueError, OSError):  # the thread that reads has closed it, or does so now
             return self.size
 
     def __iter__(self) -> Iterator[Record]:
