@@ -93,6 +93,7 @@ def test_a_number_that_no_file_can_hold_is_refused_before_anything_is_computed(f
     assert list(fasta.parent.iterdir()) == [fasta]
 
 
+@pytest.mark.exhaustive
 def test_the_summaries_of_shards_add_up_to_the_input(tmp_path, embed):
     path = tmp_path / "in.fasta"
     odd = ">odd{}\nM1\n>empty{}\n"

@@ -161,6 +161,7 @@ def test_fidelity_that_fails_is_paid_for_once(cell, monkeypatch):
         cell("bf16", "long")
 
 
+@pytest.mark.exhaustive
 def test_both_precisions_embed_the_same_proteins_as_one_pass_would():
     few = [(f"p{index}", AMINO_ACIDS[index % 20] * (1 + index)) for index in range(LEAST_PROTEINS)]
     embedder = Embedder(MODEL, "fp32", few, CPU, 1)

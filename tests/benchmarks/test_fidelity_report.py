@@ -56,6 +56,7 @@ def test_pretrained_weights_are_compared_with_published_embeddings_in_every_prec
     assert "frequencies rounded to FP16" in lines[0].why
 
 
+@pytest.mark.exhaustive
 def test_recomputed_frequencies_fail_the_comparison(cache, monkeypatch):
     exact = rotary.exact_frequencies(16)
     monkeypatch.setattr(

@@ -113,6 +113,7 @@ def test_they_are_with_other_weights(seed, as_int8):
     assert max(found) <= LARGEST_ERROR, found
 
 
+@pytest.mark.exhaustive
 def test_without_channels_apart_they_are_not(as_int8):
     plain = changed("gain 1")
     found = errors(as_int8(plain, channels_apart={}), plain)

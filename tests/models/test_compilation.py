@@ -23,6 +23,7 @@ def python(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("capability", [80, 90])
 def test_the_kernels_compile_for_gpus_without_spilling(capability):
     said = python(str(Path(__file__).with_name("compile_kernels.py")), str(capability))

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from tests.conftest import sample_of
 from virnucpro.cli import main
 from virnucpro.cli.report import duration
 from virnucpro.pipeline import estimate as module
@@ -46,7 +47,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sample_of(CASES, "residues", "dna", "a shard"))
 def test_what_is_estimated_is_what_is_done(tmp_path, embed, name):
     output, text, more = CASES[name]
     code, out, said = embed("in.fasta", *more, "--estimate", "1000", "--json", output=output, text=text)

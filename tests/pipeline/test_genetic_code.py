@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.conftest import sample_of
 from virnucpro.cli import main
 from virnucpro.data.six_frame import GENETIC_CODES, translate
 from virnucpro.store.embeddings import Embeddings
@@ -23,7 +24,7 @@ def embed(tmp_path, monkeypatch, capsys, one_model):
     return run
 
 
-@pytest.mark.parametrize("code", [1, 4, 11, 15, 25])
+@pytest.mark.parametrize("code", sample_of([1, 4, 11, 15, 25], 1, 4))
 def test_the_proteins_are_those_of_the_code_and_it_is_recorded(embed, code):
     assert embed("--genetic-code", str(code))[0] == 0
     with Embeddings("o.h5") as file:
@@ -39,7 +40,7 @@ def test_the_standard_code_is_the_default_and_proteins_have_none(embed):
     assert Embeddings("p.h5").settings["genetic_code"] == "null"
 
 
-@pytest.mark.parametrize("output", ["o.h5", "o.npz"])
+@pytest.mark.parametrize("output", sample_of(["o.h5", "o.npz"], "o.h5"))
 def test_another_code_does_not_continue(embed, output):
     assert embed(output=output)[0] == 0
     code, said = embed("--resume", "--genetic-code", "11", output=output)
@@ -55,6 +56,7 @@ def test_another_code_does_not_continue_what_is_unfinished(embed, tmp_path):
     assert code == 1 and "genetic_code 4 and not 25" in said
 
 
+@pytest.mark.exhaustive
 def test_shards_of_two_codes_are_not_merged(embed, capsys):
     assert embed("--shard", "1/2", "--genetic-code", "1", output="1.h5")[0] == 0
     assert embed("--shard", "2/2", "--genetic-code", "4", output="2.h5")[0] == 0

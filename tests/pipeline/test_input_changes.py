@@ -24,9 +24,9 @@ RECORDS = [f">p{number}\n{''.join(RNG.choices('ACDEFGHIKLMNPQRSTVWY', k=1_500))}
 OPTIONS = Options(token_budget=4_096, on_nan="skip")
 KINDS = [
     pytest.param("plain", None, id="plain"),
-    pytest.param("gzip", None, id="gzip"),
+    pytest.param("gzip", None, id="gzip", marks=pytest.mark.exhaustive),
     pytest.param("several", None, id="several"),
-    pytest.param("plain", Shard(2, 3), id="shard"),
+    pytest.param("plain", Shard(2, 3), id="shard", marks=pytest.mark.exhaustive),
 ]
 
 

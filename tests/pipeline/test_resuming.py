@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import MODEL, StopAfter
+from tests.conftest import MODEL, StopAfter, sample_of
 from tests.store.faulty_disk import FaultyDisk, fault_points
 from tests.store.rows import as_another_run_has_it
 from virnucpro.data.fasta import Fasta, FastaError
@@ -163,6 +163,7 @@ def in_int8(weights, **keywords):
 ABOUT = {"model": MODEL}
 
 
+@pytest.mark.exhaustive
 def test_an_int8_run_goes_on_with_the_channels_that_it_was_begun_with(output, massive_checkpoint, monkeypatch):
     chosen = in_int8(massive_checkpoint)
     assert 77 in chosen.channels_apart()["layers.3.fc1"]
@@ -529,7 +530,7 @@ def test_the_memory_told_is_that_of_the_models_device(monkeypatch):
     assert module.summary_of(module.Progressed(), {}, reader, torch.device("cpu"))["peak_gpu_bytes"] is None
 
 
-@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("error", sample_of([errno.EIO, errno.ENOSPC], errno.EIO))
 @pytest.mark.parametrize("grown", [False, True], ids=["a new run", "a complete file that is continued"])
 def test_wherever_the_disk_fails_a_run_ends_complete_or_can_be_continued(
     tmp_path, model, monkeypatch, error, grown

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import MODEL
+from tests.conftest import MODEL, sample_of
 from tests.store.rows import as_another_run_has_it
 from virnucpro.cli import main, parser
 from virnucpro.data.fasta import Fasta, FastaError
@@ -79,7 +79,7 @@ def content(path):
         return {name: (value.dtype, value.shape, value.tolist()) for name, value in found.items()}
 
 
-@pytest.mark.parametrize("count", [1, 7, 20])
+@pytest.mark.parametrize("count", sample_of([1, 7, 20], 20))
 def test_the_parts_together_equal_the_whole(fasta, model, whole, tmp_path, count):
     pool, reference = whole
     parts = made(fasta, model, count, pool)
@@ -118,6 +118,7 @@ def test_parts_are_merged_into_any_format(fasta, model, whole, tmp_path, name):
         assert (found.embeddings[()] == expected.embeddings[()]).all()
 
 
+@pytest.mark.exhaustive
 def test_a_shard_is_resumed_with_the_same_bytes(fasta, model, tmp_path):
     reference = made(fasta, model, 3)[1]
     asked = iter([False] * 4)
@@ -281,6 +282,7 @@ def test_the_commands_shard_and_merge(fasta, tmp_path, capsys):
     assert "virnucpro merge makes other formats" in capsys.readouterr().err
 
 
+@pytest.mark.exhaustive
 def test_pipes_and_gzip_are_sharded_too(fasta, model, tmp_path):
     zipped, pipe = tmp_path / "in.fasta.gz", tmp_path / "pipe"
     zipped.write_bytes(gzip.compress(fasta.read_bytes()))

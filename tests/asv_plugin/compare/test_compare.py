@@ -304,6 +304,7 @@ def test_a_difference_from_zero_has_an_estimate(broken):
     assert "+1" in lines_of(broken.out, "track_from_zero")[0]
 
 
+@pytest.mark.exhaustive
 def test_head_that_cannot_be_imported_has_failed_in_every_cell(toy):
     done = toy.ab("base", "no-import", "--rounds", "2", "--bench", "track_speed")
     assert done.code == 11
@@ -352,6 +353,7 @@ def test_what_is_inconclusive_says_how_many_more_rounds_would_probably_decide_an
     assert (done.code, done.cells["track_noisy"]["verdict"]) == (0, "unchanged")
 
 
+@pytest.mark.exhaustive
 def test_the_views_of_one_measurement_are_counted_once(toy):
     done = toy.ab("base", "slower", "--rounds", "2", "--bench", "Measured")
     judge = "Measured.track_tokens_per_second"
@@ -418,6 +420,7 @@ def test_processes_that_cannot_live_at_once_are_measured_one_after_the_other(toy
     assert done.err.count("track_greedy failed where BASE and HEAD ran at the same time") == 1
 
 
+@pytest.mark.exhaustive
 def test_ctrl_c_prints_what_the_complete_rounds_say(toy):
     running = subprocess.Popen(
         toy.command("base", "slower", "--rounds", "50", "--bench", "track_speed"),

@@ -246,7 +246,7 @@ CHANGE = '<td class="change"/>'
         ("judged", "down", "+", "-", "+", "+"),
         ("judged", "up", "-", "+", "", ""),
         ("plain", "down", "-", "-", "", ""),
-        ("plain", "up", "+", "+", "", ""),
+        pytest.param(*("plain", "up", "+", "+", "", ""), marks=pytest.mark.exhaustive),
     ],
 )
 def test_compare_marks_losses_and_without_the_plugin_is_wrong(toy, conf, branch, speed, memory, runtime, fidelity):
@@ -306,9 +306,9 @@ def test_a_factor_on_the_command_line_wins_over_the_benchmarks_even_if_it_is_asv
     ("conf", "branch", "benchmarks", "code"),
     [
         ("judged", "down", "speed|memory", 1),
-        ("judged", "up", "speed", 0),
-        ("plain", "down", "speed|memory", 0),
-        ("plain", "up", "speed", 1),
+        pytest.param(*("judged", "up", "speed", 0), marks=pytest.mark.exhaustive),
+        pytest.param(*("plain", "down", "speed|memory", 0), marks=pytest.mark.exhaustive),
+        pytest.param(*("plain", "up", "speed", 1), marks=pytest.mark.exhaustive),
     ],
 )
 def test_continuous_fails_for_a_loss_of_speed_and_without_the_plugin_for_a_gain(
@@ -325,9 +325,14 @@ def test_continuous_fails_for_a_loss_of_speed_and_without_the_plugin_for_a_gain(
     ("conf", "branch", "benchmark", "options", "said"),
     [
         ("judged", "down", "track_speed", [], "regression"),
-        ("judged", "up", "track_memory", [], "regression"),
-        ("judged", "up", "track_speed", ["--invert"], "improvement"),
-        ("judged", "down", "track_memory", ["--invert"], "improvement"),
+        *(
+            pytest.param(*each, marks=pytest.mark.exhaustive)
+            for each in (
+                ("judged", "up", "track_memory", [], "regression"),
+                ("judged", "up", "track_speed", ["--invert"], "improvement"),
+                ("judged", "down", "track_memory", ["--invert"], "improvement"),
+            )
+        ),
     ],
 )
 def test_find_names_the_commit_that_made_a_difference_in_the_benchmarks_direction(
@@ -338,6 +343,7 @@ def test_find_names_the_commit_that_made_a_difference_in_the_benchmarks_directio
     assert re.search(rf"Greatest {said} found: {changed[:8]}", found), found
 
 
+@pytest.mark.exhaustive
 def test_find_without_the_plugin_names_an_innocent_commit_for_a_loss_of_speed(toy):
     changed = toy.commits["down"][0]
     found = toy.asv("plain", "find", f"before~3..{changed}", "track_speed", "--skip-save")

@@ -155,6 +155,7 @@ def test_what_is_recorded_is_skipped_and_its_time_known(project):
     assert "0 files of benchmarks to measure; 1 recorded before" in again
 
 
+@pytest.mark.exhaustive
 def test_what_was_recorded_at_another_version_of_its_benchmark_is_measured_again(project):
     suite = project.folder / "benchmarks/scaling.py"
     before = suite.read_text()
@@ -181,6 +182,7 @@ def test_a_virnucpro_from_elsewhere_fails_its_cells(project):
     assert f"virnucpro was to come from {project.folder / 'checkout'}" in said
 
 
+@pytest.mark.exhaustive
 def test_what_failed_is_measured_again(project):
     (project.folder / "benchmarks/tried").touch()
     said = project.record("HEAD", "--only", "engine", code=1)
@@ -228,6 +230,7 @@ def test_an_unknown_commit_is_named(project):
     assert "git knows no commit 'nonsense'" in project.record("nonsense", code=1)
 
 
+@pytest.mark.exhaustive
 def test_a_part_of_a_file_is_recorded_and_asked_for_by_its_cells(project):
     def precision(*bench: str) -> str:
         return project.record("HEAD", "--only", "precision", *bench).partition("here: ")[2]
@@ -244,6 +247,7 @@ def test_cells_know_which_of_them_asv_was_asked_for(project):
     assert project.answer(project.second, "precision.Grid.track_two")[1] == 1  # of four
 
 
+@pytest.mark.exhaustive
 def test_files_of_a_commit_are_measured_in_one_run(project):
     commit = project.commit(43)
     said = project.record(commit, "--only", "precision", "throughput")
