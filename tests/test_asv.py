@@ -36,7 +36,7 @@ def load_esm2_model(*args, _load=load_esm2_model, **kw):
 load_esm2_model.__signature__ = __import__("inspect").signature(load_esm2_model.__kwdefaults__["_load"])
 """
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,6 @@ def test_the_metrics_of_a_cell_describe_one_measurement(asv):
     assert sequences * seconds == pytest.approx(8, rel=0.05)  # medians of rates and of times
 
 
-@pytest.mark.exhaustive
 def test_a_precision_is_compared_with_fp32(more):
     assert 0.05 < more.values("good", SPEEDUP)["bf16"] < 20
     assert 0.7 < more.values("good", SAVING)["bf16"] < 2.5  # on a CPU, Python and PyTorch weigh most
@@ -154,7 +153,6 @@ def test_a_precision_is_compared_with_fp32(more):
     assert 0.9999 < more.values("good", COSINE)["bf16"] < 1
 
 
-@pytest.mark.exhaustive
 def test_fidelity_with_a_massive_channel_is_in_the_record(more):
     (record,) = (
         each for each in records.records(more.project / "results", "here") if each.commit == more.commits["good"]
@@ -169,7 +167,6 @@ def test_a_cpus_energy_is_not_available_for_a_reason(asv):
     assert said == "energy is measured on NVIDIA GPUs"
 
 
-@pytest.mark.exhaustive
 def test_a_killed_cell_is_paid_for_once_and_leaves_the_others_alone(more):
     # once for Throughput, and once for Precision in the process forked to measure its memory
     assert more.counts.read_text().splitlines() == ["loaded"] * 2
@@ -181,7 +178,6 @@ def test_a_killed_cell_is_paid_for_once_and_leaves_the_others_alone(more):
     assert "killed, or out of memory?" in said
 
 
-@pytest.mark.exhaustive
 def test_a_commit_without_the_api_fails_with_the_reason(more):
     for metric in METRICS:
         assert more.values("no api", metric)["fp32"] is None
@@ -189,7 +185,6 @@ def test_a_commit_without_the_api_fails_with_the_reason(more):
     assert "this commit's virnucpro has no load_esm2_model; it was looked for in " in said
 
 
-@pytest.mark.exhaustive
 def test_a_commit_that_does_not_build_fails_and_the_others_still_run(more):
     for metric in METRICS:
         assert set(more.values("no build", metric).values()) == {None}
@@ -218,7 +213,6 @@ def test_directions_and_units_reach_asvs_record(asv):
     assert judged_as == [None, "track_tokens_per_second", "track_tokens_per_second", None]
 
 
-@pytest.mark.exhaustive
 def test_compare_prints_a_row_for_every_measured_cell(more):
     said = more.run(sys.executable, "-m", "asv", "compare", more.commits["killed"], more.commits["good"])
     for metric in METRICS:
@@ -238,7 +232,6 @@ def test_show_works(asv):
     assert asv.commits["good"][:8] in asv.run(sys.executable, "-m", "asv", "show", "--machine", "here")
 
 
-@pytest.mark.exhaustive
 def test_check_works(asv):
     assert "No problems found" in asv.run(sys.executable, "-m", "asv", "check")
 
@@ -249,7 +242,6 @@ def test_the_table_shows_values(asv):
     assert "FAILED" not in good
 
 
-@pytest.mark.exhaustive
 def test_the_table_names_a_killed_cell_and_has_improvements(more):
     table = [sys.executable, "-m", "asv_plugin.answer", "--commit"]
     assert "BF16 improvement" in more.run(*table, more.commits["good"])

@@ -23,6 +23,7 @@ from asv_plugin.answer.numbers import format_error
 from asv_plugin.answer.page import collect, render
 from asv_plugin.answer.records import BENCHMARKS, FIDELITY, MASSIVE, MASSIVE_NOTE, records
 from asv_plugin.hooks.broken_files import skip_broken_files
+from tests.conftest import sample_of
 from tests.limits import PATIENCE
 from tests.made_up import M8, M650, ROOT, benchmarks, cells, machine, record
 
@@ -167,7 +168,7 @@ GRAPH = "#throughput.Throughput.track_tokens_per_second"
 
 @WITH_CHROMIUM
 @WITH_NPM
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", sample_of([1280, 390], 1280))
 @pytest.mark.parametrize(
     "fragment, selector",
     [
@@ -276,7 +277,7 @@ def test_the_trend_has_a_text_alternative(published, visit):
 
 
 @WITH_CHROMIUM
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", sample_of(["light", "dark"], "dark"))
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_precision_page_fits_its_width(published, visit, width, scheme):
     shown = visit(published.html.joinpath("precision.html").as_uri(), width, color_scheme=scheme)

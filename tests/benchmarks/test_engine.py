@@ -17,7 +17,7 @@ from benchmarks.measure.timing import Protocol, alternate
 from benchmarks.peers import base, esm_cpp, esm_efficient, fair_esm, formats, table, transformers
 from benchmarks.suite.cell import Store
 from benchmarks.suite.hardware import GIB, Hardware
-from tests.conftest import MODEL, NEEDS_TRITON, RAGGED
+from tests.conftest import MODEL, NEEDS_TRITON, RAGGED, sample_of
 from virnucpro.data.packing import pack
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.pipeline.async_inference import AsyncInferenceRunner
@@ -45,7 +45,7 @@ def embeddings(model):
 
 
 @pytest.mark.parametrize("package", BUILD)
-@pytest.mark.parametrize("size", [1, 8])
+@pytest.mark.parametrize("size", sample_of([1, 8], 1))
 def test_a_peer_with_the_engines_weights_gives_its_embeddings(model, embeddings, package, size):
     pytest.importorskip(package.replace("fair-esm", "esm"), reason=f"{package} is not installed")
     encode = BUILD[package](model.shape, "fp32", "cpu", model.fair_esm_state())

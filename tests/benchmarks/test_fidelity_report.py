@@ -45,6 +45,7 @@ def test_the_limit_is_the_advices():
     assert fidelity.LARGEST_ERROR == golden.LIMIT == advice.LARGEST_ERROR
 
 
+@pytest.mark.exhaustive
 def test_pretrained_weights_are_compared_with_published_embeddings_in_every_precision(cache):
     lines = lines_of()
     assert [(line.precision, line.proteins, line.passed) for line in lines] == [

@@ -7,7 +7,7 @@ import esm
 import pytest
 import torch
 
-from tests.conftest import MODEL, RAGGED
+from tests.conftest import MODEL, RAGGED, sample_of
 from virnucpro.models import esm2_flash
 from virnucpro.models.checkpoint import CheckpointError
 from virnucpro.models.esm2 import ESM2, SHAPES
@@ -18,9 +18,10 @@ def residues_only(representations: torch.Tensor, tokens: torch.Tensor) -> torch.
     return representations[tokens.ne(1)]
 
 
-def test_fp32_equals_fair_esm_on_a_ragged_batch(fair_esm_model, checkpoint):
+@pytest.mark.parametrize("some", sample_of([RAGGED, RAGGED[:-1]], RAGGED[:-1]), ids=["all", "but the long one"])
+def test_fp32_equals_fair_esm_on_a_ragged_batch(fair_esm_model, checkpoint, some):
     model, converter = load_esm2_model(MODEL, "cpu", precision="fp32", weights=checkpoint)
-    _, _, tokens = converter(RAGGED)
+    _, _, tokens = converter(some)
     layers = [0, 1, 5, 6]
     with torch.inference_mode():
         expected = fair_esm_model(tokens, repr_layers=layers)["representations"]

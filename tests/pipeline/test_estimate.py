@@ -47,7 +47,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", sample_of(CASES, "residues", "dna", "a shard"))
+@pytest.mark.parametrize("name", sample_of(CASES, "residues", "a shard"))
 def test_what_is_estimated_is_what_is_done(tmp_path, embed, name):
     output, text, more = CASES[name]
     code, out, said = embed("in.fasta", *more, "--estimate", "1000", "--json", output=output, text=text)

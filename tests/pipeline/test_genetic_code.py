@@ -33,6 +33,7 @@ def test_the_proteins_are_those_of_the_code_and_it_is_recorded(embed, code):
         assert ("c0_chunk_1F1" in file.names) == (code in (4, 25))
 
 
+@pytest.mark.exhaustive
 def test_the_standard_code_is_the_default_and_proteins_have_none(embed):
     assert embed()[0] == 0 and embed(output="p.h5", translated=False)[0] == 0
     assert embed("--resume", "--genetic-code", "1")[0] == 0

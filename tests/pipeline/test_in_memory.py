@@ -210,13 +210,20 @@ os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-@pytest.mark.parametrize("by_torch", [False, True], ids=["by this package", "by PyTorch alone"])
+@pytest.mark.parametrize(
+    "by_torch",
+    [
+        pytest.param(False, id="by this package"),
+        pytest.param(True, id="by PyTorch alone", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_child_that_was_forked_after_its_parent_computed_embeds(by_torch):
     code = FORK.format(by_torch=by_torch)
     done = subprocess.run([sys.executable, "-c", code], timeout=PATIENCE, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.exhaustive
 def test_loading_a_model_in_such_a_child_is_an_error_with_the_remedy():
     done = subprocess.run([sys.executable, "-c", FORKED_LOAD], timeout=PATIENCE, capture_output=True, text=True)
     assert "get_context('spawn')" in done.stderr

@@ -423,7 +423,7 @@ def test_embeddings_that_are_not_finite_are_an_error_otherwise(output, model, na
     assert not told.value.resume_helps
 
 
-@pytest.mark.parametrize("questions", range(2, 10, 2))
+@pytest.mark.parametrize("questions", sample_of(range(2, 10, 2), 4))
 def test_sequences_left_out_are_counted_when_a_run_is_resumed(output, tmp_path, model, nan_for_w, questions):
     options = Options(token_budget=30, on_nan="skip")
     run(MIXED, tmp_path / "whole.h5", model, options)
@@ -434,7 +434,7 @@ def test_sequences_left_out_are_counted_when_a_run_is_resumed(output, tmp_path, 
     assert content(output) == content(tmp_path / "whole.h5")
 
 
-@pytest.mark.parametrize("before", [1, 5, 6, 10])
+@pytest.mark.parametrize("before", sample_of([1, 5, 6, 10], 6))
 def test_sequences_left_out_are_counted_when_a_complete_file_is_continued(
     output, tmp_path, model, nan_for_w, before
 ):
@@ -531,7 +531,13 @@ def test_the_memory_told_is_that_of_the_models_device(monkeypatch):
 
 
 @pytest.mark.parametrize("error", sample_of([errno.EIO, errno.ENOSPC], errno.EIO))
-@pytest.mark.parametrize("grown", [False, True], ids=["a new run", "a complete file that is continued"])
+@pytest.mark.parametrize(
+    "grown",
+    [
+        pytest.param(False, id="a new run"),
+        pytest.param(True, id="a complete file that is continued", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_wherever_the_disk_fails_a_run_ends_complete_or_can_be_continued(
     tmp_path, model, monkeypatch, error, grown
 ):

@@ -180,6 +180,7 @@ def look_at(path):
     return "HDF5 crashed" if os.waitpid(child, 0)[1] else said
 
 
+@pytest.mark.exhaustive
 @settings(parent=MANY)
 @given(content=st.binary(max_size=300), tail=st.integers(0, 5000))
 def test_hdf5_of_arbitrary_bytes_is_told_of(output, complete, content, tail):

@@ -30,7 +30,10 @@ def expected(tmp_path):
     return datasets(whole_run(tmp_path / "whole.h5"))
 
 
-@pytest.mark.parametrize("begun", [0, 2], ids=["from the beginning", "resumed"])
+@pytest.mark.parametrize(
+    "begun",
+    [pytest.param(0, id="from the beginning"), pytest.param(2, id="resumed", marks=pytest.mark.exhaustive)],
+)
 @pytest.mark.parametrize(
     "error, dead, torn, power_fails",
     [

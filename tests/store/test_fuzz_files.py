@@ -79,7 +79,10 @@ def fuzz(path, count, crashes=False):
 
 
 @pytest.mark.parametrize("format", ALL)
-@pytest.mark.parametrize("ragged", [False, True], ids=["mean", "residue"])
+@pytest.mark.parametrize(
+    "ragged",
+    [pytest.param(False, id="mean"), pytest.param(True, id="residue", marks=pytest.mark.exhaustive)],
+)
 def test_a_file_with_other_bytes_is_what_was_written_or_an_error(written, format, ragged):
     fuzz(written(format, ragged), FEW, crashes="h5" in format.name)
 

@@ -55,7 +55,7 @@ def run(path, output, model, pool="mean", **keywords):
         return embed_file(fasta, output, model, Options(pool, token_budget=TOKENS), **keywords)
 
 
-@pytest.fixture(scope="module", params=["mean", "residue"])
+@pytest.fixture(scope="module", params=sample_of(["mean", "residue"], "mean"))
 def whole(request, fasta, model):
     output = fasta.with_name(f"whole-{request.param}.h5")
     run(fasta, output, model, request.param)
@@ -171,6 +171,7 @@ def test_missing_and_doubled_parts_are_named(fasta, model, tmp_path):
     assert "the parts are of 3 and 7 shards; of 3: " in said and "parts-3-mean/1.h5" in said
 
 
+@pytest.mark.exhaustive
 def test_foreign_parts_are_named(fasta, model, tmp_path):
     parts = made(fasta, model, 3)
     other = tmp_path / "other.fasta"
@@ -311,6 +312,7 @@ class Spoilt:
             )
 
 
+@pytest.mark.exhaustive
 def test_sequences_left_out_for_nan_keep_the_order(fasta, model, tmp_path, monkeypatch):
     real = embed_module.runner_for
     monkeypatch.setattr(embed_module, "runner_for", lambda *given: Spoilt(real(*given)))

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from asv_plugin.hooks import compare, regressions
 from asv_plugin.rules import Rule, with_rule
+from tests.conftest import sample_of
 from tests.limits import PATIENCE
 
 ROOT = Path(__file__).parents[3]
@@ -402,7 +403,7 @@ def test_the_regressions_page_sorts_by_how_much_worse(published):
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--split"], ["--sort", "ratio", "--only-changed", "-f1.01"], ["--no-stats"]]
+    "options", sample_of([[], ["--split"], ["--sort", "ratio", "--only-changed", "-f1.01"], ["--no-stats"]], [])
 )
 def test_where_lower_is_better_compare_prints_what_it_prints_without_the_plugin(toy, options):
     with_plugin, without = (

@@ -147,6 +147,7 @@ def test_it_says_beforehand_what_it_will_do(project):
     assert "here: 2 files of benchmarks to measure; " in project.said
 
 
+@pytest.mark.exhaustive
 def test_what_is_recorded_is_skipped_and_its_time_known(project):
     said = project.record("HEAD", project.first, "--only", "throughput", "scaling")
     assert "2 files of benchmarks to measure; 2 recorded before, skipped; about " in said
@@ -242,6 +243,7 @@ def test_a_part_of_a_file_is_recorded_and_asked_for_by_its_cells(project):
     assert precision(*mixed).startswith("0 files of benchmarks to measure; 1 recorded before")
 
 
+@pytest.mark.exhaustive
 def test_cells_know_which_of_them_asv_was_asked_for(project):
     project.record("HEAD", "--only", "precision", "--bench", "'small', 'short'")
     assert project.answer(project.second, "precision.Grid.track_two")[1] == 1  # of four
@@ -299,6 +301,7 @@ def test_a_file_and_a_regex_select_what_asv_finds_of_that_file(bench):
     assert all(found.benchmark_selection[name] == wanted.benchmark_selection[name] for name in wanted)
 
 
+@pytest.mark.exhaustive
 def test_what_only_pythonpath_has_is_found_when_cells_are_listed(project, tmp_path):
     """As on a machine where nothing can be installed: asv drops PYTHONPATH."""
     (tmp_path / "only_on_the_path.py").write_text("UNIT = 'of it'\n")
