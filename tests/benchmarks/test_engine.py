@@ -282,6 +282,7 @@ for metric in ("fraction_of_gemm_ceiling", "load_seconds", "compile_seconds"):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.hours
 @pytest.mark.slow
 def test_the_engine_table_has_a_row_for_each_implementation_and_a_profile():
     command = [

@@ -88,6 +88,7 @@ def test_a_file_with_other_bytes_is_what_was_written_or_an_error(written, format
 
 
 @pytest.mark.exhaustive
+@pytest.mark.hours
 @pytest.mark.parametrize("format", ALL)
 @pytest.mark.parametrize("ragged", [False, True], ids=["mean", "residue"])
 def test_none_of_many_files_with_other_bytes_is_read_as_something_else(written, format, ragged):

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.conftest import sample_of
+from tests.conftest import EXHAUSTIVE
 from tests.store.faulty_disk import FaultyDisk
 from tests.store.test_proofs import Made, content, model, quick, rows_of, run  # noqa: F401 - fixtures: nothing is computed
 from virnucpro.pipeline import embed as embed_module
@@ -70,13 +70,14 @@ def points(step, first=1):
 STEPS = [pytest.param(37, id="some"), pytest.param(1, id="all", marks=pytest.mark.exhaustive)]
 
 
+OLDER = [
+    *(pytest.param(each, marks=[EXHAUSTIVE, pytest.mark.hours]) for each in ("no output", "a shorter output")),
+    *("an output", "an unfinished run"),
+]
+
+
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize(
-    "older",
-    sample_of(
-        ["no output", "an output", "an unfinished run", "a shorter output"], "an output", "an unfinished run"
-    ),
-)
+@pytest.mark.parametrize("older", OLDER)
 def test_a_run_that_is_killed_anywhere_is_continued_to_the_same_bytes(made, tmp_path, step, older):
     expected, shorter = content(made.whole), content(made.shorter)
     folder = tmp_path / "work"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import MODEL, StopAfter, sample_of
+from tests.conftest import EXHAUSTIVE, MODEL, StopAfter
 from tests.store.damages import Impossible, of_bytes, of_hdf5, of_place
 from virnucpro.cli import main
 from virnucpro.data.fasta import Fasta
@@ -130,7 +130,7 @@ class Made:
             shutil.rmtree(self.folder / "work")
 
 
-@pytest.fixture(scope="module", params=sample_of(POOLS, *POOLS[:1]))
+@pytest.fixture(scope="module", params=["mean", pytest.param("residue", marks=[EXHAUSTIVE, pytest.mark.hours])])
 def made(request, model, tmp_path_factory):
     return Made(tmp_path_factory.mktemp("proofs") / request.param, model, request.param)
 
@@ -269,6 +269,7 @@ def test_no_file_with_other_bytes_is_believed(made):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.hours
 def test_none_of_many_files_with_other_bytes_is_believed(made):
     check(made, byte_cases(made, 100))
 
