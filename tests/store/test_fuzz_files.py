@@ -175,6 +175,25 @@ def test_a_parquet_page_whose_header_changed_is_found(written, step):
 
 
 @needs_pyarrow
+@pytest.mark.parametrize("column", ["id", "length"])
+def test_a_parquet_part_that_was_written_again_with_other_values_is_found(written, column):
+    """Its pages' checksums are right then."""
+    import pyarrow
+    import pyarrow.parquet
+
+    path = written(BY_NAME["parquet"], True)
+    part = path / "part-00000.parquet"
+    table = pyarrow.parquet.read_table(part)
+    values = table[column].to_pylist()
+    values[0] = "another" if column == "id" else values[0] + 1
+    at = table.column_names.index(column)
+    changed = table.set_column(at, table.field(at), pyarrow.array(values, table.field(at).type))
+    pyarrow.parquet.write_table(changed, part, write_page_checksum=True)
+    with pytest.raises(StoreError):
+        everything(path)
+
+
+@needs_pyarrow
 @pytest.mark.parametrize("what", ["the last part", "the first part", "a part twice", "a part of another run"])
 def test_a_parquet_folder_has_all_of_its_parts_and_no_others(written, tmp_path, what):
     path = written(BY_NAME["parquet"], False)

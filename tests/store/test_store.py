@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from tests.store.rows import SEQUENCES, SETTINGS, append, datasets, finish, never, partial, whole_run
+from virnucpro.store import run as run_module
+from virnucpro.store.disk import write_safely
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import LostError, StoreError
 from virnucpro.store.place import folder_of
@@ -212,3 +214,22 @@ def test_where_a_run_may_not_write_is_told_first(tmp_path, output):
         check_output(output, resume=False, force=False)
     check_output(output, resume=True, force=False)
     check_output(output, resume=False, force=True)
+
+
+def test_a_file_is_on_disk_before_it_gets_its_name(output, monkeypatch):
+    happened = []
+    sync_tree, move = run_module.sync_tree, run_module.move_into_place
+    monkeypatch.setattr(run_module, "sync_tree", lambda path: happened.append(("synced", path)) or sync_tree(path))
+    monkeypatch.setattr(
+        run_module, "move_into_place", lambda whole, to: happened.append(("moved", whole)) or move(whole, to)
+    )
+    whole_run(output)
+    (first, synced), (last, moved) = happened[-2:]
+    assert (first, last) == ("synced", "moved") and synced == moved
+
+
+def test_what_a_killed_process_left_of_a_small_file_is_not_part_of_the_next(tmp_path):
+    path = tmp_path / "settings.json"
+    path.with_name("settings.json.new").write_text("left by a killed process")
+    write_safely(path, "{}")
+    assert path.read_text() == "{}"

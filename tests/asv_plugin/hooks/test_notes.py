@@ -121,6 +121,13 @@ def test_what_an_earlier_run_said_of_a_cell_is_dropped_and_of_other_cells_kept(s
     assert set(second) == {cell("fp32"), cell("tf32")}
 
 
+def test_a_run_that_has_notes_itself_keeps_those_of_other_cells(saved):
+    first = saved(result([1.0, math.nan, None], OUTPUT, errcode=1))
+    second = saved(result([math.nan, math.nan, None], OUTPUT, errcode=1), selected={2})
+    assert set(second) == {cell("fp32"), cell("tf32"), cell("fp16")}
+    assert second[cell("fp32")] == first[cell("fp32")]
+
+
 def test_a_build_that_failed_once_is_forgotten_when_it_works(saved):
     assert set(saved(result([None] * 3, errcode=1))) == {"t.T.track"}
     assert saved(result([1.0, 1.0, 1.0])) == {}
