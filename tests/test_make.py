@@ -203,7 +203,7 @@ def test_what_torch_and_python_name_is_one_argument_and_one_program(value, way, 
     wanted = f"torch=={value}"
     called = project.make("setup", way=way, TORCH=wanted, PYTHON=".venv/bin/python")
     pip = [words for words in called if "install" in words]
-    assert pip[0][-3:] == ["--", wanted, "setuptools>=77"]
+    assert pip[0][-3:] == ["--", wanted, "setuptools>=77.0.1"]
     assert project.ready.read_bytes().decode() == f"{wanted}\n"
     project.ready.unlink()
     assert project.make("setup", "bench-gpu", way=way, PYTHON=value) == []
