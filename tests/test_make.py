@@ -211,6 +211,14 @@ def test_what_torch_and_python_name_is_one_argument_and_one_program(value, way, 
     assert not project.owned
 
 
+def test_a_path_of_python_may_have_any_characters(project):
+    name = f"./py thon; {RUN} `{RUN}` $"
+    shutil.copy(project.python, project.folder / name)
+    called = project.make("bench-gpu", PYTHON=name)
+    assert called == [["-m", "asv_plugin.record", "--bench=.", "--machine=", "--", "HEAD"]]
+    assert not project.owned
+
+
 @pytest.mark.parametrize(
     "torch", ["./torch", "torch==./x", "torch @ file:x", "torch@git+file:x", "torchx", "-r torch"]
 )
