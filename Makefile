@@ -106,7 +106,7 @@ endif
 	{ echo 'TORCH is PyTorch in some version, as torch==2.13.0' >&2; exit 1; }
 	@rm -f $@
 	"$$PYTHON" -m venv .venv
-	$(PIP) -- "$$TORCH" 'setuptools>=77.0.1'
+	$(PIP) -- "$$TORCH" 'setuptools>=77.0.3'
 	@# Without build isolation, which downloads setuptools each time: where all is installed no network is needed
 	$(PIP) --no-build-isolation --editable '.[test]'
 	@printf '%s\n' "$$TORCH" > $@

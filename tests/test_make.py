@@ -203,7 +203,7 @@ def test_what_torch_and_python_name_is_one_argument_and_one_program(value, way, 
     wanted = f"torch=={value}"
     called = project.make("setup", way=way, TORCH=wanted, PYTHON=".venv/bin/python")
     pip = [words for words in called if "install" in words]
-    assert pip[0][-3:] == ["--", wanted, "setuptools>=77.0.1"]
+    assert pip[0][-3:] == ["--", wanted, "setuptools>=77.0.3"]
     assert project.ready.read_bytes().decode() == f"{wanted}\n"
     project.ready.unlink()
     assert project.make("setup", "bench-gpu", way=way, PYTHON=value) == []
@@ -216,6 +216,7 @@ def test_a_path_of_python_may_have_any_characters(project):
     shutil.copy(project.python, project.folder / name)
     called = project.make("bench-gpu", PYTHON=name)
     assert called == [["-m", "asv_plugin.record", "--bench=.", "--machine=", "--", "HEAD"]]
+    assert ["-m", "venv", ".venv"] in project.make("setup", TORCH="torch", PYTHON=name)
     assert not project.owned
 
 
