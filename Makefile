@@ -1,58 +1,76 @@
 # The commands of this project; `make` lists them. Everything is installed into .venv here and .asv by asv.
 
-PYTHON ?= python3
-TORCH  ?= torch==2.13.0
-BASE   ?= HEAD~1
-COMMITS ?= HEAD
-HEAD   ?= HEAD
-BENCH  ?= .
-ROUNDS ?= 5
+export PYTHON ?= python3
+export TORCH ?= torch==2.13.0
+export BASE ?= HEAD~1
+export HEAD ?= HEAD
+export COMMITS ?= HEAD
+export BENCH ?= .
+export ROUNDS ?= 5
 # How this machine is called in results/; by default after its GPU or CPU.
-MACHINE ?=
+export MACHINE ?=
+export FACTOR ?=
+export FORMAT ?=
+export ONLY ?=
+export STRICT ?=
+export MODEL ?=
+export WEIGHTS ?= pretrained
+export FASTA ?=
+export PRECISIONS ?=
 
-READY = .venv/ready-$(subst =,,$(TORCH))
-PY  = .venv/bin/python
+# What a variable holds is data, and may be the name of someone else's branch. make expands the `$` of what is given on
+# its command line, unless it is stored expanded; recipes get the value from the environment, as "$$NAME" only.
+$(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(eval override $(name) := $$(value $(name)))))
+MAKEOVERRIDES =
+override SHELL := /bin/sh
+override .SHELLFLAGS := -c
+override PY := .venv/bin/python
 # .venv first: asv looks for pythonX.Y on PATH, and the first there may be another installation, or a shim that fails
-ASV = PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m asv
+override ASV := PATH="$$PWD/.venv/bin:$$PATH" $(PY) -m asv
 # Two processes of one thread each: two of two threads would wait for each other on two cores
-PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist loadfile
-NAME = "$$($(PY) -m asv_plugin.machine --name "$(MACHINE)")"
+override PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist loadfile
+override NAME := name=$$($(PY) -m asv_plugin.machine --name="$$MACHINE")
+override PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+# An option for each word of a value: $(call each,--model,MODEL)
+override each = for word in $$$(2); do set -- "$$@" "$(1)=$$word"; done
 
 .DEFAULT_GOAL := help
-.PHONY: help ab bench bench-gpu test test-fast test-all compare engine fidelity precision publish preview readme lint setup clean
+.PHONY: help ab bench bench-gpu test test-fast test-all compare engine fidelity precision publish preview readme lint setup \
+clean another-torch
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 bench: setup ## benchmark the current commit (BENCH=regex for some cells), publish, print the table
-	@$(PY) -m asv_plugin.preflight --bench "$(BENCH)"
-	@status=0; name=$(NAME) || exit 1; \
-	$(ASV) run --machine "$$name" --bench "$(BENCH)" 'HEAD^!' || status=$$?; \
+	@$(PY) -m asv_plugin.preflight --bench="$$BENCH"
+	@status=0; $(NAME) || exit 1; \
+	$(ASV) run --machine="$$name" --bench="$$BENCH" 'HEAD^!' || status=$$?; \
 	if [ $$status = 1 ]; then exit 1; fi; \
 	$(ASV) publish || status=$$?; \
-	$(PY) -m asv_plugin.answer --machine "$$name" --commit HEAD || status=$$?; \
+	$(PY) -m asv_plugin.answer --machine="$$name" --commit=HEAD || status=$$?; \
 	exit $$status
 
 bench-gpu: ## record COMMITS="a b" with the PyTorch of PYTHON [BENCH=regex]: for GPU machines without a registry
-	@$(PYTHON) -m asv_plugin.record $(COMMITS) --bench "$(BENCH)" $(if $(MACHINE),--machine "$(MACHINE)") \
-	$(if $(ONLY),--only $(ONLY))
+	@set -f; $(call each,--only,ONLY); \
+	"$$PYTHON" -m asv_plugin.record --bench="$$BENCH" --machine="$$MACHINE" "$$@" -- $$COMMITS
 
 precision: setup ## print which precision to use, and the newest numbers (FORMAT=--markdown for a pull request)
-	@$(PY) -m asv_plugin.answer $(if $(MACHINE),--machine "$(MACHINE)") $(FORMAT)
+	@$(PY) -m asv_plugin.answer --machine="$$MACHINE" $${FORMAT:+"$$FORMAT"}
 
 compare: setup ## compare two commits that were benchmarked: make compare BASE=main~1 HEAD=main
-	@$(ASV) compare --machine $(NAME) $(BASE) $(HEAD)
+	@$(NAME) || exit 1; $(ASV) compare --machine="$$name" -- "$$BASE" "$$HEAD"
 
 ab: setup ## judge two commits in paired rounds: make ab BASE=main~1 HEAD=main ROUNDS=5 [BENCH=regex] [FACTOR=1.03] [STRICT=1]
-	@$(PY) -m asv_plugin.compare $(BASE) $(HEAD) --rounds $(ROUNDS) --bench "$(BENCH)" $(if $(FACTOR),--factor $(FACTOR)) \
-	$(if $(STRICT),--strict)
+	@$(PY) -m asv_plugin.compare --rounds="$$ROUNDS" --bench="$$BENCH" $${FACTOR:+--factor="$$FACTOR"} $${STRICT:+--strict} \
+	-- "$$BASE" "$$HEAD"
 
 engine: setup ## print the engine beside its matrix products, fair-esm and Transformers (minutes on a CPU)
 	@$(PY) -m benchmarks.peers.table
 
 fidelity: setup ## print how far each precision moves embeddings [MODEL=] [WEIGHTS=pretrained|random|PATH] [FASTA=] [STRICT=1]
-	@$(PY) -m benchmarks.measure.fidelity_report --weights "$(or $(WEIGHTS),pretrained)" $(if $(MODEL),--model $(MODEL)) \
-	$(if $(FASTA),--fasta "$(FASTA)") $(if $(PRECISIONS),--precisions $(PRECISIONS)) $(if $(STRICT),--strict) $(FORMAT)
+	@set -f; $(call each,--model,MODEL); $(call each,--precisions,PRECISIONS); \
+	$(PY) -m benchmarks.measure.fidelity_report --weights="$$WEIGHTS" "$$@" $${FASTA:+--fasta="$$FASTA"} \
+	$${STRICT:+--strict} $${FORMAT:+"$$FORMAT"}
 
 publish: setup ## write the dashboard to html/
 	@$(ASV) publish
@@ -75,19 +93,26 @@ test-all: setup ## run all tests and the exhaustive loops: each damage, each kil
 lint: setup .venv/lint ## check style (ruff) and types (mypy)
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
-setup: $(READY)
+setup: .venv/ready
 
-$(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, \
-	and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
-	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check $(TORCH) 'setuptools>=77'
+# .venv/ready holds the TORCH that is installed
+ifneq ($(value TORCH),$(shell cat .venv/ready 2>/dev/null))
+.venv/ready: another-torch
+endif
+.venv/ready: pyproject.toml
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, and " + \
+	sys.argv[1] + " is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")' "$$PYTHON"
+	@case "$$TORCH" in */*|*@*) false;; torch|torch[\<\>=~!]*) ;; *) false;; esac || \
+	{ echo 'TORCH is PyTorch in some version, as torch==2.13.0' >&2; exit 1; }
+	@rm -f $@
+	"$$PYTHON" -m venv .venv
+	$(PIP) -- "$$TORCH" 'setuptools>=77.0.3'
 	@# Without build isolation, which downloads setuptools each time: where all is installed no network is needed
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[test]'
-	@touch $@
+	$(PIP) --no-build-isolation --editable '.[test]'
+	@printf '%s\n' "$$TORCH" > $@
 
-.venv/lint: $(READY)
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[lint]'
+.venv/lint: .venv/ready
+	$(PIP) --no-build-isolation --editable '.[lint]'
 	@touch $@
 
 clean: ## remove what was installed and generated (everything that git ignores)

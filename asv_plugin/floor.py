@@ -12,8 +12,8 @@ def too_old(oldest: str | None, revisions: Sequence[str]) -> str | None:
     """
     if oldest is None:
         return None
-    below = git_lines("rev-list", f"{oldest}^@")
-    asked = [line for each in revisions for line in git_lines("rev-list", *([] if ".." in each else ["-1"]), each)]
+    below = commits(f"{oldest}^@")
+    asked = [line for each in revisions for line in commits(each, *([] if ".." in each else ["-1"]))]
     found = sorted(set(asked) & set(below))
     if not found:
         return None
@@ -21,7 +21,8 @@ def too_old(oldest: str | None, revisions: Sequence[str]) -> str | None:
     return f"{found[0][:8]}{more} cannot be measured: the suite measures commits from {oldest} on (asv.conf.json)"
 
 
-def git_lines(*arguments: str) -> list[str]:
-    """The lines that git prints; none where it fails."""
-    done = subprocess.run(["git", *arguments, "--"], capture_output=True, text=True, check=False)
+def commits(revision: str, *options: str) -> list[str]:
+    """The hashes of a revision or range; none where git knows no such. A name with a dash is not git's option."""
+    command = ["git", "rev-list", *options, "--end-of-options", revision, "--"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.split() if done.returncode == 0 else []

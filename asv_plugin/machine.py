@@ -28,6 +28,10 @@ KNOWN = "VIRNUCPRO_GPUS"
 """Holds what `gpus` found, as JSON, for the processes that one which has asked goes on to start."""
 
 
+MACHINE = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+"""Names of machines."""
+
+
 def hardware() -> dict[str, str]:
     """asv's record of this machine, with its GPUs (`gpu`, `num_gpu`, and the first one's bytes, `gpu_ram`)."""
     found = gpus()
@@ -60,6 +64,10 @@ def register(name: str | None = None) -> str:
         cpu_with_cores,
     )  # not above: the plugin also serves suites of other projects
 
+    if name and not MACHINE.fullmatch(name):
+        raise util.UserError(
+            f"MACHINE={name!r} names no machine: take letters, digits, dots, dashes and underscores"
+        )
     found = gpus()
     name = name or name_for(found[0][0] if found else cpu_with_cores())
     # `asv machine --yes --machine NAME` would record the name alone, without CPU, memory and system

@@ -183,6 +183,17 @@ def test_asvs_pages_render_without_the_internet(served, visit, fragment, selecto
     shown.wait_for_selector(selector, timeout=1000 * PATIENCE)
 
 
+@WITH_NPM
+def test_the_licences_of_all_that_is_published_are_published(published):
+    text = (published.html / "licenses.txt").read_text()
+    folders = [folder.name for folder in (published.html / "vendor").iterdir()]
+    assert len(folders) == 6
+    named = re.findall(r"^(\S+) [\d.]+\n=+\n\n\S", text, re.MULTILINE)
+    assert named == ["asv", *sorted(folders)]
+    assert text.count("Permission is hereby granted") == 5  # flot-orderbars comes without the text
+    assert 'href="licenses.txt"' in (published.html / "index.html").read_text()
+
+
 @WITH_CHROMIUM
 @WITH_NPM
 def test_the_front_page_names_the_project_the_machines_and_the_answer(served, visit):

@@ -19,7 +19,7 @@ from asv.publishing import OutputPublisher
 
 from asv_plugin.answer.records import BENCHMARKS, Record, machines, records
 from asv_plugin.answer.summary import LEGEND, Summary, summarize
-from asv_plugin.hooks import site
+from asv_plugin.hooks import licenses, site
 
 PAGE = "precision.html"
 
@@ -49,6 +49,7 @@ class PrecisionPage(OutputPublisher):
         }
         site.add_links(index, PAGE, last_runs)
         site.use_local_libraries(index)
+        licenses.write(index.parent, site.WEB / "node_modules")
 
 
 def render(project: str, found: list[dict[str, Any]]) -> str:

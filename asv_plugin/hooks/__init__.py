@@ -5,6 +5,7 @@ from asv_plugin.hooks import (
     compare,
     find,
     floor,
+    git_names,
     machine,
     notes,
     progress,
@@ -26,5 +27,6 @@ def install() -> None:
     compare.install()
     find.install()
     floor.install()
+    git_names.install()
     regressions.install()
     publish.install()

@@ -14,6 +14,7 @@ from typing import Any
 from asv import util
 from asv.console import log
 
+from asv_plugin.hooks import licenses
 from asv_plugin.hooks.places import SUPPORTED, check_page
 
 WEB = Path(__file__).parents[1] / "web"
@@ -62,7 +63,8 @@ def add_links(index: Path, page: str, last_runs: Mapping[str, str]) -> None:
     runs = "; ".join(f"{html.escape(name)}, {date}" for name, date in last_runs.items()) or "nothing yet"
     front = (
         f'<p style="padding: 10px 20px 0">Which precision should I run ESM-2 in? <a href="{page}">The answer</a>. '
-        f"Recorded machines, with the date of their last run: {runs}.</p>\n"
+        f"Recorded machines, with the date of their last run: {runs}. "
+        f'<a href="{licenses.FILE}">Licences</a>.</p>\n'
     )
     text = insert(text, NAVIGATION, entry, before=True)
     text = insert(text, FRONT_PAGE, front, before=False)

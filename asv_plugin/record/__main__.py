@@ -82,12 +82,13 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("commits", nargs="+", metavar="COMMIT", help="as git names them")
-    parser.add_argument("--only", nargs="+", choices=files, default=files, help="these files of benchmarks")
+    parser.add_argument("--only", action="extend", nargs="+", choices=files, help="these files of benchmarks")
     parser.add_argument(
         "--bench", type=regex, default=".", metavar="REGEX", help="these cells (default: all), as asv's --bench"
     )
     parser.add_argument("--machine", help="its name in results/ (default: after its GPU or CPU)")
     arguments = parser.parse_args()
+    only = arguments.only or files
     if git("rev-parse", "--show-toplevel") is None:
         sys.exit("error: this folder is not a git repository: clone the project, or a bundle of it, with git")
     commits = list(dict.fromkeys(commit_hash(name) for name in arguments.commits))
@@ -101,13 +102,13 @@ def main() -> None:
         results = Path(config.results_dir)
         require_the_same_pytorch(results, name)
         suite = discover(config)
-        wanted = selected(config, suite, arguments.only, arguments.bench)
+        wanted = selected(config, suite, only, arguments.bench)
         known = recorded(results, name, wanted, suite)
     except util.UserError as error:
         sys.exit(f"error: {error}")
     asked = [file for file, cells in wanted.items() if cells]  # asv fails where it finds no cell
     if not asked:
-        sys.exit(f"error: no cell of {', '.join(arguments.only)} matches {arguments.bench!r}")
+        sys.exit(f"error: no cell of {', '.join(only)} matches {arguments.bench!r}")
     todo = plan(commits, asked, known)
     each = [file for some in todo.values() for file in some]
     print_plan(each, len(commits) * len(asked) - len(each), name, known)

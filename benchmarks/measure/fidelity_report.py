@@ -81,11 +81,18 @@ def main(words: Sequence[str] | None = None) -> int:
 def arguments() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser("make fidelity", description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", nargs="+", metavar="NAME", help="default: 8M on a CPU, 650M and 3B on a GPU")
+    parser.add_argument(
+        "--model",
+        action="extend",
+        nargs="+",
+        metavar="NAME",
+        help="default: 8M on a CPU, 650M and 3B on a GPU",
+    )
     parser.add_argument("--weights", default="pretrained", help="pretrained (default), random, or a path")
     parser.add_argument("--fasta", type=Path, help="your own proteins, plain or compressed")
     parser.add_argument(
         "--precisions",
+        action="extend",
         nargs="+",
         choices=PRECISIONS,
         help="default: all that this machine computes, on a CPU without FP16 units all but FP16",

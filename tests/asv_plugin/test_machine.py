@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from asv import util
 
 from asv_plugin import machine
 
@@ -38,6 +39,17 @@ def test_a_machine_is_registered_under_the_name_of_its_gpu_or_cpu_or_the_one_giv
     monkeypatch.setattr(machine.MachineCollection, "save", saved.__setitem__)
     assert machine.register(given) == name
     assert (saved[name]["machine"], saved[name].get("gpu")) == (name, gpus[0][0] if gpus else None)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", ".x", "-x", "--output=x", "a b", "a\nb", "`touch x`", "\x1b[2J", "<b>"]
+)
+def test_a_name_that_is_no_plain_folders_is_refused(monkeypatch, name):
+    saved = {}
+    monkeypatch.setattr(machine.MachineCollection, "save", saved.__setitem__)
+    with pytest.raises(util.UserError, match="names no machine: take letters"):
+        machine.register(name)
+    assert saved == {}
 
 
 def test_a_pytorch_that_cannot_name_the_gpus_is_said(monkeypatch):
