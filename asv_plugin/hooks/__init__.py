@@ -10,6 +10,7 @@ from asv_plugin.hooks import (
     progress,
     publish,
     regressions,
+    repository,
     selection,
     site,
 )
@@ -18,6 +19,7 @@ from asv_plugin.hooks import (
 def install() -> None:
     """Change asv in this process; UserError, which asv prints, where it is another asv than the supported one."""
     selection.install()
+    repository.install()
     notes.install()
     machine.install()
     progress.install()
