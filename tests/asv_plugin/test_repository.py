@@ -1,6 +1,8 @@
 """What each command says where there is no repository: in a downloaded archive of the project, anywhere."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,8 @@ import pytest
 from asv_plugin.repository import no_repository
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("asv_plugin", "benchmarks", "virnucpro", "results", "asv.conf.json")
+PARTS = ("asv_plugin", "benchmarks", "virnucpro", "asv.conf.json")
+HERE = {"here": {"machine": "here"}, "version": 1}
 NEED_COMMITS = {
     "make bench": "asv_plugin.preflight",
     "make bench, at its end": "asv_plugin.answer --commit HEAD",
@@ -19,9 +22,9 @@ NEED_COMMITS = {
     "make ab HEAD=worktree": "asv_plugin.compare HEAD worktree",
     "make compare": "asv compare --machine here HEAD~1 HEAD",
     "make publish": "asv publish",
-    "asv run": "asv run HEAD^!",
-    "asv continuous": "asv continuous HEAD",
-    "asv find": "asv find HEAD~3..HEAD Throughput",
+    "asv run": "asv run --machine here HEAD^!",
+    "asv continuous": "asv continuous --machine here HEAD",
+    "asv find": "asv find --machine here HEAD~3..HEAD Throughput",
 }
 MISSING = "this folder is not a git repository, which asv needs: clone the project, or a bundle of it, with git"
 
@@ -33,6 +36,8 @@ def archive(tmp_path):
     folder.mkdir()
     for part in PARTS:
         (folder / part).symlink_to(ROOT / part)
+    shutil.copytree(ROOT / "results", folder / "results")
+    (folder / ".asv-machine.json").write_text(json.dumps(HERE))  # in $HOME, which asv asks before all else
     return folder
 
 
