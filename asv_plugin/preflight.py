@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from asv_plugin.repository import git
+from asv_plugin.repository import CLONE, git, no_repository
 from benchmarks.suite.workloads import FASTA_VARIABLE, read_fasta
 
 
@@ -19,11 +19,13 @@ def problem(bench: str = ".") -> str | None:
         re.compile(bench)
     except re.error as error:
         return f"BENCH={bench!r} is no regular expression ({error}): escape ( [ + and the like with a backslash"
-    top = git("rev-parse", "--show-toplevel")
-    if top is None or Path(top) != Path.cwd().resolve():
-        return "this folder is not a git repository, and asv benchmarks commits: clone the project with git"
+    missing = no_repository()
+    if missing:
+        return missing
+    if Path(git("rev-parse", "--show-toplevel") or "") != Path.cwd().resolve():
+        return CLONE
     if git("rev-parse", "--verify", "HEAD") is None:
-        return "this repository has no commit yet, and asv benchmarks commits: commit first"
+        return "this repository has no commit yet, and asv needs commits: commit first"
     fasta = os.environ.get(FASTA_VARIABLE)
     if fasta:
         try:

@@ -22,26 +22,39 @@ from pathlib import Path
 from asv import util
 
 from asv_plugin.compare.exit_code import MEANINGS, Code, exit_code, in_words
+from asv_plugin.compare.packages import Packages
 from asv_plugin.compare.report import render
 from asv_plugin.compare.rounds import INTERRUPTED, on_sigint, run_rounds
-from asv_plugin.compare.suite import BuildError, Suite, UsageError
+from asv_plugin.compare.suite import BuildError, Suite, UsageError, print_progress
 from asv_plugin.compare.trial import Trial
 from asv_plugin.compare.turns import SOCKET, VARIABLE
 from asv_plugin.compare.verdict import Comparison
-from asv_plugin.repository import git
+from asv_plugin.repository import find_commit, git, no_repository, unknown
 
 
 def resolve(name: str) -> str:
     """The full hash of a commit, "worktree" being one of the uncommitted changes; UsageError if there is none."""
     if name == "worktree":
-        commit = git("stash", "create")
+        # git refuses to where nobody has said who they are
+        who = ("-c", "user.name=make ab", "-c", "user.email=ab@localhost")
+        commit = git(*who, "stash", "create")
         if not commit:
-            raise UsageError("worktree: there are no uncommitted changes of tracked files")
+            raise UsageError(no_repository() or "worktree: there are no uncommitted changes of tracked files")
         return commit
-    commit = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    commit = find_commit(name)
     if commit is None:
-        raise UsageError(f"git knows no commit {name!r}")
+        raise UsageError(unknown(name))
     return commit
+
+
+def say_if_equal(commits: tuple[str, str]) -> None:
+    """Say that a commit is compared with itself, which shows noise, and where uncommitted changes may be meant."""
+    if commits[0] != commits[1]:
+        return
+    text = f"BASE and HEAD are the same commit, {commits[0][:8]}: this compares it with itself"
+    if git("status", "--porcelain", "--untracked-files=no"):
+        text += "; for the uncommitted changes use HEAD=worktree"
+    print_progress(text)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -80,13 +93,16 @@ def parse_arguments() -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> tuple[Code, dict[str, object]]:
     """Compare, print the table, and say with which code to end; what --json writes is returned, too."""
     comparisons: list[Comparison] = []
+    versions: dict[str, Packages] = {}
     commits = (resolve(arguments.base), resolve(arguments.head))
+    say_if_equal(commits)
     try:
         trial = Trial(Suite(arguments.config, commits, arguments.bench))
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         code = (Code.NO_BASE, Code.FAILED)[error.side]
     else:
+        versions = dict(zip(("base", "head"), trial.suite.packages[False], strict=True))
         finished = run_rounds(trial, arguments.rounds)
         comparisons = trial.comparisons(arguments.factor)
         print(render(comparisons, commits, arguments.factor))
@@ -94,6 +110,7 @@ def run(arguments: argparse.Namespace) -> tuple[Code, dict[str, object]]:
     return code, {
         "base": commits[0],
         "head": commits[1],
+        "packages": versions,
         "rounds": arguments.rounds,
         "exit_code": code,
         "meaning": MEANINGS[code],

@@ -15,6 +15,7 @@ from asv.plugin_manager import plugin_manager
 from asv.repo import get_repo
 
 from asv_plugin import notes
+from asv_plugin.compare.packages import Packages, differences, packages
 from asv_plugin.floor import too_old
 from asv_plugin.hooks import selection
 from asv_plugin.hooks.places import check_places
@@ -65,7 +66,7 @@ class Suite:
     """Both commits, each built in an environment of its own, and the benchmarks to run against them.
 
     Which of the two environments holds BASE can be swapped: they differ in what an installation leaves to chance,
-    and none is to be always HEAD's.
+    and none is to be always HEAD's. `packages` of both sides are known by `swapped`.
     """
 
     def __init__(self, config: Path, commits: tuple[str, str], bench: str):
@@ -84,6 +85,7 @@ class Suite:
         for each in self.environments:
             each.create()
         self.swapped = False
+        self.packages: dict[bool, list[Packages]] = {}
         self._build()
         self.benchmarks = self._discover(bench)
         self.install(swapped=False)  # asv has tried BASE, too, if it could not discover benchmarks with HEAD
@@ -125,6 +127,22 @@ class Suite:
         self.swapped = swapped
         for side, commit in enumerate(self.commits):
             self.environment(side).install_project(self.conf, self.repo, commit)
+        if swapped not in self.packages:
+            self.packages[swapped] = [packages(self.environment(side), self.conf.project) for side in (0, 1)]
+            self._say_what_differs()
+
+    def _say_what_differs(self) -> None:
+        """Before the first round, which packages differ between the sides; later, between the environments."""
+        base, head = self.packages[False]
+        if not self.swapped:
+            between_sides = differences(base, head, SIDES)
+            if between_sides:
+                print_progress(f"packages differ: {between_sides}")
+            return
+        folders = [Path(each._env_dir).name for each in self.environments]
+        between_environments = differences(base, self.packages[True][0], folders)
+        if between_environments:
+            print_progress(f"warning: with one commit the environments differ: {between_environments}")
 
     def environment(self, side: int) -> Any:
         """The environment that holds BASE (0) or HEAD (1)."""

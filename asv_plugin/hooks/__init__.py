@@ -11,6 +11,7 @@ from asv_plugin.hooks import (
     progress,
     publish,
     regressions,
+    repository,
     selection,
     site,
 )
@@ -19,6 +20,7 @@ from asv_plugin.hooks import (
 def install() -> None:
     """Change asv in this process; UserError, which asv prints, where it is another asv than the supported one."""
     selection.install()
+    repository.install()
     notes.install()
     machine.install()
     progress.install()

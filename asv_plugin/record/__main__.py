@@ -89,8 +89,6 @@ def main() -> None:
     parser.add_argument("--machine", help="its name in results/ (default: after its GPU or CPU)")
     arguments = parser.parse_args()
     only = arguments.only or files
-    if git("rev-parse", "--show-toplevel") is None:
-        sys.exit("error: this folder is not a git repository: clone the project, or a bundle of it, with git")
     commits = list(dict.fromkeys(commit_hash(name) for name in arguments.commits))
     keep_pythonpath()
     try:
