@@ -24,11 +24,12 @@ from asv import util
 from asv_plugin.compare.exit_code import MEANINGS, Code, exit_code, in_words
 from asv_plugin.compare.report import render
 from asv_plugin.compare.rounds import INTERRUPTED, on_sigint, run_rounds
-from asv_plugin.compare.suite import BuildError, Suite, UsageError
+from asv_plugin.compare.suite import BuildError, Suite, UsageError, print_progress
 from asv_plugin.compare.trial import Trial
 from asv_plugin.compare.turns import SOCKET, VARIABLE
 from asv_plugin.compare.verdict import Comparison
 from asv_plugin.repository import git
+from asv_plugin.untrusted import for_terminal
 
 
 def resolve(name: str) -> str:
@@ -84,7 +85,7 @@ def run(arguments: argparse.Namespace) -> tuple[Code, dict[str, object]]:
     try:
         trial = Trial(Suite(arguments.config, commits, arguments.bench))
     except BuildError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_progress(f"error: {error}")
         code = (Code.NO_BASE, Code.FAILED)[error.side]
     else:
         finished = run_rounds(trial, arguments.rounds)
@@ -114,13 +115,13 @@ def main() -> None:
         if output:
             output.write_text(json.dumps(found, indent=1) + "\n")
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_progress(f"error: {error}")
         code = Code.WRONG_USE
     except KeyboardInterrupt:
         code = Code.INTERRUPTED
     except (util.UserError, util.ProcessError) as error:
         if not INTERRUPTED:
-            sys.exit(f"error: {error}")
+            sys.exit(f"error: {for_terminal(str(error), lines=True)}")
         code = Code.INTERRUPTED
     print(in_words(code), flush=True)
     sys.exit(code)

@@ -3,8 +3,10 @@
 from asv_plugin.hooks import (
     broken_files,
     compare,
+    escaping,
     find,
     floor,
+    log,
     machine,
     notes,
     progress,
@@ -17,6 +19,7 @@ from asv_plugin.hooks import (
 
 def install() -> None:
     """Change asv in this process; UserError, which asv prints, where it is another asv than the supported one."""
+    log.install()
     selection.install()
     notes.install()
     machine.install()
@@ -27,4 +30,5 @@ def install() -> None:
     find.install()
     floor.install()
     regressions.install()
+    escaping.install()
     publish.install()
