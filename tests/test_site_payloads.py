@@ -157,8 +157,8 @@ def visit(chromium):
 
 INSERTED = """() => [...document.querySelectorAll('body *')].filter((element) =>
     [...element.attributes].some((each) => /^on/.test(each.name) || /^\\s*javascript:/i.test(each.value))
-    || element.matches('script:not(#data, #data + script), iframe, math, details, svg:not(#main svg), style, object')
-    || element.matches('embed, input[autofocus], img:not([src="swallow.png"])')
+    || element.matches('script:not(#data, #data + script), svg:not(#main svg), img:not([src="swallow.png"])')
+    || element.matches('iframe, math, details, style, object, embed, input[autofocus]')
 ).map((element) => element.outerHTML)"""
 """Elements that asv's pages have none of, and the Precision page none but its own."""
 

@@ -70,6 +70,7 @@ PAGES = {
     ),
     "summarylist.js": (MACHINE,),
     "regressions.js": (NO_JSONP,),
+    "jquery.flot.axislabels.js": (("' + opts.axisLabel + '", "' + as_html(opts.axisLabel) + '"),),
 }
 """What of asv's JavaScript is replaced by what in the published copy, everywhere in a file."""
 

@@ -2,11 +2,16 @@
 
 import logging
 
+from asv_plugin.hooks.places import check_places
 from asv_plugin.untrusted import for_terminal
+
+PLACES = {"asv.console:log.warning": "(*args, **kwargs)"}
+"""What of asv is known below, and how its parameters begin."""
 
 
 def install() -> None:
     """Let each message pass `Shown`; asv logs through Python's root logger, and prints by handlers of its own."""
+    check_places(PLACES, __name__)
     logger = logging.getLogger()
     if not any(isinstance(each, Shown) for each in logger.filters):
         logger.addFilter(Shown())

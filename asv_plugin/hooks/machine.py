@@ -12,6 +12,7 @@ from asv.results import Results
 
 from asv_plugin import notes
 from asv_plugin.checks import check_machine, require
+from asv_plugin.hooks.broken_files import BROKEN
 from asv_plugin.hooks.places import check_places
 from asv_plugin.machine import hardware
 
@@ -63,7 +64,7 @@ def read_record(path: Path) -> dict[str, Any]:
             all(isinstance(recorded.get(key), (str, int, type(None))) for key in IDENTITY),
             "its hardware is no text",
         )
-    except (util.UserError, OSError, ValueError) as error:
+    except (util.UserError, OSError, *BROKEN) as error:
         log.warning(f"{path} is written anew: {str(error).strip()}")
         return {}
     return recorded
