@@ -106,6 +106,8 @@ def test_a_benchmarks_name_is_part_of_a_file_name_and_an_address(known, name):
         {"date": 1e18},
         {"params": {"machine": "a-cpu", "gpu": ["list"]}},
         {"params": {"machine": "a-cpu", "gpu": "x" * 300}},
+        {"params": {"machine": "a-cpu", "k" * 51: ""}},
+        {"params": {"machine": "a-cpu"} | {str(key): "x" * 190 for key in range(12)}},
         {"params": {"machine": "a-cpu", "..": ""}},
         {"env_vars": {"x": {}}},
         {"durations": {"<build>": "long"}},
