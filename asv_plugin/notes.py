@@ -8,9 +8,13 @@ asv prints a skipped cell's reason once and stores it nowhere. `asv_plugin.hooks
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from asv.console import log
+
+from asv_plugin.checks import is_count, is_number, is_text
 
 MEASURED = "virnucpro-cell "  # benchmarks/suite/cell.py prints it in front of a measured cell's notes
 SKIPPED = re.compile(r"asv: skipped: NotImplementedError\((['\"])(.*)\1\)")
@@ -20,6 +24,25 @@ EXCEPTION = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Failed|Exception|Interrupt)): (
 Notes = dict[str, dict[str, Any]]
 """``benchmark(parameters)`` to its notes: ``skipped`` or ``failed`` with the reason, or what was measured."""
 
+Kind = Callable[[Any], bool]
+
+
+def is_texts_by_name(value: Any) -> bool:
+    """As the versions of packages."""
+    return isinstance(value, dict) and all(is_text(each) for pair in value.items() for each in pair)
+
+
+KINDS: dict[str, Kind | dict[str, Kind]] = {
+    **dict.fromkeys(("device", "weights", "skipped", "failed", "output", "cpus", "peer"), is_text),
+    **dict.fromkeys(("proteins", "residues", "threads"), is_count),
+    "seconds": is_number,
+    "versions": is_texts_by_name,
+    "gpu": {"busy": is_text},
+    "fidelity": dict.fromkeys(("smallest_residue_cosine", "same_nearest_neighbour"), is_number),
+    "massive_channel": {"error_over_distance": is_number, "skipped": is_text, "failed": is_text},
+}
+"""What notes must be that are read again; what else they hold is only kept."""
+
 
 def notes_path(result_path: Path) -> Path:
     """Where the notes of an asv result file are."""
@@ -27,11 +50,40 @@ def notes_path(result_path: Path) -> Path:
 
 
 def read(path: Path) -> Notes:
-    """The notes in a file; none where it does not exist or cannot be read."""
+    """The notes in a file; none where it does not exist. What cannot be used is named, and left out."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning(f"Skipping {path}: {type(error).__name__}: {error}")
+        return {}
+    if not isinstance(found, dict):
+        log.warning(f"Skipping {path}: not a JSON object")
+        return {}
+    wrong: list[str] = []
+    usable = {name: usable_note(note, name, wrong) for name, note in found.items()}
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        log.warning(f"{path}: {wrong[0]}{more}: of another type, and left out")
+    return usable
+
+
+def usable_note(note: Any, place: str, wrong: list[str], kinds: dict[str, Any] = KINDS) -> dict[str, Any]:
+    """A note without what is of another type than it must be, of which the places are added to `wrong`."""
+    if not isinstance(note, dict):
+        wrong.append(place)
+        return {}
+    usable = {}
+    for name, value in note.items():
+        kind = kinds.get(name)
+        if isinstance(kind, dict):
+            usable[name] = usable_note(value, f"{place}: {name}", wrong, kind)
+        elif kind is None or kind(value):
+            usable[name] = value
+        else:
+            wrong.append(f"{place}: {name}")
+    return usable
 
 
 def key(benchmark: str, parameters: tuple[str, ...]) -> str:
@@ -80,7 +132,10 @@ def split(output: str, has_parameters: bool) -> Iterator[tuple[tuple[str, ...], 
 def read_output(output: str) -> dict[str, Any]:
     """What one cell's output says about it; a measured cell may lack one figure, and say why."""
     measured = (line.removeprefix(MEASURED) for line in output.splitlines() if line.startswith(MEASURED))
-    note: dict[str, Any] = json.loads(next(measured, "{}"))
+    try:
+        note = usable_note(json.loads(next(measured, "{}")), "", [])
+    except (ValueError, RecursionError):  # the measured program has printed such a line, too
+        note = {}
     skipped = SKIPPED.search(output)
     if skipped:
         note["skipped"] = skipped[2].replace("\\'", "'")

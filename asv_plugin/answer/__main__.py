@@ -10,8 +10,10 @@ from pathlib import Path
 from asv_plugin.answer.records import Record, machines, records
 from asv_plugin.answer.summary import summarize
 from asv_plugin.answer.terminal import render
+from asv_plugin.hooks import log
 from asv_plugin.hooks.broken_files import skip_broken_files
 from asv_plugin.repository import commit_hash
+from asv_plugin.untrusted import for_terminal
 
 
 def choose(arguments: argparse.Namespace) -> Record:
@@ -20,7 +22,7 @@ def choose(arguments: argparse.Namespace) -> Record:
     if not known:
         sys.exit(f"error: no results in {arguments.results}: run make bench")
     if arguments.machine and arguments.machine not in known:
-        sys.exit(f"error: --machine: choose one of {', '.join(known)}")
+        sys.exit(f"error: --machine: choose one of {', '.join(map(for_terminal, known))}")
     everywhere = {
         name: records(arguments.results, name) for name in known if arguments.machine in (None, "", name)
     }
@@ -34,9 +36,9 @@ def choose(arguments: argparse.Namespace) -> Record:
         commit = commit_hash(arguments.commit)
         found = [record for record in found if record.commit == commit]
         if not found:
-            sys.exit(f"error: commit {commit[:8]} has no results on {machine}; run make bench")
+            sys.exit(f"error: commit {commit[:8]} has no results on {for_terminal(machine)}; run make bench")
     if not found:
-        sys.exit(f"error: no results on {machine}; run make bench")
+        sys.exit(f"error: no results on {for_terminal(machine)}; run make bench")
     return found[0]
 
 
@@ -51,10 +53,11 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s")
     arguments = parser.parse_args()
     skip_broken_files()
+    log.install()
     summary = summarize(choose(arguments))
     print(render(summary, arguments.markdown))
     if not summary.tables:
-        sys.exit(f"error: no cell of commit {summary.commit[:8]} on {summary.machine} has a value")
+        sys.exit(f"error: no cell of commit {summary.commit[:8]} on {for_terminal(summary.machine)} has a value")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from asv_plugin.answer.numbers import format_error
+from asv_plugin.answer.numbers import format_error, ratio
 from asv_plugin.answer.records import AGAINST_FP32, FIDELITY, MASSIVE, Record
 
 LARGEST_ERROR = 0.05
@@ -52,7 +52,8 @@ def speedup(record: Record, model: str, precision: str, workload: str) -> float 
     if together:
         return round(together.median, 3)
     this, fp32 = (record.value("tokens/s", model, p, workload) for p in (precision, "fp32"))
-    return round(this.median / fp32.median, 3) if this and fp32 else None
+    over_fp32 = ratio(this.median, fp32.median) if this and fp32 else None
+    return None if over_fp32 is None else round(over_fp32, 3)
 
 
 def advise(record: Record, model: str, workload: str, precisions: Iterable[str]) -> Advice:
@@ -71,7 +72,7 @@ def advise(record: Record, model: str, workload: str, precisions: Iterable[str])
         if precision == "fp32":
             faithful.append(Candidate(precision, 1.0, 0.0))
             continue
-        if error is None or speed is None:
+        if error is None or speed is None or speed <= 0:
             unknown.append(precision.upper())
             continue
         note = record.note(model, precision, workload, about=AGAINST_FP32.values())
@@ -127,7 +128,8 @@ def sentence(
         result = f"{begin}: {said}." if said else f"{begin}: nothing else has a usable result."
     else:
         this, fp32 = (record.value("peak memory", model, p, workload) for p in (best.precision, "fp32"))
-        share = f", with {this.median / fp32.median:.0%} of its peak memory" if this and fp32 else ""
+        memory = ratio(this.median, fp32.median) if this and fp32 else None
+        share = "" if memory is None else f", with {memory:.0%} of its peak memory"
         result = (
             f"{begin}, {best.speed:.2f} times FP32{share}; it moves embeddings by at most "
             f"{format_error(best.error)} of the distance between proteins"

@@ -12,6 +12,11 @@ WIDE_SPREAD = 0.05
 """A spread above this share of the value is marked: it is wider than what counts as a change in speed."""
 
 
+def ratio(value: float, other: float) -> float | None:
+    """One number over another; None where that is none."""
+    return value / other if other and math.isfinite(value / other) else None
+
+
 def format_cosine(cosine: float) -> str:
     """A cosine to five digits, never rounded up: what is too small must not look large enough."""
     return f"{math.floor(cosine * 1e5) / 1e5:.5f}"
@@ -26,7 +31,7 @@ def format_value(metric: str, value: Value | None, steady: bool = True) -> str:
     """A value with its unit and spread, which is marked where it is `WIDE_SPREAD`."""
     if value is None:
         return "n/a"
-    share = value.spread / value.median if value.spread is not None else None
+    share = ratio(value.spread, value.median) if value.spread is not None else None
     spread = f" ±{100 * share:.0f}%{'!' if share > WIDE_SPREAD else ''}" if share is not None else ""
     return f"{format_quantity(metric, value.median)}{spread}{'' if steady else ' ~'}"
 
@@ -60,5 +65,6 @@ def improvement(metric: str, fp32: Value | None, other: Value | None) -> str:
         return ""
     if fp32 is None or other is None:
         return "n/a"
-    better = other.median / fp32.median if metric in HIGHER_IS_BETTER else fp32.median / other.median
-    return f"{better:.2f}x"
+    pair = (other.median, fp32.median) if metric in HIGHER_IS_BETTER else (fp32.median, other.median)
+    better = ratio(*pair)
+    return "n/a" if better is None else f"{better:.2f}x"

@@ -56,7 +56,7 @@ def render(project: str, found: list[dict[str, Any]]) -> str:
     """The page for what `collect` found; the same results give the same bytes (compressed: with the same zlib)."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    data = json.dumps(found, separators=(",", ":"), sort_keys=True)
+    data = json.dumps(found, separators=(",", ":"), sort_keys=True, allow_nan=False)
     packed = len(data) > COMPRESS_ABOVE
     if packed:
         data = base64.b64encode(zlib.compress(data.encode(), 9)).decode()
@@ -89,7 +89,8 @@ def collect(results_dir: Path) -> list[dict[str, Any]]:
 def describe(about: dict[str, Any]) -> str:
     """asv's record of a machine, in a few words."""
     ram = str(about.get("ram", ""))
-    memory = f"{int(ram) / 2**30:.0f} GiB of memory" if ram.isdigit() else ram
+    is_number = ram.isdecimal() and len(ram) <= 18
+    memory = f"{int(ram) / 2**30:.0f} GiB of memory" if is_number else ram
     return ", ".join(str(part) for part in (about.get("cpu"), memory, about.get("os")) if part)
 
 

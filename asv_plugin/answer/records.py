@@ -1,5 +1,6 @@
 """Read what asv recorded: the numbers of a commit on a machine, and why others are missing."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,7 +158,7 @@ def read_noted(record: Record, about: str, name: str) -> Iterator[tuple[tuple[st
     """A figure that the notes of a cell's fidelity hold, for each cell that has one."""
     for cell in record.values.get(FIDELITY, {}):
         value = record.note(*cell, about=AGAINST_FP32.values()).get(about, {}).get(name)
-        if value is not None:
+        if value is not None and math.isfinite(value):
             yield cell, Value(value)
 
 
@@ -169,7 +170,7 @@ def read_values(result: Results, benchmark: str) -> Iterator[tuple[tuple[str, ..
     values = result.get_result_value(benchmark, params)
     statistics = result.get_result_stats(benchmark, params)
     for cell, value, stats in zip(notes.product(params), values, statistics, strict=True):
-        if len(cell) == 3 and value is not None and value == value:
+        if len(cell) == 3 and value is not None and math.isfinite(value):
             samples = (stats or {}).get("repeat") or 1
             spread = (stats["q_75"] - stats["q_25"]) / 2 if samples > 1 else None
             yield cell, Value(value, spread, samples)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asv_plugin.answer.advice import advise, speedup
-from asv_plugin.answer.numbers import RATIOS, format_value, improvement
+from asv_plugin.answer.numbers import RATIOS, format_value, improvement, ratio
 from asv_plugin.answer.records import (
     AGAINST_FP32,
     ENERGY,
@@ -80,7 +80,9 @@ def summarize(record: Record) -> Summary:
     """What a record says about precisions."""
     cells = list(dict.fromkeys(cell for values in record.values.values() for cell in values))
     about = [note for cell in cells if (note := record.note(*cell))]
-    versions = sorted({f"{name} {version}" for note in about for name, version in note["versions"].items()})
+    versions = sorted(
+        {f"{name} {version}" for note in about for name, version in note.get("versions", {}).items()}
+    )
     return Summary(
         machine=record.machine,
         commit=record.commit,
@@ -97,7 +99,7 @@ def weights(record: Record, cells: list[tuple[str, ...]]) -> str:
     """Which weights: speed and memory do not depend on their values, fidelity does."""
     speed, fidelity = (
         " and ".join(
-            sorted({note["weights"] for cell in cells if (note := record.note(*cell, about=about.values()))})
+            sorted({known for cell in cells if (known := record.note(*cell, about=about.values()).get("weights"))})
         )
         for about in (THROUGHPUT, AGAINST_FP32)
     )
@@ -128,7 +130,10 @@ def table(record: Record, model: str, workload: str) -> Table:
     advice = advise(record, model, workload, shown)
     note = next((known for p in shown if (known := record.note(model, p, workload))), {})
     blocks = max((v.samples for p in shown if (v := record.value("tokens/s", model, p, workload))), default=0)
-    size = f"proteins: {note['proteins']}, residues: {note['residues']:,}, blocks timed: {blocks}" if note else ""
+    counts = [
+        f"{what}: {note[what]:{form}}" for what, form in (("proteins", ""), ("residues", ",")) if what in note
+    ]
+    size = ", ".join([*counts, f"blocks timed: {blocks}"]) if note else ""
     columns = [column(record, largest, (model, p, workload)) for p in shown]
     return Table(
         model, workload, size, metrics, columns, advice.precision, advice.is_recommendation, advice.sentence
@@ -146,7 +151,8 @@ def column(record: Record, largest: dict[str, float], cell: tuple[str, ...]) -> 
         written = format_value(metric, value, steady) if value or metric in THROUGHPUT else ""
         cells.append("" if is_ratio else written)
         improvements.append(written if is_ratio else improvement(metric, fp32, value))
-        shares.append(round(value.median / largest[metric], 3) if value and metric in THROUGHPUT else None)
+        share = ratio(value.median, largest[metric]) if value and metric in THROUGHPUT else None
+        shares.append(None if share is None else round(share, 3))
     return Column(precision, cells, [] if precision == "fp32" else improvements, shares, speedup(record, *cell))
 
 

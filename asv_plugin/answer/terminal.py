@@ -5,10 +5,12 @@ import textwrap
 from tabulate import tabulate
 
 from asv_plugin.answer.summary import LEGEND, Summary, Table
+from asv_plugin.untrusted import each_text, for_markdown, for_terminal
 
 
 def render(summary: Summary, markdown: bool = False) -> str:
-    """The whole summary."""
+    """The whole summary; what others wrote of it is shown as it is, and obeyed by nothing."""
+    summary = each_text(summary, for_markdown if markdown else for_terminal)
     title = f"ESM-2 on {summary.device}, commit {summary.commit[:8]}"
     parts = [f"## {title}\n\n{summary.how}" if markdown else f"{title}\n{summary.how}"]
     parts += [render_table(table, markdown) for table in summary.tables]

@@ -30,6 +30,7 @@ from asv_plugin.compare.trial import Trial
 from asv_plugin.compare.turns import SOCKET, VARIABLE
 from asv_plugin.compare.verdict import Comparison
 from asv_plugin.repository import find_commit, git, no_repository, unknown
+from asv_plugin.untrusted import for_terminal
 
 
 def resolve(name: str) -> str:
@@ -99,7 +100,7 @@ def run(arguments: argparse.Namespace) -> tuple[Code, dict[str, object]]:
     try:
         trial = Trial(Suite(arguments.config, commits, arguments.bench))
     except BuildError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_progress(f"error: {error}")
         code = (Code.NO_BASE, Code.FAILED)[error.side]
     else:
         versions = dict(zip(("base", "head"), trial.suite.packages[False], strict=True))
@@ -131,13 +132,13 @@ def main() -> None:
         if output:
             output.write_text(json.dumps(found, indent=1) + "\n")
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_progress(f"error: {error}")
         code = Code.WRONG_USE
     except KeyboardInterrupt:
         code = Code.INTERRUPTED
     except (util.UserError, util.ProcessError) as error:
         if not INTERRUPTED:
-            sys.exit(f"error: {error}")
+            sys.exit(f"error: {for_terminal(str(error), lines=True)}")
         code = Code.INTERRUPTED
     print(in_words(code), flush=True)
     sys.exit(code)

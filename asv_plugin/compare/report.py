@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from asv_plugin.compare.verdict import VERDICTS, Comparison
+from asv_plugin.untrusted import each_text, for_terminal
 
 LEGEND = (
     "Change: HEAD over BASE, or HEAD - BASE where it has a sign. The interval is over pairs of processes; {}. "
@@ -15,6 +16,7 @@ LEGEND = (
 
 def render(comparisons: Sequence[Comparison], commits: tuple[str, str], factor: float | None = None) -> str:
     """The comparisons as a table, why values are missing, and counts; `factor` as for `Trial.comparisons`."""
+    comparisons = [each_text(each, for_terminal) for each in comparisons]
     rows = [row(each) for each in comparisons if each.verdict != "not measured"]
     base, head = (commit[:8] for commit in commits)
     headers = ["Verdict", "Change", "95 % interval", f"BASE {base}", f"HEAD {head}", "Pairs", "Cell"]

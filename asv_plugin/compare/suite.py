@@ -19,6 +19,7 @@ from asv_plugin.compare.packages import Packages, differences, packages
 from asv_plugin.floor import too_old
 from asv_plugin.hooks import selection
 from asv_plugin.hooks.places import check_places
+from asv_plugin.untrusted import for_terminal
 
 PLACES = {
     "asv.environment:get_environments": "(conf, env_specifiers, ",
@@ -173,4 +174,4 @@ def load_config(path: Path) -> Config:
 
 def print_progress(text: str) -> None:
     """Progress, beside what is printed."""
-    print(text, file=sys.stderr, flush=True)
+    print(for_terminal(text, lines=True), file=sys.stderr, flush=True)

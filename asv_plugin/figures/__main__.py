@@ -10,7 +10,9 @@ from pathlib import Path
 from asv_plugin.figures import CannotWrite
 from asv_plugin.figures.pages import outdated, replace
 from asv_plugin.figures.texts import figures
+from asv_plugin.hooks import log
 from asv_plugin.hooks.broken_files import skip_broken_files
+from asv_plugin.untrusted import for_terminal
 
 
 def main() -> None:
@@ -21,10 +23,11 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a block is out of date")
     check = parser.parse_args().check
     skip_broken_files()
+    log.install()
     try:
         pages = outdated(Path(), figures(Path("results")))
     except CannotWrite as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {for_terminal(str(error))}")
     for path, (text, blocks) in pages.items():
         print(f"{path}: {'out of date' if check else 'written'}: {', '.join(blocks)}")
         if not check:

@@ -75,6 +75,8 @@ def choose(results: Path) -> Chosen:
     cpus: list[list[Record]] = []
     for machine, about in machines(results).items():
         (gpus if "gpu" in about else cpus).append(records(results, machine, BENCHMARKS | ENGINE))
+    if not gpus:
+        raise CannotWrite(f"there is no record of a GPU in {results}: run make bench on one")
     return Chosen(
         newest(gpus, (*OF_A_GPU, *MORE_OF_A_GPU, *OVER_GEMMS, *OVER_PEERS)),
         newest(cpus, OF_A_CPU),

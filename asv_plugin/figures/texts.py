@@ -9,8 +9,9 @@ from tabulate import tabulate
 
 from asv_plugin import notes
 from asv_plugin.answer import summary
-from asv_plugin.answer.numbers import HIGHER_IS_BETTER, format_error, format_quantity
+from asv_plugin.answer.numbers import HIGHER_IS_BETTER, format_error, format_quantity, ratio
 from asv_plugin.answer.records import BENCHMARKS, ENERGY, FIDELITY, MASSIVE, THROUGHPUT, Record
+from asv_plugin.figures import CannotWrite
 from asv_plugin.figures.chosen import (
     ENGINE,
     HISTORY,
@@ -26,6 +27,7 @@ from asv_plugin.figures.chosen import (
     choose,
     is_itself,
 )
+from asv_plugin.untrusted import each_text, for_markdown
 
 NAMES = {
     "total runtime": "runtime",
@@ -71,7 +73,7 @@ def main_results(gpu: Record, cpu: Record) -> str:
         *by_precision(gpu, OF_A_GPU, gpu.precisions, f"{short(gpu)}, "),
         *by_precision(cpu, OF_A_CPU, gpu.precisions, f"{short(cpu)}, "),
     ]
-    advice = summary.table(gpu, M3B, WORKLOAD)
+    advice = each_text(summary.table(gpu, M3B, WORKLOAD), for_markdown)
     said = f"The advice for {size(M3B)}: *{advice.advice.partition('. ')[0]}. ...*"
     if energy := gpu.value(ENERGY, M3B, advice.best or "", WORKLOAD):
         joules = format_quantity(ENERGY, energy.median)
@@ -95,13 +97,15 @@ def history(found: list[Record]) -> str:
         [record.commit[:7], *(written(record, "tokens/s", rows.model, "fp16") for rows in HISTORY)]
         for record in found
     ]
+    if not found:
+        raise CannotWrite("no GPU has a commit with the figures of the history: run make bench on one")
     caption = f"Tokens/s in FP16, `{WORKLOAD}`, on one {device(found[-1])}:"
     return f"{caption}\n\n{table(['Commit'], [size(rows.model) for rows in HISTORY], lines)}"
 
 
 def table(names: list[str], columns: Iterable[str], lines: list[list[str]]) -> str:
     """A table of Markdown: some columns of names, and then columns of values."""
-    header = [*names, *(column.upper() for column in columns)]
+    header = [*names, *(for_markdown(column.upper()) for column in columns)]
     sides = ["left"] * len(names) + ["right"] * (len(header) - len(names))
     return tabulate(lines, header, tablefmt="pipe", disable_numparse=True, colalign=sides)
 
@@ -152,16 +156,17 @@ def source(record: Record, shown: Iterable[Rows]) -> str:
         for metric in rows.metrics
         for precision in record.precisions
     ]
-    spread = max((value.spread / value.median for value in values if value and value.spread), default=0)
-    how = summary.summarize(record).how
+    shares = (ratio(value.spread, value.median) for value in values if value and value.spread)
+    spread = max((share for share in shares if share), default=0)
+    how = for_markdown(summary.summarize(record).how)
     parts = [f"{device(record)}: commit {record.commit[:7]}", how, f"±{format_error(spread)} at most"]
     parts += [remark for commit, remark in REMARKS.items() if record.commit.startswith(commit)]
     return wrapped("; ".join(parts) + ".")
 
 
 def device(record: Record) -> str:
-    """As in "NVIDIA H200"."""
-    return summary.summarize(record).device
+    """As in "NVIDIA H200", as Markdown."""
+    return for_markdown(summary.summarize(record).device)
 
 
 def short(record: Record) -> str:
@@ -170,8 +175,11 @@ def short(record: Record) -> str:
 
 
 def peer(record: Record, metric: str) -> str:
-    """The other implementation of a comparison, with its version."""
-    return record.note(M3B, "fp16", WORKLOAD, about=[ENGINE[metric]])["peer"]
+    """The other implementation of a comparison, with its version, as Markdown."""
+    note = record.note(M3B, "fp16", WORKLOAD, about=[ENGINE[metric]])
+    if "peer" not in note:
+        raise CannotWrite(f"the notes of commit {record.commit[:8]} do not say what {metric!r} compares with")
+    return for_markdown(note["peer"])
 
 
 def size(model: str) -> str:

@@ -3,9 +3,11 @@
 from asv_plugin.hooks import (
     broken_files,
     compare,
+    escaping,
     find,
     floor,
     git_names,
+    log,
     machine,
     notes,
     progress,
@@ -19,6 +21,7 @@ from asv_plugin.hooks import (
 
 def install() -> None:
     """Change asv in this process; UserError, which asv prints, where it is another asv than the supported one."""
+    log.install()
     selection.install()
     repository.install()
     notes.install()
@@ -31,4 +34,5 @@ def install() -> None:
     floor.install()
     git_names.install()
     regressions.install()
+    escaping.install()
     publish.install()

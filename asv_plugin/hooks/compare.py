@@ -18,6 +18,7 @@ from tabulate import tabulate
 
 from asv_plugin.hooks.places import check_places
 from asv_plugin.rules import Rule, rule_of, rules_of, with_rule
+from asv_plugin.untrusted import for_markdown
 
 PLACES = {
     "asv.commands.common_args:add_compare": "(parser, ",
@@ -46,13 +47,14 @@ def in_the_right_direction(print_table: Any) -> Any:
     @wraps(print_table)
     def print_judged(conf: Any, hash_1: str, hash_2: str, factor: float, split: bool, **options: Any) -> Any:
         rules = rules_of(Benchmarks.load(conf))
+        names = options.pop("commit_names", None) or {}
         typed = was_typed(factor)
 
         # The last place that knows which benchmark a value belongs to
         def unroll_judged(name: str, params: Any, values: Any, *others: Any) -> Iterator[tuple[Any, ...]]:
             rule = rules.get(name, Rule())
             for cell, value, *rest in unroll(name, params, values, *others):
-                yield cell, with_rule(value, rule), *rest
+                yield for_markdown(cell), with_rule(value, rule), *rest
 
         # The one place that marks, colours, splits and the exit code follow
         def is_judged_better(
@@ -65,8 +67,14 @@ def in_the_right_direction(print_table: Any) -> Any:
                 return b - a > rule.difference and is_better(a, b, a_stats, b_stats, 1, use_stats)
             return is_better(a, b, a_stats, b_stats, factor if typed else rule.factor or factor, use_stats)
 
+        # asv has a name in angle brackets, which may make an HTML tag of it
+        def with_name(header: str, commit: str) -> str:
+            return f"{header.strip()} ({for_markdown(names[commit])})" if names.get(commit) else header
+
         # Where rows can still be sorted and get a column
         def table(rows: list[list[str]], headers: list[str], **kw: Any) -> str:
+            rows = [[*row[:-1], with_safe_machine(row[-1])] for row in rows]
+            headers = [headers[0], *map(with_name, headers[1:3], (hash_1, hash_2)), *headers[3:]]
             if any(rule.higher_is_better for rule in rules.values()):
                 rows, headers = with_direction(rows, headers, rules, options.get("sort") == "ratio")
             return tabulate(rows, headers=headers, **kw)
@@ -119,6 +127,12 @@ def with_direction(
     )
 
 
+def with_safe_machine(row: str) -> str:
+    """A row's ``name(parameters) [machine/environment]``, in which the name is as Markdown already."""
+    name, bracket, where = row.partition(" [")
+    return f"{name} [{for_markdown(where.removesuffix(']'))}]" if bracket else row
+
+
 def benchmark_of(row: str) -> str:
-    """The benchmark's name in ``name(parameters) [machine/environment]``."""
-    return re.split(r"\(| \[", row)[0]
+    """The benchmark's name in ``name(parameters) [machine/environment]``, which may be Markdown."""
+    return re.split(r"\(| \[", row)[0].replace("\\", "")

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from asv import util
+from asv.console import log
 from asv.machine import Machine
 from asv.results import Results
 
 from asv_plugin import notes
+from asv_plugin.checks import check_machine, require
+from asv_plugin.hooks.broken_files import BROKEN
 from asv_plugin.hooks.places import check_places
 from asv_plugin.machine import hardware
 
@@ -34,11 +37,12 @@ def install() -> None:
         here = hardware()
         self.__dict__.update((key, value) for key, value in here.items() if "gpu" in key)
         path = Path(results_dir) / self.machine / "machine.json"
-        if path.exists():
-            recorded = util.load_json(str(path))
+        recorded = read_record(path) if path.exists() else {}
+        if recorded:
             require_the_same(recorded, here, path)
             # asv begins a new graph where any of this differs, and a new kernel is no new machine
-            self.__dict__.update((key, recorded[key]) for key in ("os", "ram", "gpu_ram") if key in recorded)
+            kept = {key: recorded.get(key) for key in ("os", "ram", "gpu_ram")}
+            self.__dict__.update((key, value) for key, value in kept.items() if isinstance(value, str))
         save(self, results_dir)
 
     # Where each benchmark's notes become known, which say what it was measured on
@@ -49,6 +53,21 @@ def install() -> None:
             require_its_device(self.params, note)
 
     Machine.save, Results.add_result = save_the_same, add_result_of_its_device
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A machine.json; nothing where it cannot be used, which is said: the next one is then written over it."""
+    try:
+        recorded = util.load_json(str(path))
+        check_machine(recorded)
+        require(
+            all(isinstance(recorded.get(key), (str, int, type(None))) for key in IDENTITY),
+            "its hardware is no text",
+        )
+    except (util.UserError, OSError, *BROKEN) as error:
+        log.warning(f"{path} is written anew: {str(error).strip()}")
+        return {}
+    return recorded
 
 
 def require_the_same(recorded: dict[str, Any], here: dict[str, str], path: Path) -> None:
@@ -82,12 +101,13 @@ def require_its_device(record: dict[str, Any], note: dict[str, Any]) -> None:
     """
     if "machine" not in record or "versions" not in note:
         return
-    used = note["device"] if "cuda" in note["versions"] else None
+    device, versions = note.get("device"), note["versions"]
+    used = device if "cuda" in versions else None
     if used != record.get("gpu"):
         raise util.UserError(
             f"this machine is registered as {record['machine']} with {record.get('gpu') or 'no GPU'}, as the "
-            f"PyTorch of {sys.prefix} sees it, but asv's environment measured on {note['device']} with PyTorch "
-            f"{note['versions'].get('torch')}. Nothing was recorded. Let both have the same build of PyTorch "
+            f"PyTorch of {sys.prefix} sees it, but asv's environment measured on {device} with PyTorch "
+            f"{versions.get('torch')}. Nothing was recorded. Let both have the same build of PyTorch "
             "(matrix in asv.conf.json, make TORCH=..., PIP_EXTRA_INDEX_URL): remove .venv or .asv/env to have it "
             "installed anew"
         )

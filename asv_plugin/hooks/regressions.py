@@ -16,6 +16,7 @@ from asv.plugins import regressions
 from asv_plugin.hooks.compare import benchmark_of
 from asv_plugin.hooks.places import check_page, check_places
 from asv_plugin.rules import rule_of, rules_of, with_rule
+from asv_plugin.untrusted import for_terminal
 
 PLACES = {
     "asv.plugins.regressions:Regressions.publish": "(conf, repo, benchmarks, graphs, revisions)",
@@ -71,11 +72,11 @@ def published_in_the_right_direction(publish: Any) -> Any:
                 threshold = rule.factor - 1
             return with_rule(threshold, rule)
 
-        # The feed's sentences are made by its caller, from values as measured
+        # The feed's sentences are made by its caller, from values as measured. XML holds no control characters
         def feed_entry(title: str, updated: Any, link: str, content: str, id_context: list[str], date: Any) -> Any:
             if rules[benchmark_of(id_context[0])].higher_is_better:
                 title, content = as_loss(title, content)
-            return make_entry(title, updated, link, content, id_context, date)
+            return make_entry(for_terminal(title), updated, link, content, id_context, date)
 
         with (
             patch.object(regressions._GraphDataFilter, "_get_threshold", get_threshold),

@@ -16,6 +16,7 @@ from asv.console import log
 
 from asv_plugin.hooks import licenses
 from asv_plugin.hooks.places import SUPPORTED, check_page
+from asv_plugin.untrusted import for_terminal
 
 WEB = Path(__file__).parents[1] / "web"
 """package.json and package-lock.json of the libraries; npm installs them beside these."""
@@ -60,7 +61,10 @@ def add_links(index: Path, page: str, last_runs: Mapping[str, str]) -> None:
     """Put the Precision page into asv's navigation, and the machines with their last run onto its front page."""
     text = index.read_text(encoding="utf-8")
     entry = f'<li id="nav-li-precision"><a href="{page}">Precision</a></li>\n\t'
-    runs = "; ".join(f"{html.escape(name)}, {date}" for name, date in last_runs.items()) or "nothing yet"
+    runs = (
+        "; ".join(f"{html.escape(for_terminal(name))}, {date}" for name, date in last_runs.items())
+        or "nothing yet"
+    )
     front = (
         f'<p style="padding: 10px 20px 0">Which precision should I run ESM-2 in? <a href="{page}">The answer</a>. '
         f"Recorded machines, with the date of their last run: {runs}. "

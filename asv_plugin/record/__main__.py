@@ -32,6 +32,7 @@ from asv_plugin.record.cells import (
 )
 from asv_plugin.record.plan import plan, print_plan
 from asv_plugin.repository import commit_hash, git
+from asv_plugin.untrusted import for_terminal
 
 CELLS_FAILED = 2
 """asv's exit code where it recorded what there was."""
@@ -103,7 +104,7 @@ def main() -> None:
         wanted = selected(config, suite, only, arguments.bench)
         known = recorded(results, name, wanted, suite)
     except util.UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {for_terminal(str(error), lines=True)}")
     asked = [file for file, cells in wanted.items() if cells]  # asv fails where it finds no cell
     if not asked:
         sys.exit(f"error: no cell of {', '.join(only)} matches {arguments.bench!r}")

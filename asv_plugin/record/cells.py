@@ -19,6 +19,7 @@ from asv.results import Results, iter_results_for_machine
 
 from asv_plugin import notes
 from asv_plugin.hooks.selection import selected_cells
+from asv_plugin.untrusted import for_terminal
 
 FIRST = ("throughput", "precision")
 """The files of benchmarks that most want to know first."""
@@ -131,10 +132,11 @@ def cell_count(keys: Iterable[Key]) -> int:
 def require_the_same_pytorch(results: Path, name: str) -> None:
     """End the program where this Python's results are of another PyTorch: asv has one file for both."""
     for path in (results / name).glob(f"*-{environment()}.notes"):
-        for recorded in {note["versions"]["torch"] for note in notes.read(path).values() if "versions" in note}:
+        versions = (note.get("versions", {}).get("torch") for note in notes.read(path).values())
+        for recorded in set(filter(None, versions)):
             if recorded != pytorch():
                 sys.exit(
-                    f"error: {path} was recorded with PyTorch {recorded}, and {sys.executable} has "
+                    f"error: {path} was recorded with PyTorch {for_terminal(recorded)}, and {sys.executable} has "
                     f"{pytorch()}: give this machine another name (MACHINE=...), or remove {path.parent}"
                 )
 
