@@ -43,9 +43,9 @@ precision: setup ## print which precision to use, and the newest numbers (FORMAT
 compare: setup ## compare two commits that were benchmarked: make compare BASE=main~1 HEAD=main
 	@$(ASV) compare --machine $(NAME) $(BASE) $(HEAD)
 
-ab: setup ## judge two commits in paired rounds: make ab BASE=main~1 HEAD=main ROUNDS=5 [BENCH=regex] [FACTOR=1.03] [STRICT=1]
+ab: setup ## judge two commits in paired rounds: make ab BASE=main~1 HEAD=main ROUNDS=5 [BENCH=regex] [FACTOR=1.03] [STRICT=1] [ALLOW_CHANGED=1]
 	@$(PY) -m asv_plugin.compare $(BASE) $(HEAD) --rounds $(ROUNDS) --bench "$(BENCH)" $(if $(FACTOR),--factor $(FACTOR)) \
-	$(if $(STRICT),--strict)
+	$(if $(STRICT),--strict) $(if $(ALLOW_CHANGED),--allow-changed)
 
 engine: setup ## print the engine beside its matrix products, fair-esm and Transformers (minutes on a CPU)
 	@$(PY) -m benchmarks.peers.table
