@@ -97,7 +97,7 @@ def changed_embeddings(
 
     `machine`: None for all that have recorded both; `environments`: None for all.
     """
-    for folder in sorted(results_dir.glob(machine or "*")):
+    for folder in [results_dir / machine] if machine else sorted(results_dir.glob("*")):
         found = []
         for commit in commits:
             kept: notes.Notes = {}
