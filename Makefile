@@ -13,6 +13,7 @@ export FACTOR ?=
 export FORMAT ?=
 export ONLY ?=
 export STRICT ?=
+export ALLOW_CHANGED ?=
 export MODEL ?=
 export WEIGHTS ?= pretrained
 export FASTA ?=
@@ -60,9 +61,9 @@ precision: setup ## print which precision to use, and the newest numbers (FORMAT
 compare: setup ## compare two commits that were benchmarked: make compare BASE=main~1 HEAD=main
 	@$(NAME) || exit 1; $(ASV) compare --machine="$$name" -- "$$BASE" "$$HEAD"
 
-ab: setup ## judge two commits in paired rounds: make ab BASE=main~1 HEAD=main ROUNDS=5 [BENCH=regex] [FACTOR=1.03] [STRICT=1]
+ab: setup ## judge two commits in paired rounds: make ab BASE=main~1 HEAD=main ROUNDS=5 [BENCH=regex] [FACTOR=1.03] [STRICT=1] [ALLOW_CHANGED=1]
 	@$(PY) -m asv_plugin.compare --rounds="$$ROUNDS" --bench="$$BENCH" $${FACTOR:+--factor="$$FACTOR"} $${STRICT:+--strict} \
-	-- "$$BASE" "$$HEAD"
+	$${ALLOW_CHANGED:+--allow-changed} -- "$$BASE" "$$HEAD"
 
 engine: setup ## print the engine beside its matrix products, fair-esm and Transformers (minutes on a CPU)
 	@$(PY) -m benchmarks.peers.table

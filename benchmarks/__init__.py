@@ -16,6 +16,7 @@ Below, in rooms of their own, is what they share (asv imports these, too, and fi
   the proteins; ``hardware``: what this machine is and which cells it can run
 - ``measure``: how a figure is measured. ``timing``: warm-up, blocks, turns; ``memory``; ``gpu``: energy and
   conditions; ``fidelity``, ``massive``: weights with a massive channel, ``fidelity_massive``: fidelity with them;
+  ``outputs``: embeddings for asv_plugin to compare commits by, ``seeded``: the weights for that;
   ``golden``: published embeddings of ESM-2's own weights; ``gemms``: GEMMs alone; ``fidelity_report``: a program,
   `make fidelity`
 - ``peers``: other implementations of ESM-2, the baselines. ``base``, ``fair_esm``, ``transformers``,

@@ -66,6 +66,7 @@ def render(project: str, found: list[dict[str, Any]]) -> str:
         # "<" cannot end the script element that way, and JSON reads it the same
         data=data.replace("<", "\\u003c"),
         legend=LEGEND,
+        changed=any("changed" in commit for each in found for commit in each["commits"]),
     )
 
 
@@ -98,6 +99,8 @@ def as_data(record: Record, summary: Summary) -> dict[str, Any]:
     """A summary with its dates, without what every commit of a machine repeats."""
     data = asdict(summary)
     del data["machine"]
+    if not summary.changed:
+        del data["changed"]
     return data | {"date": day(record.date), "measured": day(record.measured)}
 
 

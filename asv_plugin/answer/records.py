@@ -12,6 +12,7 @@ from asv.results import Results, iter_results_for_machine
 from asv_plugin import notes
 from asv_plugin.hooks.broken_files import BROKEN, valid_machine_files
 from asv_plugin.notes import Notes
+from asv_plugin.outputs import history
 
 THROUGHPUT = {
     "tokens/s": "throughput.Throughput.track_tokens_per_second",
@@ -59,7 +60,7 @@ class Record:
     """One commit on one machine: ``values[metric][model, precision, workload]``.
 
     `date` is the commit's and `measured` the last benchmark's start, in milliseconds since 1970. `precisions` are
-    the suite's, in its order.
+    the suite's, in its order. `changed`: what of its embeddings differs from an older commit's, in words.
     """
 
     machine: str
@@ -69,6 +70,7 @@ class Record:
     values: dict[str, dict[tuple[str, ...], Value]] = field(default_factory=dict)
     notes: Notes = field(default_factory=dict)
     precisions: tuple[str, ...] = ()
+    changed: list[str] = field(default_factory=list)
 
     def value(self, metric: str, *cell: str) -> Value | None:
         """The number of a cell (model, precision, workload), if it has one."""
@@ -102,8 +104,10 @@ def records(results_dir: Path, machine: str, benchmarks: Mapping[str, str] = BEN
         rank = (sum(map(len, record.values.values())), record.measured, result.env_name)
         if result.commit_hash not in best or rank > best[result.commit_hash][0]:
             best[result.commit_hash] = rank, record
-    found = [record for _, record in best.values()]
-    return sorted(found, key=lambda record: (record.date, record.commit), reverse=True)
+    found = sorted((record for _, record in best.values()), key=lambda record: (record.date, record.commit))
+    for record, changes in zip(found, history(record.notes for record in found), strict=True):
+        record.changed = [f"{each.of}: {each}" for each in changes]
+    return found[::-1]
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ class Summary:
     """One commit on one machine, in words and numbers for people to read.
 
     `failed`, `skipped`, `doubtful`: cells without a value, n/a, and measured while the GPU was busy, and why.
+    `changed`: models and precisions whose embeddings differ from those of the last commit before.
     """
 
     machine: str
@@ -74,6 +75,7 @@ class Summary:
     failed: list[str]
     skipped: list[str]
     doubtful: list[str]
+    changed: list[str]
 
 
 def summarize(record: Record) -> Summary:
@@ -92,6 +94,7 @@ def summarize(record: Record) -> Summary:
         failed=list(reasons(record, "failed")),
         skipped=list(reasons(record, "skipped")),
         doubtful=list(busy(record)),
+        changed=record.changed,
     )
 
 

@@ -18,6 +18,7 @@ def render(summary: Summary, markdown: bool = False) -> str:
         parts.append(LEGEND if markdown else textwrap.fill(LEGEND, 115))
     for heading, lines in (
         ("FAILED", summary.failed),
+        ("Embeddings that changed since the last commit before", summary.changed),
         ("Measured while the GPU was busy", summary.doubtful),
         ("Not run (n/a)", summary.skipped),
     ):

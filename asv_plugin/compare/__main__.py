@@ -29,6 +29,7 @@ from asv_plugin.compare.suite import BuildError, Suite, UsageError, print_progre
 from asv_plugin.compare.trial import Trial
 from asv_plugin.compare.turns import SOCKET, VARIABLE
 from asv_plugin.compare.verdict import Comparison
+from asv_plugin.outputs import Difference
 from asv_plugin.repository import find_commit, git, no_repository, unknown
 from asv_plugin.untrusted import for_terminal
 
@@ -75,6 +76,11 @@ def parse_arguments() -> argparse.Namespace:
         "--factor", type=float, help="what counts as a change (default: each benchmark's own, 1.05 for a speed)"
     )
     parser.add_argument("--strict", action="store_true", help="exit with 14 where a cell is inconclusive")
+    parser.add_argument(
+        "--allow-changed",
+        action="store_true",
+        help="changed embeddings, which are meant, pass",
+    )
     parser.add_argument("--json", type=Path, help="also write the comparisons to this file")
     parser.add_argument("--config", type=Path, default=Path("asv.conf.json"), help="default: %(default)s")
     arguments = parser.parse_args()
@@ -95,6 +101,7 @@ def run(arguments: argparse.Namespace) -> tuple[Code, dict[str, object]]:
     """Compare, print the table, and say with which code to end; what --json writes is returned, too."""
     comparisons: list[Comparison] = []
     versions: dict[str, Packages] = {}
+    embeddings: list[Difference] = []
     commits = (resolve(arguments.base), resolve(arguments.head))
     say_if_equal(commits)
     try:
@@ -106,8 +113,9 @@ def run(arguments: argparse.Namespace) -> tuple[Code, dict[str, object]]:
         versions = dict(zip(("base", "head"), trial.suite.packages[False], strict=True))
         finished = run_rounds(trial, arguments.rounds)
         comparisons = trial.comparisons(arguments.factor)
-        print(render(comparisons, commits, arguments.factor))
-        code = exit_code(comparisons, arguments.strict) if finished else Code.INTERRUPTED
+        embeddings = trial.outputs.differences
+        print(render(comparisons, commits, arguments.factor, embeddings))
+        code = exit_code(comparisons, arguments.strict, arguments.allow_changed) if finished else Code.INTERRUPTED
     return code, {
         "base": commits[0],
         "head": commits[1],
@@ -116,6 +124,7 @@ def run(arguments: argparse.Namespace) -> tuple[Code, dict[str, object]]:
         "exit_code": code,
         "meaning": MEANINGS[code],
         "comparisons": [asdict(each) for each in comparisons],
+        "embeddings": [asdict(each) for each in embeddings],
     }
 
 

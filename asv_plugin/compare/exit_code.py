@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from enum import IntEnum
 
-from asv_plugin.compare.verdict import Comparison
+from asv_plugin.compare.verdict import CHANGED, Comparison
 
 
 class Code(IntEnum):
@@ -16,6 +16,7 @@ class Code(IntEnum):
     NO_BASE = 12
     NOTHING = 13
     INCONCLUSIVE = 14
+    CHANGED = 15
     INTERRUPTED = 130
 
 
@@ -27,15 +28,21 @@ MEANINGS = {
     Code.NO_BASE: "BASE does not build",
     Code.NOTHING: "nothing could be judged",
     Code.INCONCLUSIVE: "inconclusive",
+    Code.CHANGED: CHANGED,
     Code.INTERRUPTED: "interrupted",
 }
 
 
-def exit_code(comparisons: Sequence[Comparison], strict: bool = False) -> Code:
-    """The code of a comparison that ran to its end; with `strict`, what is inconclusive does not pass."""
+def exit_code(comparisons: Sequence[Comparison], strict: bool = False, allow_changed: bool = False) -> Code:
+    """The code of a comparison that ran to its end.
+
+    With `strict`, what is inconclusive does not pass; with `allow_changed`, changed embeddings do.
+    """
     verdicts = {each.verdict for each in comparisons}
     if "failed" in verdicts:
         return Code.FAILED
+    if CHANGED in verdicts and not allow_changed:
+        return Code.CHANGED
     if "worse" in verdicts:
         return Code.WORSE
     if not verdicts & {"better", "unchanged", "inconclusive"}:

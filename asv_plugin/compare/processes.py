@@ -122,6 +122,8 @@ class Servers:
     def folders_for(self, cell: Cell) -> list[Path]:
         """A new working directory for each side: a copy of what setup_cache left, where there is one."""
         folders = [Path(tempfile.mkdtemp(dir=self.folder)) for _ in SIDES]
+        for side, folder in enumerate(folders):
+            self.trial.outputs.link(side, folder)
         benchmark = self.suite.benchmarks[cell.names[0]]
         key = benchmark.get("setup_cache_key")
         if key is not None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from asv_plugin.compare.verdict import VERDICTS, Comparison
+from asv_plugin.outputs import Difference
 from asv_plugin.untrusted import each_text, for_terminal
 
 LEGEND = (
@@ -14,8 +15,16 @@ LEGEND = (
 )
 
 
-def render(comparisons: Sequence[Comparison], commits: tuple[str, str], factor: float | None = None) -> str:
-    """The comparisons as a table, why values are missing, and counts; `factor` as for `Trial.comparisons`."""
+def render(
+    comparisons: Sequence[Comparison],
+    commits: tuple[str, str],
+    factor: float | None = None,
+    embeddings: Sequence[Difference] = (),
+) -> str:
+    """The comparisons as a table, why values are missing, and counts; `factor` as for `Trial.comparisons`.
+
+    `embeddings`: how far those of both sides are apart.
+    """
     comparisons = [each_text(each, for_terminal) for each in comparisons]
     rows = [row(each) for each in comparisons if each.verdict != "not measured"]
     base, head = (commit[:8] for commit in commits)
@@ -28,6 +37,8 @@ def render(comparisons: Sequence[Comparison], commits: tuple[str, str], factor: 
                 said[each.reason].append(each.cell)
         lines = [f"- {reason} ({names_or_count(cells)})" for reason, cells in said.items()]
         parts += ["\n".join([f"{verdict.capitalize()}:", *lines])] if lines else []
+    same = [f"- {each.of}: {each}" for each in embeddings if not each.is_change]
+    parts += ["\n".join(["Embeddings that did not change:", *same])] if same else []
     more = advice_on_rounds(comparisons)
     parts += [more] if more else []
     counted = [each.verdict for each in comparisons if each.judged_as is None]
@@ -43,7 +54,7 @@ def row(comparison: Comparison) -> list[str | int]:
         f"({verdict})" if comparison.judged_as else verdict,
         change(comparison, comparison.estimate),
         f"{change(comparison, comparison.low)} to {change(comparison, comparison.high)}"
-        if comparison.estimate is not None
+        if comparison.low is not None
         else "n/a",
         *("n/a" if value is None else f"{value:.6g}" for value in (comparison.base, comparison.head)),
         comparison.pairs,

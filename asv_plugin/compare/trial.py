@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from asv_plugin.compare.outputs import Outputs
 from asv_plugin.compare.suite import Cell, Suite
 from asv_plugin.compare.verdict import VERDICTS, Comparison, Pair, compare, is_decided
 from asv_plugin.rules import rules_of, with_factor
@@ -26,7 +27,8 @@ class Trial:
     """What one comparison has found.
 
     `pairs` by `Cell.key`; the cells that fail where both sides run at the same time (`sequential`), and their pair
-    that did (`suspects`, by key); and for each key of setup_cache both sides' folders, or why there is none.
+    that did (`suspects`, by key); for each key of setup_cache both sides' folders, or why there is none.
+    `outputs`: the embeddings that both leave.
     """
 
     suite: Suite
@@ -34,9 +36,11 @@ class Trial:
     sequential: set[Cell] = field(default_factory=set)
     suspects: dict[str, Pair] = field(default_factory=dict)
     caches: dict[str, list[Path | str]] = field(default_factory=dict)
+    outputs: Outputs = field(default_factory=Outputs)
 
     def close(self) -> None:
-        """Remove what setup_cache has left."""
+        """Remove what setup_cache has left, and judge and remove embeddings."""
+        self.outputs.close()
         for folder in itertools.chain.from_iterable(self.caches.values()):
             if isinstance(folder, Path):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -67,7 +71,7 @@ class Trial:
         rules = rules_of(self.suite.benchmarks)
         if factor is not None:
             rules = {name: with_factor(rule, factor) for name, rule in rules.items()}
-        groups = []
+        groups: list[Sequence[Comparison]] = [[each] for each in self.outputs.comparisons]
         for cell in self.suite.cells():
             rate = PAIRS_IN_A_ROUND if self.takes_turns(cell) else 1
             found = {

@@ -23,7 +23,10 @@ STUDENT = (
 
 DEFAULT_FACTOR = 1.1  # asv's own, for a benchmark that sets none
 
-VERDICTS = ("failed", "worse", "inconclusive", "better", "unchanged", "new", "not measured")
+CHANGED = "changed embeddings"
+"""HEAD computes something else than BASE, by more than rounding; of a model and precision, not of a cell."""
+
+VERDICTS = ("failed", CHANGED, "worse", "inconclusive", "better", "unchanged", "new", "not measured")
 """In the order in which they are shown."""
 
 MOST_PAIRS = 1000

@@ -1,13 +1,15 @@
 """`asv compare` and `asv continuous`: judge each benchmark in its own direction and by its own threshold.
 
-What asv_plugin.rules says holds; `--factor` on the command line wins over a benchmark's compare_factor.
+What asv_plugin.rules says holds; `--factor` on the command line wins over a benchmark's compare_factor. Below the
+table stands what the commits' fingerprints say: models and precisions whose embeddings changed.
 """
 
 import argparse
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import wraps
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch  # replaces an attribute and restores it, which is as good outside tests
@@ -16,7 +18,9 @@ from asv.benchmarks import Benchmarks
 from asv.commands import common_args, compare
 from tabulate import tabulate
 
+from asv_plugin import notes
 from asv_plugin.hooks.places import check_places
+from asv_plugin.outputs import changes, fingerprints
 from asv_plugin.rules import Rule, rule_of, rules_of, with_rule
 from asv_plugin.untrusted import for_markdown
 
@@ -85,9 +89,32 @@ def in_the_right_direction(print_table: Any) -> Any:
             _is_result_better=is_judged_better,
             tabulate=SimpleNamespace(tabulate=table),
         ):
-            return print_table(conf, hash_1, hash_2, factor, split, **options)
+            status = print_table(conf, hash_1, hash_2, factor, split, **options)
+        machine, environments = options.get("machine"), options.get("env_names")
+        for line in changed_embeddings(Path(conf.results_dir), (hash_1, hash_2), machine, environments):
+            print(line)
+        return status
 
     return print_judged
+
+
+def changed_embeddings(
+    results_dir: Path, commits: tuple[str, str], machine: str | None, environments: Sequence[str] | None = None
+) -> Iterator[str]:
+    """A line for each model and precision whose recorded embeddings differ by more than rounding.
+
+    `machine`: None for all that have recorded both; `environments`: None for all.
+    """
+    for folder in [results_dir / machine] if machine else sorted(results_dir.glob("*")):
+        found = []
+        for commit in commits:
+            kept: notes.Notes = {}
+            for path in sorted(folder.glob(f"{commit[:8]}-*.notes")):
+                if environments is None or path.stem.partition("-")[2] in environments:
+                    kept |= notes.read(path)
+            found.append(fingerprints(kept))
+        for each in changes(*found):
+            yield f"Changed embeddings on {folder.name}: {each.of}, {each}"
 
 
 def was_typed(factor: float) -> bool:

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..suite.hardware import GIB, Hardware
-from ..suite.places import find
+from ..suite.hardware import Hardware
 from ..suite.program import load_with, packed, runner
 from ..suite.workloads import fidelity_proteins
-from .massive import Channel, massive, save
+from .massive import Channel, massive, no_room, save
 from .timing import free_cached_memory
 
 NOTE = "massive_channel"
@@ -42,10 +41,10 @@ def second_figure(root: Path, model: str, precision: str, hardware: Hardware) ->
     FP32's embeddings there. ``skipped`` instead, with the reason, where this commit or machine cannot.
     Raises ArithmeticError for NaN or Inf.
     """
-    reason = skip_reason(root, model)
+    folder = folder_of(root, model)
+    reason = no_room(root, model, "fidelity with a massive channel", folder.exists())
     if reason:
         return {"skipped": reason}
-    folder = folder_of(root, model)
     if not folder.exists():
         prepare(folder, model, hardware)
     every = EVERY[hardware.device]
@@ -63,19 +62,6 @@ def second_figure(root: Path, model: str, precision: str, hardware: Hardware) ->
         "ratio": CHANNEL.ratio,
         "gain": CHANNEL.gain,
     }
-
-
-def skip_reason(root: Path, model: str) -> str | None:
-    """Why there is no second figure; None where there is one."""
-    size = 4 * find("SHAPES")[model].parameters
-    file = f"fidelity with a massive channel needs a file of {size / GIB:.1f} GiB"
-    disk = shutil.disk_usage(root).free
-    if 1.1 * size > disk and not folder_of(root, model).exists():
-        return f"{file}; {disk / GIB:.1f} GiB of disk are free"
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if 2.5 * size > memory:  # it is read as a whole, and may itself be in memory: /tmp can be
-        return f"{file}, and 2.5 times that of memory; there are {memory / GIB:.1f} GiB"
-    return None
 
 
 def folder_of(root: Path, model: str) -> Path:

@@ -7,6 +7,8 @@ constant that reaches the next GEMM out of its bias, so that the function is nea
 """
 
 import itertools
+import os
+import shutil
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..suite.hardware import GIB
 from ..suite.places import find
 
 
@@ -160,6 +163,22 @@ def distance(last: Tensor, pack: Any) -> Tensor:
     ends = pack.cu_seqlens.tolist()
     pooled = torch.stack([last[start + 1 : end - 1].mean(0) for start, end in itertools.pairwise(ends)])
     return torch.pdist(pooled).quantile(0.5)
+
+
+def no_room(folder: Path, model: str, what: str, is_written: bool) -> str | None:
+    """Why a model's checkpoint in FP32 cannot be written into a folder and read, for a user; None where it can.
+
+    `what`: what needs it; `is_written`: whether it is there, and needs no more of the disk.
+    """
+    size = 4 * find("SHAPES")[model].parameters
+    file = f"{what} needs a file of {size / GIB:.1f} GiB"
+    disk = shutil.disk_usage(folder).free
+    if 1.1 * size > disk and not is_written:
+        return f"{file}; {disk / GIB:.1f} GiB of disk are free"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 2.5 * size > memory:  # it is read as a whole, and may itself be in memory: /tmp can be
+        return f"{file}, and 2.5 times that of memory; there are {memory / GIB:.1f} GiB"
+    return None
 
 
 def save(model: Any, path: Path) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..measure import outputs
 from ..measure.gpu import around, busy_before_this_process, busy_reason, gpu_states
 from ..measure.timing import WARMING, await_turn, free_cached_memory, referee
 from .hardware import Hardware, probe, skip_reason
@@ -140,6 +141,7 @@ class OncePerCell:
             self.started = time.monotonic()
             with self.outcome.recording_failure():
                 await_turn(WARMING)
+                outputs.leave(model, precision, store.hardware)
                 alone = store.hardware.device == "cuda" and not referee()
                 self.busy = store.busy or (busy_before_this_process(store.hardware.uuid) if alone else None)
                 self.entries = self.proteins(workload, store.hardware.device)

@@ -89,6 +89,13 @@ def test_on_a_gpu_a_process_measures_what_else_was_asked_for_of_its_models(numbe
     assert Lengths.measured[2:] == [("fp32", "2"), ("fp16", "1")]
 
 
+def test_a_cell_leaves_its_embeddings_where_commits_are_compared(number, monkeypatch):
+    left = []
+    monkeypatch.setattr(cell.outputs, "leave", lambda model, precision, hardware: left.append((model, precision)))
+    number("cpu", 1, asked=[], precision="fp16")
+    assert left == [(M8, "fp16")]
+
+
 def test_on_a_cpu_each_cell_has_a_process_of_its_own(number):
     assert number("cpu", 1, asked=[1, 2, 3]) == [1.0]
     assert Lengths.measured == [("fp32", "1")]

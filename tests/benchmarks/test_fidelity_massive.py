@@ -141,9 +141,12 @@ def test_it_is_in_the_cells_notes(monkeypatch):
     benchmark = precision.Precision()
     benchmark.entries, benchmark.memory = [], Measurement(notes={"memory": 1})
     benchmark.massive = Measurement(notes={NOTE: {"error_over_distance": 0.01}})
-    benchmark.fp32 = benchmark.other = SimpleNamespace(run=None, timer=None)
+    benchmark.fp32 = benchmark.other = SimpleNamespace(run=None, timer=None, esm2="a model")
+    benchmark.parameters = (MODEL, "int8", "mixed")
+    monkeypatch.setattr(precision.outputs, "fingerprint", lambda *what: {"fingerprint": what})
     monkeypatch.setattr(benchmark, "fidelity", lambda _: Measurement(notes={"fidelity": {}}))
     monkeypatch.setattr(precision, "alternate", lambda *_, warm: [1.0])
     notes = json.loads(json.dumps(benchmark.measure(Store(CPU)).notes))
     assert notes[NOTE] == {"error_over_distance": 0.01}
+    assert notes["fingerprint"] == ["a model", MODEL, "int8", "cpu"]
     assert notes["weights"] == "random" and "fidelity" in notes and "memory" in notes

@@ -155,6 +155,18 @@ def track_from_zero():
 track_from_zero.compare_difference = 0.5
 
 
+def track_embedding():
+    import json
+    folder = Path("outputs")
+    for name, rows in it.rows.items():
+        output = {"of": name} | ({"bound": 0.01, "rows": rows} if rows else {"failed": "ValueError: no rows"})
+        (folder / f"{name}.json").write_text(json.dumps(output))
+    return it.speed
+
+track_embedding.higher_is_better = True
+track_embedding.compare_factor = 1.05
+
+
 class Measured:
     def track_tokens_per_second(self):
         return it.speed
@@ -186,9 +198,22 @@ CONF = {
 pytestmark = pytest.mark.slow
 
 
+def rows_of(name: str) -> dict[str, list[list[float]]]:
+    """What a commit embeds in two precisions: three proteins, 1 apart; `wrong` moves one, in INT8 only."""
+    fp32 = [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+    if name == "rounded":
+        return {"m in FP32": [[x + 0.005 for x in row] for row in fp32], "m in INT8": fp32}
+    int8 = {"wrong": [[0.0, 0.5], *fp32[1:]], "no-rows": []}.get(name, fp32)
+    return {"m in FP32": fp32, "m in INT8": int8}
+
+
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """Commits `base`, `same`, `slower` (and smaller), `broken`, `no-import`, `no-build`, to compare by `ab`."""
+    """Commits to compare by `ab`.
+
+    `base`, `same`, `slower` (and smaller), `wrong` (and faster), `rounded`, `no-rows`, `broken`, `no-import`,
+    `no-build`.
+    """
     project = tmp_path_factory.mktemp("ab")
     (project / "benchmarks").mkdir()
     (project / "benchmarks/__init__.py").write_text(BENCHMARKS.replace("/PROJECT", str(project)))
@@ -206,6 +231,7 @@ def toy(tmp_path_factory):
 
     def numbers(name: str, speed: int, memory: int) -> None:
         text = f"name, speed, memory, broken = {name!r}, {speed}, {memory}, {name == 'broken'}\n"
+        text += f"rows = {rows_of(name)}\n"
         (project / "numbers_of_this_commit.py").write_text(text)
 
     def commit(name: str) -> None:
@@ -218,6 +244,9 @@ def toy(tmp_path_factory):
         ("base", 1000, 1000),
         ("same", 1000, 1000),
         ("slower", 900, 800),
+        ("wrong", 1300, 1000),
+        ("rounded", 1000, 1000),
+        ("no-rows", 1000, 1000),
         ("broken", 1000, 1000),
     ):
         numbers(name, speed, memory)
@@ -338,6 +367,10 @@ def test_head_that_raises_in_half_of_its_pairs_has_failed(toy):
             *("base", "same", ["--bench", "track_noisy"], 0, "nothing is worse and nothing failed"),
             marks=pytest.mark.exhaustive,
         ),
+        ("base", "wrong", ["--bench", "track_embedding"], 15, "changed embeddings"),
+        ("base", "wrong", ["--bench", "track_embedding", "--allow-changed"], 0, "nothing is worse"),
+        ("base", "rounded", ["--bench", "track_embedding"], 0, "nothing is worse and nothing failed"),
+        ("base", "no-rows", ["--bench", "track_embedding"], 11, "failed, or HEAD does not build"),
         ("base", "broken", ["--bench", "BothSkip"], 13, "nothing could be judged"),
         ("base", "no-build", ["--bench", "track_speed"], 11, "failed, or HEAD does not build"),
         ("no-build", "base", ["--bench", "track_speed"], 12, "BASE does not build"),
@@ -348,6 +381,31 @@ def test_the_exit_code_says_what_was_found(toy, base, head, options, code, words
     done = toy.ab(base, head, "--rounds", "2", *options)
     assert done.code == code, done.err
     assert done.out.splitlines()[-1].startswith(f"exit code {code}: {words}")
+
+
+def test_changed_embeddings_are_named_by_model_and_precision_though_the_commit_is_better(toy):
+    done = toy.ab("base", "wrong", "--rounds", "2", "--bench", "track_embedding")
+    assert done.cells["track_embedding"]["verdict"] == "better"
+    changed = done.cells["embeddings of m in INT8"]
+    assert (changed["verdict"], changed["estimate"]) == ("changed embeddings", 0.5)
+    assert lines_of(done.out, "embeddings of m in INT8")[0].split() == [
+        *("changed", "embeddings", "+0.5", "n/a", "n/a", "n/a", "1", "embeddings", "of", "m", "in", "INT8")
+    ]
+    assert "- moved by 0.5 of the distance between proteins; rounding explains 0.01 (embeddings of m in INT8)" in (
+        done.out
+    )
+    assert "- m in FP32: moved by 0 of the distance" in done.out
+    assert "0 failed, 1 changed embeddings, 0 worse, 0 inconclusive, 1 better" in done.out
+    assert done.json["embeddings"] == [
+        {"of": "m in FP32", "moved": 0.0, "bound": 0.01},
+        {"of": "m in INT8", "moved": 0.5, "bound": 0.01},
+    ]
+
+
+def test_embeddings_that_only_head_lacks_have_failed(toy):
+    done = toy.ab("base", "no-rows", "--rounds", "2", "--bench", "track_embedding")
+    assert done.cells["embeddings of m in INT8"]["verdict"] == "failed"
+    assert done.cells["embeddings of m in INT8"]["reason"].startswith("HEAD: ValueError: no rows")
 
 
 @pytest.mark.exhaustive
