@@ -258,7 +258,14 @@ def test_what_the_pages_write_is_given_as_words(project):
         *rest, "--only=throughput", "--only=precision", "--", "HEAD"
     ]  # fmt: skip
     assert called("ab", STRICT="1") == ["--rounds=5", "--bench=.", "--strict", "--", "HEAD~1", "HEAD"]
-    assert called("ab", ALLOW_CHANGED="1") == ["--rounds=5", "--bench=.", "--allow-changed", "--", "HEAD~1", "HEAD"]
+    assert called("ab", ALLOW_CHANGED="1") == [
+        "--rounds=5",
+        "--bench=.",
+        "--allow-changed",
+        "--",
+        "HEAD~1",
+        "HEAD",
+    ]
     assert called("precision", FORMAT="--markdown") == ["--machine=", "--markdown"]
     assert called("fidelity", PRECISIONS="bf16 int8") == [
         "--weights=pretrained", "--precisions=bf16", "--precisions=int8"
