@@ -14,7 +14,7 @@ from typing import Any
 from asv import util
 from asv.console import log
 
-from asv_plugin.hooks import licenses
+from asv_plugin import licenses
 from asv_plugin.hooks.places import SUPPORTED, check_page
 
 WEB = Path(__file__).parents[1] / "web"
