@@ -50,7 +50,8 @@ def embed(folder: Path) -> None:
     assert list(names) == list(PROTEINS) and expected.shape == (3, 320), (names, expected.shape)
     assert numpy.isfinite(expected).all() and len(numpy.unique(expected.round(3), axis=0)) == 3
     command = [str(Path(sys.executable).parent / "virnucpro")]
-    for ending, more in {"h5": [], "parquet": [], "npz": [], "ray.h5": ["--ray", "--workers", "1"]}.items():
+    runs = {"h5": [], "each.h5": ["--layout", "per-protein"], "parquet": [], "npz": []}
+    for ending, more in (runs | {"ray.h5": ["--ray", "--workers", "1"]}).items():
         output = folder / f"out.{ending}"
         asked = ["--model", MODEL, "--weights", "random", "--precision", "fp32", *more]
         subprocess.run([*command, "embed", str(fasta), "--output", str(output), *asked], check=True)

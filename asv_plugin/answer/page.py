@@ -17,9 +17,10 @@ import jinja2
 from asv.config import Config
 from asv.publishing import OutputPublisher
 
+from asv_plugin import licenses
 from asv_plugin.answer.records import BENCHMARKS, Record, machines, records
 from asv_plugin.answer.summary import LEGEND, Summary, summarize
-from asv_plugin.hooks import licenses, site
+from asv_plugin.hooks import site
 
 PAGE = "precision.html"
 

@@ -14,7 +14,7 @@ from typing import Any
 from asv import util
 from asv.console import log
 
-from asv_plugin.hooks import licenses
+from asv_plugin import licenses
 from asv_plugin.hooks.places import SUPPORTED, check_page
 from asv_plugin.untrusted import for_terminal
 

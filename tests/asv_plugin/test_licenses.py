@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from asv.util import UserError
 
-from asv_plugin.hooks import licenses
+from asv_plugin import licenses
 
 
 @pytest.fixture
