@@ -30,7 +30,7 @@ from asv_plugin.figures import CannotWrite
 from asv_plugin.figures.texts import figures
 from asv_plugin.hooks.machine import measured_on, read_record
 from asv_plugin.record import cells
-from tests.conftest import sample_of
+from tests.conftest import EXHAUSTIVE
 from tests.made_up import ROOT
 
 COMMITS = {
@@ -241,7 +241,10 @@ def test_what_is_mutated_shows_everything_before(original, hooked, caplog):
     assert not caplog.records
 
 
-@pytest.mark.parametrize("block", sample_of(range(40), 0, 1))
+ALL = [0, *(pytest.param(block, marks=[EXHAUSTIVE, pytest.mark.hours]) for block in range(1, 40))]
+
+
+@pytest.mark.parametrize("block", ALL)
 def test_mutations_stop_nothing_and_what_is_left_out_is_named(original, hooked, tmp_path, caplog, block):
     files = sorted(path.relative_to(original) for path in original.rglob("*") if path.is_file())
     failed = []
