@@ -145,7 +145,7 @@ def expected(value):
     publish = [*asv, "publish"]
     return {
         "ab": [["-m", "asv_plugin.compare", f"--rounds={value}", f"--bench={value}", f"--factor={value}",
-                "--strict", "--", value, value]],
+                "--strict", "--allow-changed", "--", value, value]],
         "bench": [["-m", "asv_plugin.preflight", f"--bench={value}"], machine,
                   [*asv, "run", "--machine=a machine", f"--bench={value}", "HEAD^!"], publish,
                   ["-m", "asv_plugin.answer", "--machine=a machine", "--commit=HEAD"]],

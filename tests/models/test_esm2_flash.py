@@ -1,5 +1,6 @@
 """load_esm2_model against fair-esm, and what it says when it cannot load."""
 
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from virnucpro.models import esm2_flash
 from virnucpro.models.checkpoint import CheckpointError
 from virnucpro.models.esm2 import ESM2, SHAPES
 from virnucpro.models.esm2_flash import load_esm2_model
+from virnucpro.models.precision import PRECISIONS
+
+ON_CPUS = re.sub(", ([^,]+)$", r" or \1", ", ".join(name for name, each in PRECISIONS.items() if each.on_cpu))
+"""As a sentence lists them."""
 
 
 def residues_only(representations: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -142,11 +147,11 @@ def test_the_default_precision_is_that_of_precision_auto(capability, expected, m
     "arguments, said",
     [
         ({"model_name": "esm2_t7_9M"}, "unknown model 'esm2_t7_9M'.*esm2_t6_8M_UR50D"),
-        ({"precision": "fp4"}, "unknown precision 'fp4'.*fp32, tf32, bf16, fp16, int8, fp8"),
-        ({"precision": "fp8"}, "fp8.*NVIDIA GPUs.*fp32, bf16, fp16 or int8"),
+        ({"precision": "fp4"}, f"unknown precision 'fp4'.*{', '.join(PRECISIONS)}"),
+        ({"precision": "fp8"}, f"fp8.*NVIDIA GPUs.*{ON_CPUS}"),
         ({"device": "tpu"}, "unknown device 'tpu'.*cpu, cuda"),
         ({"device": "mps"}, "unknown device 'mps'.*cpu, cuda"),
-        ({"precision": "tf32"}, "tf32.*NVIDIA GPUs.*fp32, bf16, fp16 or int8"),
+        ({"precision": "tf32"}, f"tf32.*NVIDIA GPUs.*{ON_CPUS}"),
     ],
 )
 def test_what_does_not_exist_is_named_with_what_does(arguments, said):

@@ -354,7 +354,7 @@ def test_waiting_for_input_that_never_comes_can_be_stopped():
 
 
 @pytest.mark.parametrize(
-    "name, layout", [("out.parquet", "table"), ("out.npz", "table"), ("out.h5", "per-protein")]
+    "name, layout", [*((f"out.{each}", "table") for each in BY_NAME if each != "h5"), ("out.h5", "per-protein")]
 )
 def test_every_format_is_resumed_checked_and_replaced(tmp_path, fasta, model, name, layout):
     if name == "out.parquet":

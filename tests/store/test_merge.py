@@ -26,7 +26,7 @@ from virnucpro.pipeline.shards import Shard
 from virnucpro.store import merge as module
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import StoreError
-from virnucpro.store.formats import PER_PROTEIN, TABLE, format_of
+from virnucpro.store.formats import BY_NAME, PER_PROTEIN, TABLE, format_of
 from virnucpro.store.merge import merge
 from virnucpro.store.place import folder_of
 
@@ -107,7 +107,7 @@ def test_parts_differ_by_a_block_at_most(fasta, model):
     assert max(sizes) - min(sizes) <= 1 and sum(sizes) > 7
 
 
-@pytest.mark.parametrize("name", ["out.parquet", "out.npz"])
+@pytest.mark.parametrize("name", [f"out.{each}" for each in BY_NAME if each != "h5"])
 def test_parts_are_merged_into_any_format(fasta, model, whole, tmp_path, name):
     if name == "out.parquet":
         pytest.importorskip("pyarrow", reason="pyarrow is not installed")
