@@ -117,10 +117,10 @@ def right(load):
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("precision", sample_of(["fp32", "bf16", "fp16", "int8"], "fp32", "int8"))
-def test_a_fault_moves_embeddings_by_twice_what_rounding_explains(load, right, monkeypatch, precision, fault):
+def test_a_fault_moves_embeddings_beyond_what_rounding_explains(load, right, monkeypatch, precision, fault):
     expected = right(precision, "few")
     FAULTS[fault](load(precision), monkeypatch)
-    assert moved(expected, embed(load(precision), FEW), precision) > 2 * BOUNDS["cpu"][precision]
+    assert moved(expected, embed(load(precision), FEW), precision) > 1.5 * BOUNDS["cpu"][precision]
 
 
 def test_a_fault_of_one_precision_is_none_of_another(load, right, monkeypatch):

@@ -431,7 +431,7 @@ def test_the_views_of_one_measurement_are_counted_once(toy):
     }
     assert {each["verdict"] for each in done.cells.values()} == {"worse"}
     assert done.cells["Measured.track_runtime"]["estimate"] == pytest.approx(1 / 0.9)
-    assert "0 failed, 1 worse, 0 inconclusive" in done.out
+    assert "0 failed, 0 changed embeddings, 1 worse, 0 inconclusive" in done.out
     assert lines_of(done.out, "Measured.track_runtime")[0].startswith("(worse)")
 
 
