@@ -45,7 +45,7 @@ COMMITS = {
     "impossible": ["toy>2"],
 }
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,7 @@ def test_the_packages_of_both_sides_are_recorded_and_a_difference_is_said_before
     assert "packages differ: extra none (BASE) and 1 (HEAD); toy 2 (BASE) and 1 (HEAD)\n" in said
 
 
+@pytest.mark.hours
 @pytest.mark.usefixtures("compared")
 def test_what_ran_before_leaves_nothing_and_no_index_is_needed_again(project):
     project.without_index()
@@ -139,6 +140,7 @@ def test_what_ran_before_leaves_nothing_and_no_index_is_needed_again(project):
     assert packages(project.asv_run("any")) == {("any", "2", "False")}
 
 
+@pytest.mark.hours
 @pytest.mark.usefixtures("compared")
 def test_a_commit_that_asks_for_what_cannot_be_had_does_not_build_and_harms_no_other(project):
     project.without_index()
@@ -149,6 +151,7 @@ def test_a_commit_that_asks_for_what_cannot_be_had_does_not_build_and_harms_no_o
     assert "the environments differ" not in done.err
 
 
+@pytest.mark.hours
 @pytest.mark.usefixtures("compared")
 def test_environments_that_differ_with_one_commit_are_warned_of(project):
     project.without_index()
