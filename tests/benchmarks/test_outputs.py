@@ -177,6 +177,7 @@ def test_what_changes_only_rounding_is_within_the_bound(load, right, monkeypatch
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("precision", sample_of(["fp32", "tf32", "bf16", "fp16", "int8", "fp8"], "fp16", "int8"))
 @pytest.mark.parametrize("model", sample_of(["esm2_t6_8M_UR50D", "esm2_t33_650M_UR50D"], "esm2_t6_8M_UR50D"))
 def test_on_a_gpu_a_model_agrees_with_itself_in_other_packs(tmp_path, monkeypatch, precision, model):
