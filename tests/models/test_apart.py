@@ -96,7 +96,7 @@ def errors(int8, plain):
     return [*away, float(bos.max())]
 
 
-@pytest.mark.parametrize("case", sample_of(CHANNELS, "gain 1"))
+@pytest.mark.parametrize("case", sample_of(CHANNELS, "gain 1", "constants"))
 def test_embeddings_are_as_close_as_without_massive_channels(case, as_int8):
     plain = changed(case)
     int8 = as_int8(plain)
