@@ -146,6 +146,7 @@ def test_the_metrics_of_a_cell_describe_one_measurement(asv):
     assert sequences * seconds == pytest.approx(8, rel=0.05)  # medians of rates and of times
 
 
+@pytest.mark.hours
 def test_a_precision_is_compared_with_fp32(more):
     assert 0.05 < more.values("good", SPEEDUP)["bf16"] < 20
     assert 0.7 < more.values("good", SAVING)["bf16"] < 2.5  # on a CPU, Python and PyTorch weigh most
@@ -153,6 +154,7 @@ def test_a_precision_is_compared_with_fp32(more):
     assert 0.9999 < more.values("good", COSINE)["bf16"] < 1
 
 
+@pytest.mark.hours
 def test_fidelity_with_a_massive_channel_is_in_the_record(more):
     (record,) = (
         each for each in records.records(more.project / "results", "here") if each.commit == more.commits["good"]
@@ -167,6 +169,7 @@ def test_a_cpus_energy_is_not_available_for_a_reason(asv):
     assert said == "energy is measured on NVIDIA GPUs"
 
 
+@pytest.mark.hours
 def test_a_killed_cell_is_paid_for_once_and_leaves_the_others_alone(more):
     # once for Throughput, and once for Precision in the process forked to measure its memory
     assert more.counts.read_text().splitlines() == ["loaded"] * 2
@@ -178,6 +181,7 @@ def test_a_killed_cell_is_paid_for_once_and_leaves_the_others_alone(more):
     assert "killed, or out of memory?" in said
 
 
+@pytest.mark.hours
 def test_a_commit_without_the_api_fails_with_the_reason(more):
     for metric in METRICS:
         assert more.values("no api", metric)["fp32"] is None
@@ -185,6 +189,7 @@ def test_a_commit_without_the_api_fails_with_the_reason(more):
     assert "this commit's virnucpro has no load_esm2_model; it was looked for in " in said
 
 
+@pytest.mark.hours
 def test_a_commit_that_does_not_build_fails_and_the_others_still_run(more):
     for metric in METRICS:
         assert set(more.values("no build", metric).values()) == {None}
@@ -213,6 +218,7 @@ def test_directions_and_units_reach_asvs_record(asv):
     assert judged_as == [None, "track_tokens_per_second", "track_tokens_per_second", None]
 
 
+@pytest.mark.hours
 def test_compare_prints_a_row_for_every_measured_cell(more):
     said = more.run(sys.executable, "-m", "asv", "compare", more.commits["killed"], more.commits["good"])
     for metric in METRICS:
@@ -242,6 +248,7 @@ def test_the_table_shows_values(asv):
     assert "FAILED" not in good
 
 
+@pytest.mark.hours
 def test_the_table_names_a_killed_cell_and_has_improvements(more):
     table = [sys.executable, "-m", "asv_plugin.answer", "--commit"]
     assert "BF16 improvement" in more.run(*table, more.commits["good"])
