@@ -1,7 +1,8 @@
 """The oldest commit that a suite measures: ``"oldest_commit"`` in asv.conf.json."""
 
-import subprocess
 from collections.abc import Sequence
+
+from asv_plugin.repository import git
 
 
 def too_old(oldest: str | None, revisions: Sequence[str]) -> str | None:
@@ -23,6 +24,4 @@ def too_old(oldest: str | None, revisions: Sequence[str]) -> str | None:
 
 def commits(revision: str, *options: str) -> list[str]:
     """The hashes of a revision or range; none where git knows no such. A name with a dash is not git's option."""
-    command = ["git", "rev-list", *options, "--end-of-options", revision, "--"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.split() if done.returncode == 0 else []
+    return (git("rev-list", *options, "--end-of-options", revision, "--") or "").split()
