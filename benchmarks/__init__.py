@@ -17,11 +17,12 @@ Below, in rooms of their own, is what they share (asv imports these, too, and fi
 - ``measure``: how a figure is measured. ``timing``: warm-up, blocks, turns; ``memory``; ``gpu``: energy and
   conditions; ``fidelity``, ``massive``: weights with a massive channel, ``fidelity_massive``: fidelity with them;
   ``outputs``: embeddings for asv_plugin to compare commits by, ``seeded``: the weights for that;
-  ``golden``: published embeddings of ESM-2's own weights; ``gemms``: GEMMs alone; ``fidelity_report``: a program,
+  ``golden``: published embeddings of ESM-2's own weights; ``gemms``: GEMMs alone;
+  ``in_turn``: implementations timed in turn; ``fidelity_report``: a program,
   `make fidelity`
 - ``peers``: other implementations of ESM-2, the baselines. ``base``, ``fair_esm``, ``transformers``,
   ``esm_efficient``, ``esm_cpp``; ``table``: a program, `make engine`; ``formats``: its other table, a model's
-  precisions side by side; ``in_turn``: what the two share
+  precisions side by side
 """
 
 SOURCE = "VIRNUCPRO_BENCH_SOURCE"

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ..suite.hardware import Hardware
-from ..suite.program import load_with, packed, runner
+from ..suite.program import embed, load_with, packed, state
 from ..suite.workloads import fidelity_proteins
-from .massive import Channel, massive, no_room, save
+from .massive import Channel, massive, no_room
+from .seeded import save
 from .timing import free_cached_memory
 
 NOTE = "massive_channel"
@@ -29,9 +30,6 @@ EVERY = {"cpu": 8, "cuda": 1}
 CPUs would take half a minute for all in FP16. With a massive channel errors are alike: the largest of 8 was 0.97
 to 1 times that of all 64.
 """
-
-PACK_TOKENS = 8_192
-"""In a pack, in all precisions."""
 
 
 def second_figure(root: Path, model: str, precision: str, hardware: Hardware) -> dict[str, Any]:
@@ -77,7 +75,7 @@ def prepare(folder: Path, model: str, hardware: Hardware) -> None:
         esm2 = load_with(model, "fp32", hardware.device, "random")
         (few,) = packed(fidelity_proteins("mixed")[:26:2], 100_000)
         massive(esm2, few, [CHANNEL])
-        save(esm2, unfinished / f"{model}.pt")
+        save(state(esm2), esm2.shape, unfinished / f"{model}.pt")
         torch.save(pooled(esm2), unfinished / "fp32.pt")
         del esm2
         free(hardware)
@@ -97,8 +95,7 @@ def pooled(esm2: Any, every: int = 1) -> Tensor:
 
     Raises ArithmeticError for NaN or Inf.
     """
-    packs = packed(fidelity_proteins("mixed")[::every], PACK_TOKENS)
-    found = torch.cat([result.embeddings.double() for result in runner(esm2).run(packs)])
+    found = embed(esm2, fidelity_proteins("mixed")[::every]).double()
     if not found.isfinite().all():
         raise ArithmeticError("an embedding has NaN or Inf")
     return found

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..peers.in_turn import show
 from ..suite.hardware import GIB, PRECISIONS, Hardware, precision_skip_reason, probe
 from ..suite.places import find
-from ..suite.program import load_with, packed, runner
+from ..suite.program import PACK_TOKENS, load_with, packed, runner
 from ..suite.workloads import Protein, fidelity_proteins, read_fasta, sample_different
 from .fidelity import FIGURE, LARGEST_ERROR, LEAST_PROTEINS, Embedded, fidelity, of_residues, of_results
 from .golden import FOLDER, Golden, difference, golden
+from .in_turn import show
 
 MODELS = {"cpu": ["esm2_t6_8M_UR50D"], "cuda": ["esm2_t33_650M_UR50D", "esm2_t36_3B_UR50D"]}
 """What is compared by default, by type of device."""
@@ -194,7 +194,7 @@ def embedded(
 ) -> dict[str, Embedded]:
     """Each set's embeddings, in its order, with a model that is gone afterwards."""
     show(f"  {model} in {precision}: loading, embedding {sum(map(len, sets.values()))} proteins")
-    batches = {name: packed(proteins, 8_192) for name, proteins in sets.items()}
+    batches = {name: packed(proteins, PACK_TOKENS) for name, proteins in sets.items()}
     try:
         if precision == "fp32" and not fits(model, precision, hardware):
             return one_layer_at_a_time(model, weights, batches, hardware)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..measure.memory import PeakMemory, unavailable
-from ..measure.timing import TIMERS, Run
+from .memory import PeakMemory, unavailable
+from .timing import TIMERS, Run
 
 Fresh = Callable[[Callable[..., Any], tuple[Any, ...]], Any]
 """Calls a function in a process that has done nothing else."""

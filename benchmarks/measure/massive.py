@@ -9,7 +9,6 @@ constant that reaches the next GEMM out of its bias, so that the function is nea
 import itertools
 import os
 import shutil
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,15 +178,3 @@ def no_room(folder: Path, model: str, what: str, is_written: bool) -> str | None
     if 2.5 * size > memory:  # it is read as a whole, and may itself be in memory: /tmp can be
         return f"{file}, and 2.5 times that of memory; there are {memory / GIB:.1f} GiB"
     return None
-
-
-def save(model: Any, path: Path) -> None:
-    """Write a model in FP32 as fair-esm's checkpoints are, which commits of all ages take as weights."""
-    about = Namespace(
-        encoder_layers=model.num_layers,
-        encoder_embed_dim=model.embed_dim,
-        encoder_attention_heads=model.layers[0].self_attn.heads,
-        token_dropout=True,
-    )
-    state = {f"encoder.sentence_encoder.{name}": value for name, value in model.fair_esm_state().items()}
-    torch.save({"cfg": {"model": about}, "model": state}, path)

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..suite.hardware import Hardware
 from ..suite.outcomes import write_atomically
 from ..suite.places import find
-from ..suite.program import WEIGHTS, load_with, packed, runner
-from ..suite.workloads import Protein, fidelity_proteins
+from ..suite.program import WEIGHTS, embed, load_with
+from ..suite.workloads import fidelity_proteins
 from .massive import no_room
 from .seeded import write_checkpoint
 from .timing import in_fresh_process
@@ -59,7 +58,6 @@ UNITS = {
 EVERY = 8
 """Where it has none, every so many of the proteins are embedded: 64 would take half a minute."""
 
-PACK_TOKENS = 8_192
 PROJECTIONS, FEW = 8, 4
 
 
@@ -102,11 +100,6 @@ def is_fast(precision: str, device: str) -> bool:
         return bool(UNITS[precision] & set(Path("/proc/cpuinfo").read_text().split()))
     except OSError:
         return platform.machine() == "arm64"
-
-
-def embed(esm2: Any, proteins: list[Protein]) -> Tensor:
-    """Embeddings ``[N, D]``, float32 on the CPU."""
-    return torch.cat([result.embeddings for result in runner(esm2).run(packed(proteins, PACK_TOKENS))])
 
 
 def fingerprint(esm2: Any, model: str, precision: str, device: str) -> dict[str, Any]:

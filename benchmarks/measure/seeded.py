@@ -6,6 +6,7 @@ rotary frequencies are exact: commits that use what a checkpoint stores and thos
 
 import zlib
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,6 @@ def write_checkpoint(path: Path, shape: Any, device: str) -> Path:
 
     `shape`: the ``layers``, ``dim`` and ``heads`` of a model. All parts count: biases and norms are not 0 and 1.
     """
-    about = Namespace(
-        encoder_layers=shape.layers,
-        encoder_embed_dim=shape.dim,
-        encoder_attention_heads=shape.heads,
-        token_dropout=True,
-    )
     head = shape.dim // shape.heads
     frequencies = 1.0 / 10_000.0 ** (torch.arange(0, head, 2).float() / head)
     state = {"embed_tokens.weight": drawn("embed_tokens.weight", VOCABULARY, shape.dim, device=device)}
@@ -39,6 +34,17 @@ def write_checkpoint(path: Path, shape: Any, device: str) -> Path:
     for leaf in ("weight", "bias"):
         name = f"emb_layer_norm_after.{leaf}"
         state[name] = drawn(name, shape.dim, device=device)
+    return save(state, shape, path)
+
+
+def save(state: Mapping[str, Tensor], shape: Any, path: Path) -> Path:
+    """Write parameters by fair-esm's names as its checkpoints are: all of the file, or none."""
+    about = Namespace(
+        encoder_layers=shape.layers,
+        encoder_embed_dim=shape.dim,
+        encoder_attention_heads=shape.heads,
+        token_dropout=True,
+    )
     named = {f"encoder.sentence_encoder.{name}": value for name, value in state.items()}
     unfinished = path.with_name(f"{path.name}-unfinished")
     torch.save({"cfg": {"model": about}, "model": named}, unfinished)

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from ..measure import gpu
 from ..measure.fidelity import FIGURE, compare
 from ..measure.gemms import LayerGEMMs
+from ..measure.in_turn import Fresh, Row, in_turn, peak_memory
 from ..measure.timing import Run
 from ..suite.hardware import Hardware, precision_skip_reason
 from ..suite.outcomes import Measurement
 from ..suite.places import find
 from ..suite.program import Embedder, load, packed
 from ..suite.workloads import Protein, fidelity_proteins
-from .in_turn import Fresh, Row, in_turn, peak_memory
 
 BASE = {"cpu": "fp32", "cuda": "bf16"}
 """What other precisions are compared with, by type of device."""

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ..measure.gemms import COMPARABLE, LayerGEMMs
+from ..measure.in_turn import Fresh, Row, in_turn, peak_memory, show
 from ..measure.timing import Run
 from ..suite.cell import listed
 from ..suite.hardware import PRECISIONS, Hardware, precision_skip_reason, probe
@@ -27,7 +28,6 @@ from ..suite.program import Embedder, load, state
 from ..suite.workloads import AMINO_ACIDS, Protein, tokens_in
 from . import esm_cpp, esm_efficient, fair_esm, formats, transformers
 from .base import PaddedPeer, Peer, State
-from .in_turn import Fresh, Row, in_turn, peak_memory, show
 
 ENGINE = "virnucpro, tokens to embeddings on the CPU"
 MODELS = {

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..measure.memory import Peak, PeakMemory, keep_large_blocks_off_the_heap
@@ -28,6 +29,9 @@ if Path("/dev/nvidiactl").exists():  # elsewhere it would only add to the reside
 
 WEIGHTS = os.environ.get("VIRNUCPRO_BENCH_WEIGHTS", "random")
 """``random`` (the speed does not depend on the weights' values), ``pretrained``, or a path for load_esm2_model."""
+
+PACK_TOKENS = 8_192
+"""In a pack where embeddings are compared, not timed."""
 
 
 def load_with(model: str, precision: str, device: str, weights: str) -> Any:
@@ -70,6 +74,11 @@ def runner(esm2: Any, **options: Any) -> Any:
     ``[N, D]``, or with ``pool="residue"`` each residue's ``[R, D]``, and how many each protein has, ``residues``.
     """
     return find("AsyncInferenceRunner")(esm2, **options)
+
+
+def embed(esm2: Any, proteins: Sequence[Protein]) -> Tensor:
+    """Each protein's embedding ``[N, D]``, float32 on the CPU, in packs that no workload or commit decides."""
+    return torch.cat([result.embeddings for result in runner(esm2).run(packed(proteins, PACK_TOKENS))])
 
 
 def state(esm2: Any) -> Mapping[str, Tensor]:

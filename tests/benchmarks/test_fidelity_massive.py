@@ -73,7 +73,7 @@ def test_an_embedding_that_is_not_finite_is_a_failure(tmp_path, monkeypatch):
     torch.save(torch.eye(4).double(), tmp_path / f"massive-{MODEL}" / "fp32.pt")
     monkeypatch.setattr(fidelity_massive, "load_with", lambda *_: None)
     broken = SimpleNamespace(run=lambda _: [SimpleNamespace(embeddings=torch.full((1, 4), torch.nan))])
-    monkeypatch.setattr(fidelity_massive, "runner", lambda _: broken)
+    monkeypatch.setattr("benchmarks.suite.program.runner", lambda _: broken)
     with pytest.raises(ArithmeticError, match="NaN or Inf"):
         second_figure(tmp_path, MODEL, "fp16", CPU)
 

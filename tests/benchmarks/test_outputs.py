@@ -11,9 +11,10 @@ import torch
 
 from asv_plugin.outputs import Output, difference
 from benchmarks.measure import outputs
-from benchmarks.measure.outputs import BOUNDS, FINGERPRINT, FOLDER, embed, fingerprint, leave
+from benchmarks.measure.outputs import BOUNDS, FINGERPRINT, FOLDER, fingerprint, leave
 from benchmarks.measure.seeded import write_checkpoint
 from benchmarks.suite.hardware import PRECISIONS, Hardware
+from benchmarks.suite.program import embed
 from benchmarks.suite.workloads import fidelity_proteins
 from tests.conftest import MODEL, sample_of
 from virnucpro.models import esm2
@@ -151,7 +152,7 @@ def positions_counted_from_one(model, patch) -> None:
 
 
 def other_packs(model, patch) -> None:
-    patch.setattr(outputs, "PACK_TOKENS", 1)
+    patch.setattr("benchmarks.suite.program.PACK_TOKENS", 1)
 
 
 def other_library(model, patch) -> None:
@@ -187,7 +188,7 @@ def test_on_a_gpu_a_model_agrees_with_itself_in_other_packs(tmp_path, monkeypatc
     again = load_esm2_model(model, "cuda", precision=precision, weights=path)[0]
     found = {"again": moved_by(first, embed(again, proteins), bound)}
     for tokens in (1, 1_000, 100_000):
-        monkeypatch.setattr(outputs, "PACK_TOKENS", tokens)
+        monkeypatch.setattr("benchmarks.suite.program.PACK_TOKENS", tokens)
         found[f"packs of {tokens}"] = moved_by(first, embed(again, proteins), bound)
     fp32 = load_esm2_model(model, "cuda", precision="fp32", weights=path)[0]
     print(
