@@ -13,6 +13,7 @@ import torch
 from hypothesis import settings
 
 from benchmarks.measure.massive import Channel, massive
+from tests.browser import CHROMIUM, FLAGS
 from tests.checkpoints import round_frequencies, save_in_fair_esms_format
 from virnucpro.data.packing import make_pack
 from virnucpro.data.tokens import encode
@@ -74,6 +75,17 @@ def one_model(monkeypatch):
     monkeypatch.setattr("virnucpro.models.esm2_flash.load_esm2_model", lambda name, *_, **__: random_model(name))
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A real browser, one for the tests of a file."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -23,22 +23,10 @@ from asv_plugin.answer.numbers import format_error
 from asv_plugin.answer.page import collect, render
 from asv_plugin.answer.records import BENCHMARKS, FIDELITY, MASSIVE, MASSIVE_NOTE, records
 from asv_plugin.hooks.broken_files import skip_broken_files
+from tests.browser import WITH_CHROMIUM, WITH_NPM
 from tests.conftest import sample_of
 from tests.limits import PATIENCE
 from tests.made_up import M8, M650, ROOT, benchmarks, cells, machine, record
-
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-# .ci/run sets it: there, what these tests need is a failure to miss
-REQUIRED = bool(os.environ.get("VIRNUCPRO_REQUIRE_BROWSER"))
-WITH_CHROMIUM = pytest.mark.skipif(
-    CHROMIUM is None and not REQUIRED,
-    reason="needs Chromium: install the chromium package, or set CHROMIUM to its path",
-)
-WITH_NPM = pytest.mark.skipif(
-    shutil.which("npm") is None and not REQUIRED, reason="needs npm, from which the dashboard's libraries come"
-)
-# Without --disable-background-networking Chromium itself asks for hosts outside
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 # cut short, no object, other types, another encoding, a row without its columns
 BROKEN_RESULTS = (
@@ -118,16 +106,6 @@ def served(published):
     yield f"http://127.0.0.1:{port}"
     server.terminate()
     server.wait(10)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from types import SimpleNamespace
 import pytest
 
 from asv_plugin import notes
+from tests.browser import WITH_CHROMIUM, WITH_NPM
 from tests.limits import PATIENCE
 from tests.made_up import M8, ROOT, cells, machine, record
 from tests.payloads import BROWSER, REFERENCES, TERMINAL
-from tests.test_site import CHROMIUM, FLAGS, WITH_CHROMIUM, WITH_NPM
 
 pytestmark = [pytest.mark.slow, WITH_CHROMIUM, WITH_NPM]
 
@@ -118,16 +118,6 @@ def served(site):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
