@@ -15,6 +15,7 @@ from .suite.hardware import MODELS, PRECISIONS
 from .suite.outcomes import Measurement
 from .suite.places import find
 from .suite.program import Embedder, load, notes, state
+from .suite.workloads import Protein, copies_in_a_pass, joined, proteins, tokens_in
 
 LARGE = MODELS[1:]
 """8M is left out to save time: it is what CPUs run."""
@@ -49,7 +50,7 @@ class EngineCell(OncePerCell):
 
 
 class Engine(EngineCell):
-    """The engine beside its own GEMMs, and what it costs before the first result.
+    """The engine beside its own GEMMs, one long protein among short ones, and what comes before the first result.
 
     The engine's time is that of whole passes, from token batches on the CPU to pooled embeddings on the CPU.
     """
@@ -68,12 +69,22 @@ class Engine(EngineCell):
             )
         )
         self.engine = Embedder(model, precision, self.entries, store.hardware)
+        self.has_own_attention = device == "cuda" and precision != "fp32"
+        if self.has_own_attention:
+            self.even, self.ragged = (
+                Embedder(model, precision, entries, store.hardware) for entries in even_and_ragged()
+            )
         self.ceiling = LayerGEMMs(self.engine.esm2.shape, precision, device, self.engine.tokens)
 
     @tracked("of the GEMMs' speed", higher_is_better=True, compare_factor=1.05, version="2")
     def track_fraction_of_gemm_ceiling(self, store: Store, *parameters: str) -> dict[str, Any] | float:
         """The layers' GEMMs alone would take this share of the time; 1 cannot be passed."""
         return self.metric("fraction of ceiling", store)
+
+    @tracked("of the speed without the long one", higher_is_better=True, compare_factor=1.03)
+    def track_one_long_among_short(self, store: Store, *parameters: str) -> dict[str, Any] | float:
+        """Tokens/s of proteins of 50 residues with one of 1,022 among them, over those without it. GPUs only."""
+        return self.metric("one long among short", store)
 
     @tracked("seconds", compare_difference=5.0)  # a machine that has the kernels in its cache saves up to four
     def track_compile_seconds(self, store: Store, *parameters: str) -> dict[str, Any] | float:
@@ -92,7 +103,14 @@ class Engine(EngineCell):
             "compile seconds": six_digits([self.compile_seconds]),
             "load seconds": six_digits([self.load_seconds]),
         }
-        return Measurement(samples, notes(store.hardware, self.entries))
+        unavailable = {}
+        if self.has_own_attention:
+            tokens = self.ragged.tokens / self.even.tokens
+            ratios = alternate(self.even.run, self.ragged.run, self.engine.timer)
+            samples["one long among short"] = six_digits([ratio * tokens for ratio in ratios])
+        else:
+            unavailable["one long among short"] = "only the GPU's attention in 16 bits takes a whole pack at once"
+        return Measurement(samples, notes(store.hardware, self.entries), unavailable)
 
 
 class OverPeer(EngineCell):
@@ -159,6 +177,14 @@ class OverTransformers(OverPeer):
     def track_speedup_over_transformers(self, store: Store, *parameters: str) -> dict[str, Any] | float:
         """How many times the tokens/s of Transformers with SDPA."""
         return self.metric("speed-up", store)
+
+
+def even_and_ragged(tokens: int = 49_152) -> tuple[list[Protein], list[Protein]]:
+    """Proteins of 50 residues, about so many tokens in all; and with one of 1,022 in the place of some."""
+    short, long = proteins("short", "cuda"), proteins("full", "cuda")
+    even = joined(short, copies_in_a_pass(short, tokens))
+    fewer = joined(short, copies_in_a_pass(short, tokens - tokens_in(long)))
+    return even, fewer + long
 
 
 def seconds_to_load(model: str, precision: str, device: str) -> float:

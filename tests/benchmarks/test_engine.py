@@ -17,6 +17,7 @@ from benchmarks.measure.timing import Protocol, alternate
 from benchmarks.peers import base, esm_cpp, esm_efficient, fair_esm, formats, table, transformers
 from benchmarks.suite.cell import Store
 from benchmarks.suite.hardware import GIB, Hardware
+from benchmarks.suite.workloads import tokens_in
 from tests.conftest import MODEL, NEEDS_TRITON, RAGGED, sample_of
 from virnucpro.data.packing import pack
 from virnucpro.models.esm2_flash import load_esm2_model
@@ -240,6 +241,13 @@ def test_without_transformers_its_comparison_is_skipped_with_the_reason(monkeypa
     monkeypatch.setattr(transformers, "find_spec", lambda name: None)
     with pytest.raises(NotImplementedError, match="Transformers is not installed"):
         engine.OverTransformers().setup(Store(CPU), MODEL, "fp32", "mixed")
+
+
+def test_one_long_protein_takes_the_place_of_some_short_ones():
+    even, ragged = engine.even_and_ragged(5_000)
+    assert {len(protein) for _, protein in even} == {50}
+    assert [len(protein) for _, protein in ragged] == [50] * (len(ragged) - 1) + [1022]
+    assert abs(tokens_in(ragged) - tokens_in(even)) <= 8 * 52
 
 
 @pytest.mark.exhaustive

@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from virnucpro.models.kernels import gemm, quantise
-from virnucpro.models.kernels.attention import TILE, attend_kernel
+from virnucpro.models.kernels.attention import LONG_TILE, TILE, Tile, attend_kernel
 from virnucpro.models.kernels.norm import layer_norm_kernel
 from virnucpro.models.kernels.rotary import rotate_kernel
 
@@ -39,11 +39,12 @@ class Launch(NamedTuple):
     instruction: str = ""
 
 
-def attention(half: int) -> Launch:
+def attention(half: int, tile: Tile) -> Launch:
     """Attention with heads of twice `half`."""
-    constants = {"HEADS": 40, "HALF": half, "BLOCK_D": 2 * half, "BLOCK_M": TILE.queries, "BLOCK_N": TILE.keys}
-    arguments = ("*fp16", "*i32", "*fp32", "*fp32", "*fp16", "fp32", "i32")
-    return Launch(attend_kernel, arguments, constants, {"num_warps": TILE.warps, "num_stages": TILE.stages})
+    block = {"BLOCK_M": tile.queries, "BLOCK_N": tile.keys, "PART_FIRST": tile.part_first}
+    constants = {"HEADS": 40, "HALF": half, "BLOCK_D": 2 * half, **block}
+    arguments = ("*fp16", "*i32", "*i32", "*fp32", "*fp32", "*fp16", "fp32")
+    return Launch(attend_kernel, arguments, constants, {"num_warps": tile.warps, "num_stages": tile.stages})
 
 
 def row_kernels(dim: int, element: str, limit: float, capabilities: tuple[int, ...]) -> list[Launch]:
@@ -122,8 +123,7 @@ LAUNCHES = [
         {"DIM": 2560, "BLOCK": 4096},
         {"num_warps": 8},
     ),
-    attention(32),  # 3B
-    attention(64),  # 15B
+    *(attention(half, tile) for half in (32, 64) for tile in (TILE, LONG_TILE)),  # 3B and 15B
     *row_kernels(2560, "i8", 127.0, (80, 86, 89, 90)),
     *row_kernels(10240, "fp8e4nv", 448.0, (89, 90)),
     hopper_gemm(gemm.PAIR, STORE, "i8", "bf16"),

@@ -32,10 +32,10 @@ def test_the_kernels_compile_for_gpus_without_spilling(capability):
 
 
 def test_no_kernel_is_compiled_for_the_length_of_a_protein():
-    """Triton makes a kernel for each value of a constant, and for 1 and multiples of 16 of other integers."""
+    """Triton makes a kernel for each value of a constant, and for 1 and multiples of 16 of integers."""
     said = python(
         "-c",
         "from virnucpro.models.kernels.attention import attend_kernel\n"
-        "print([(p.do_not_specialize, p.is_constexpr) for p in attend_kernel.params if p.name == 'blocks'])",
+        "print(*[p.name for p in attend_kernel.params if not p.is_constexpr])",
     )
-    assert said.strip() == "[(True, False)]"
+    assert said.split() == ["qkv", "blocks", "cu_seqlens", "cos", "sin", "out", "scale"], "pointers and a float"

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from tests.conftest import NEEDS_TRITON
@@ -11,6 +13,7 @@ from virnucpro.models.rotary import exact_frequencies, rotary_tables, rotate_
 pytest.importorskip("triton", reason=NEEDS_TRITON)
 
 from virnucpro.models import kernels
+from virnucpro.models.kernels.attention import LONG, LONG_TILE, TILE, blocks_of
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -55,11 +58,13 @@ def test_keys_alone_can_be_rotated():
     assert torch.equal(found[:, ::2], qkv[:, ::2])
 
 
-@pytest.mark.parametrize("lengths", [[1], [64], [65, 3, 0, 130, 7]], ids=str)
+@pytest.mark.parametrize("lengths", [[1], [64], [65, 3, 0, 130, 7], [LONG, 2, LONG + 1, 1, 832]], ids=str)
 @pytest.mark.parametrize(("heads", "dim"), [(2, 16), (3, 24), (2, 64), (1, 128)])
 def test_attention_equals_pytorchs(heads, dim, lengths):
     """In FP16: Triton's interpreter multiplies no BF16 matrices."""
-    tables = rotary_tables(256, exact_frequencies(dim), torch.device("cpu"))
+    if DEVICE.type == "cpu" and sum(lengths) > LONG:
+        heads = 1  # the interpreter takes seconds
+    tables = rotary_tables(1024, exact_frequencies(dim), torch.device("cpu"))
     positions, ends = positions_of(lengths), ends_of(lengths)
     qkv = torch.randn(sum(lengths), 3, heads, dim).half()
     expected = attend_one_by_one(rotate_(qkv.clone(), positions, *tables).float(), ends)
@@ -69,15 +74,32 @@ def test_attention_equals_pytorchs(heads, dim, lengths):
     torch.testing.assert_close(found.float().cpu(), expected, atol=2e-3, rtol=0)
 
 
-def test_attention_within_a_protein_does_not_depend_on_the_pack():
-    tables = rotary_tables(256, exact_frequencies(64), DEVICE)
+@pytest.mark.parametrize("others", [200, LONG + 40])
+def test_attention_within_a_protein_does_not_depend_on_the_pack(others):
+    tables = rotary_tables(1024, exact_frequencies(64), DEVICE)
 
     def attend(lengths, qkv):
         positions, ends = on_device(positions_of(lengths), ends_of(lengths))
         return kernels.attend(qkv.clone(), positions, *tables, ends, max(lengths))
 
-    one, other = on_device(torch.randn(70, 3, 2, 64).half(), torch.randn(200, 3, 2, 64).half())
-    assert torch.equal(attend([200, 70], torch.cat((other, one)))[200:], attend([70], one))
+    one, other = on_device(torch.randn(70, 3, 1, 64).half(), torch.randn(others, 3, 1, 64).half())
+    assert torch.equal(attend([others, 70], torch.cat((other, one)))[others:], attend([70], one))
+
+
+@given(st.lists(st.integers(0, 3 * LONG), min_size=1, max_size=40).filter(any), st.integers(0, 1000))
+def test_each_query_is_in_one_block_of_the_tile_for_its_proteins_length(lengths, more):
+    found = {}
+    for tile, listed in blocks_of(ends_of(lengths), sum(lengths), max(lengths) + more):
+        assert len(listed) <= sum(lengths) // tile.queries + len(lengths), "no more than a block more a protein"
+        for protein, begin in listed.tolist():
+            if protein >= 0:
+                assert (protein, begin) not in found
+                found[protein, begin] = tile
+    expected = {}
+    for protein, length in enumerate(lengths):
+        tile = LONG_TILE if length > LONG else TILE
+        expected |= {(protein, begin): tile for begin in range(0, length, tile.queries)}
+    assert found == expected
 
 
 @pytest.mark.parametrize("dim", [320, 480, 1280, 2560])

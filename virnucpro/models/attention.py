@@ -7,6 +7,7 @@ import functools
 import itertools
 import math
 import threading
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from virnucpro.models.float32_mode import float32_products
 from virnucpro.models.rotary import rotate_
+
+if TYPE_CHECKING:
+    from virnucpro.models.kernels import Blocks
 
 Rotary = tuple[Tensor, Tensor, Tensor]
 """Each token's place in its protein, int32 ``[T]``, and the tables of cosines and sines by place."""
@@ -30,22 +34,41 @@ LONG, QUERIES = 768, 256
 """From so many queries on PyTorch's kernel takes so many at a time (ATen/native/cpu/FlashAttentionKernel.cpp)."""
 
 
-def attend(qkv: Tensor, rotary: Rotary, cu_seqlens: Tensor, max_seqlen: int, may_round: bool = False) -> Tensor:
+def blocks_of(x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> "Blocks | None":
+    """What `attend` would else find out for each layer anew, for a pack whose activations are `x` ``[T, ...]``.
+
+    Only the GPU's kernel for FP16 and BF16 asks; None elsewhere.
+    """
+    if not x.is_cuda or x.dtype == torch.float32:
+        return None
+    from virnucpro.models import kernels  # Triton comes with PyTorch's CUDA builds only
+
+    return kernels.blocks_of(cu_seqlens, len(x), max_seqlen)
+
+
+def attend(
+    qkv: Tensor,
+    rotary: Rotary,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    may_round: bool = False,
+    blocks: "Blocks | None" = None,
+) -> Tensor:
     """Rotary positions, and softmax attention, scaled by 1 / sqrt(d), within each protein.
 
     `qkv`: queries, keys and values, ``[T, 3, H, d]``, contiguous; changed in place. `cu_seqlens`: int32
     ``[N + 1]`` on the same device, 0 and where each protein ends. `max_seqlen`: at least the tokens of the
-    longest. `may_round`: whether a CPU may round FP32 to BF16. Returns ``[T, H, d]``; on a CPU tokens behind the
-    last protein are allowed, and get 0.
+    longest. `may_round`: whether a CPU may round FP32 to BF16. `blocks`: those of `blocks_of`. Returns
+    ``[T, H, d]``; on a CPU tokens behind the last protein are allowed, and get 0.
 
     The kernel follows from the device, the type and `may_round` alone: virnucpro's own for FP16 and BF16 on a GPU,
     PyTorch's memory-efficient attention for FP32 there. On the CPU, protein by protein, `attend_in_bf16` where
     BF16 is native and allowed (in BF16, and in FP32 with `may_round`), else `scaled_dot_product_attention`.
     """
     if qkv.is_cuda and qkv.dtype != torch.float32:
-        from virnucpro.models import kernels  # Triton comes with PyTorch's CUDA builds only
+        from virnucpro.models import kernels
 
-        return kernels.attend(qkv, *rotary, cu_seqlens, max_seqlen)
+        return kernels.attend(qkv, *rotary, cu_seqlens, max_seqlen, blocks)
     rotate_(qkv, *rotary)
     if qkv.is_cuda:
         return attend_memory_efficient(qkv, cu_seqlens, max_seqlen)

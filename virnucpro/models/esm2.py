@@ -8,18 +8,22 @@ Shapes: T tokens, N proteins, D embedding, H heads, d = D / H.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from virnucpro.models.attention import Rotary, attend
+from virnucpro.models.attention import Rotary, attend, blocks_of
 from virnucpro.models.float32_mode import float32_products
 from virnucpro.models.forking import check_can_compute
 from virnucpro.models.formats import FORMATS
 from virnucpro.models.linear import Linear, layer_norm, parameter
 from virnucpro.models.precision import PRECISIONS
 from virnucpro.models.rotary import Frequencies, RotaryTables, exact_frequencies
+
+if TYPE_CHECKING:
+    from virnucpro.models.kernels import Blocks
 
 GEMMS = ("self_attn.qkv_proj", "self_attn.out_proj", "fc1", "fc2")
 """A layer's GEMMs, by their names in it."""
@@ -152,8 +156,9 @@ class ESM2(nn.Module):
                 representations[0] = x.clone()  # the layers below change x in place
             # x is the residual without the biases that were added to it: those are in `before`, summed up
             before = self.summed_biases()
+            where = (rotary, cu_seqlens, max_seqlen, mode == "bf16", blocks_of(x, cu_seqlens, max_seqlen))
             for index, layer in enumerate(self.layers):
-                layer.add_attention_(x, before[2 * index], rotary, cu_seqlens, max_seqlen, mode == "bf16")
+                layer.add_attention_(x, before[2 * index], *where)
                 layer.add_feed_forward_(x, before[2 * index + 1])
                 if index + 1 in wanted and index + 1 < self.num_layers:
                     representations[index + 1] = (x + before[2 * index + 2]).to(x.dtype)
@@ -265,15 +270,16 @@ class Layer(nn.Module):
         cu_seqlens: Tensor,
         max_seqlen: int,
         may_round: bool = False,
+        blocks: "Blocks | None" = None,
     ) -> None:
         """Add the attention of the norm of ``x + offset`` to `x` ``[T, D]``, without out_proj's bias.
 
-        `may_round`: as for `attend`.
+        The arguments from `rotary` on are `attend`'s.
         """
         attention = self.self_attn
         normed = attention.qkv_proj.normed(x, offset, self.self_attn_layer_norm)
         qkv = attention.qkv_proj(normed).unflatten(-1, (3, attention.heads, -1))  # [T, 3, H, d]
-        attended = attend(qkv, rotary, cu_seqlens, max_seqlen, may_round).flatten(1)
+        attended = attend(qkv, rotary, cu_seqlens, max_seqlen, may_round, blocks).flatten(1)
         attention.out_proj.add_to_(x, attention.out_proj.operand(attended))
 
     def add_feed_forward_(self, x: Tensor, offset: Tensor) -> None:

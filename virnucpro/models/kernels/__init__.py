@@ -5,8 +5,8 @@ FP32 and store in the type of the activations. Nothing is compiled for a number 
 protein, so any pack runs the kernels that are there. Tested without a GPU through Triton's interpreter.
 """
 
-from virnucpro.models.kernels.attention import attend
+from virnucpro.models.kernels.attention import Blocks, attend, blocks_of
 from virnucpro.models.kernels.norm import layer_norm
 from virnucpro.models.kernels.rotary import rotate_
 
-__all__ = ["attend", "layer_norm", "rotate_"]
+__all__ = ["Blocks", "attend", "blocks_of", "layer_norm", "rotate_"]
