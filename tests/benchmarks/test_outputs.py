@@ -11,7 +11,16 @@ import torch
 
 from asv_plugin.outputs import Output, difference
 from benchmarks.measure import outputs
-from benchmarks.measure.outputs import BOUNDS, FINGERPRINT, FOLDER, fingerprint, leave
+from benchmarks.measure.outputs import (
+    BOUNDS,
+    EVERY,
+    EVERY_WHERE_SLOW,
+    FINGERPRINT,
+    FOLDER,
+    every,
+    fingerprint,
+    leave,
+)
 from benchmarks.measure.seeded import write_checkpoint
 from benchmarks.suite.hardware import PRECISIONS, Hardware
 from benchmarks.suite.program import embed
@@ -220,7 +229,7 @@ def test_embeddings_are_left_once_and_the_checkpoint_beside_both_sides(here, mon
     (path,) = (here / "HEAD").iterdir()
     content = json.loads(path.read_text())
     assert (content["of"], content["bound"]) == (f"{MODEL} in FP32", 1e-4)
-    assert len(content["rows"]) == len(FEW) * 8
+    assert len(content["rows"]) == len(FEW) * 8 // EVERY
     assert Output.read(content) is not None
     written = [each.stat().st_mtime_ns for each in (path, here / f"{MODEL}.pt")]
     leave(MODEL, "fp32", CPU)
@@ -230,10 +239,12 @@ def test_embeddings_are_left_once_and_the_checkpoint_beside_both_sides(here, mon
     assert (here / f"{MODEL}.pt").stat().st_mtime_ns == written[1]
 
 
-def test_a_slow_cpu_embeds_every_eighth_protein(here, monkeypatch):
-    monkeypatch.setattr(outputs, "UNITS", {"bf16": {"no such unit"}})
+def test_a_cpu_embeds_fewer_proteins_where_it_is_slow_and_a_gpu_all(here, monkeypatch):
+    monkeypatch.setattr(outputs, "UNITS", {each: {"no such unit"} for each in EVERY_WHERE_SLOW})
+    assert [every(precision, "cpu") for precision in ("fp32", "bf16", "fp16", "int8")] == [4, 8, 8, 16]
+    assert [every(precision, "cuda") for precision in BOUNDS["cuda"]] == [1] * 6
     leave(MODEL, "bf16", CPU)
-    assert len(json.loads((here / f"HEAD/{MODEL}-bf16.json").read_text())["rows"]) == len(FEW)
+    assert len(json.loads((here / f"HEAD/{MODEL}-bf16.json").read_text())["rows"]) == len(FEW) * 8 // 8
 
 
 def test_nothing_is_left_where_nobody_compares(here):
