@@ -24,10 +24,23 @@ BROWSER = (
     "<math><mtext><table><mglyph><style><img src=x onerror=ran()>",
     "<input onfocus=ran() autofocus>",
     '<div data-toggle="tooltip" data-html="true" title="<img src=x onerror=ran()>">hover</div>',
+    "</script ><script>ran()</script>",
+    "<svg/onload=ran()>",
+    "<img srcset='x 1x' onerror=ran()>",
+    '" autofocus onfocus=ran() x="',
+    "' onmouseover='ran()",
+    "javascript:ran()//\u2028ran()",
+    "<math><a xlink:href=javascript:ran()>click</a></math>",
+    "<!--><script>ran()</script>-->",
+    "<template><script>ran()</script></template><style>@import 'javascript:ran()'</style>",
+    "%3Cimg src=x onerror=ran()%3E%0aran()",
 )
 
 # of what a branch and a tag may be called: no blank, ~ ^ : ? * [ \ and no //
-REFERENCES = ("<img/src=x/onerror=ran()>", "<svg/onload=ran()>", '"><script>ran()</script>', "y`touch-x`$(id)")
+REFERENCES = (
+    *("<img/src=x/onerror=ran()>", "<svg/onload=ran()>", '"><script>ran()</script>', "y`touch-x`$(id)"),
+    *("$(shell/touch-x);'&|", "x\u2028y\u202egnp.exe", "|a|](javascript&#58;ran())"),
+)
 
 TERMINAL = (
     "\x1b[31mred\x1b[0m",
@@ -44,6 +57,16 @@ TERMINAL = (
     "\x00\x7f",
     "tag \U000e0041\U000e007f",
     "half a pair \ud83d",
+    "\x1b]8;;javascript:ran()\x1b\\\x1b]8;;https://evil.example\x1b\\nested\x1b]8;;\x1b\\",
+    "\x9b31m\x9d0;title\x9c",
+    "\x1b\x1b[31m",
+    "\x1bP+q544e\x1b\\",
+    "\x1b[2J\x1b[H\x1bc",
+    "\x1b]52;c;dG91Y2ggeA==\x07",
+    "\x85\x84\x8d",
+    "\x0e\x0f\x05",
+    "\u2028\u2029\u061c\u180e",
+    "\ufff9above\ufffa\ufffb",
 )
 
 MARKDOWN = (
@@ -79,6 +102,16 @@ MARKDOWN = (
     "$\\color{red}{x}$ and $$y$$",
     "[^1] footnote",
     "line  \nbreak<br>",
+    "<javascript:ran()>",
+    "mailto:someone@evil.example xmpp:someone@evil.example/x",
+    "`a` | `b``",
+    "\n\n# heading",
+    "~~~\ncode",
+    "\\| escaped \\\\|",
+    "$`math`$",
+    "[^1]: https://evil.example",
+    ":-: | --- | :-:",
+    "<?php x ?><!DOCTYPE x><![CDATA[x]]>",
 )
 
 NORMAL = (

@@ -51,6 +51,16 @@ PAYLOADS = [
     f"x \\\n; {RUN}",
     f"${{IFS}};{RUN.replace(' ', '${IFS}')}",
     f"main~1 `{RUN}` *",
+    f"x$$(printf x;{RUN})",
+    f"${{eval $(shell {RUN})}}",
+    f"HEAD@{{`{RUN}`}}",
+    "x |tee owned",
+    f"x;{RUN};:%0a",
+    f"x\v;{RUN}",
+    "$(file >owned)",
+    f"$(and x,$(shell {RUN}))",
+    f"`{RUN}`..`{RUN}`",
+    f"x\n-@{RUN}",
 ]
 """Each makes the file `owned` where one way of writing a value into a recipe lets it run."""
 
@@ -58,6 +68,7 @@ HARMLESS = [
     *("two words", "*", "?", "~", "a,b)(", "%.o", "ü€", "x\\", "$", "$$", "$x"),
     *(f"$$$$({RUN})", f"\\`{RUN}\\`", f"\\$({RUN})"),
     *("-", "--", "-x", "--output=owned", "--help"),
+    *("--upload-pack=touch owned", "-c core.pager=touch owned", "ext::sh -c touch% owned", "x\u2028y", "\x9b31m"),
 ]
 """What a careless Makefile changes on the way."""
 
