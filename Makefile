@@ -11,6 +11,7 @@ export ROUNDS ?= 5
 export MACHINE ?=
 export FACTOR ?=
 export FORMAT ?=
+export ALL ?=
 export ONLY ?=
 export STRICT ?=
 export ALLOW_CHANGED ?=
@@ -48,15 +49,15 @@ bench: setup ## benchmark the current commit (BENCH=regex for some cells), publi
 	$(ASV) run --machine="$$name" --bench="$$BENCH" 'HEAD^!' || status=$$?; \
 	if [ $$status = 1 ]; then exit 1; fi; \
 	$(ASV) publish || status=$$?; \
-	$(PY) -m asv_plugin.answer --machine="$$name" --commit=HEAD || status=$$?; \
+	$(PY) -m asv_plugin.answer --machine="$$name" --commit=HEAD --bench="$$BENCH" $${ALL:+--all} || status=$$?; \
 	exit $$status
 
 bench-gpu: ## record COMMITS="a b" with the PyTorch of PYTHON [BENCH=regex]: for GPU machines without a registry
 	@set -f; $(call each,--only,ONLY); \
 	"$$PYTHON" -m asv_plugin.record --bench="$$BENCH" --machine="$$MACHINE" "$$@" -- $$COMMITS
 
-precision: setup ## print which precision to use, and the newest numbers (FORMAT=--markdown for a pull request)
-	@$(PY) -m asv_plugin.answer --machine="$$MACHINE" $${FORMAT:+"$$FORMAT"}
+precision: setup ## print which precision to use, newest numbers (BENCH=regex or ALL=1: more; FORMAT=--markdown)
+	@$(PY) -m asv_plugin.answer --machine="$$MACHINE" --bench="$$BENCH" $${ALL:+--all} $${FORMAT:+"$$FORMAT"}
 
 compare: setup ## compare two commits that were benchmarked: make compare BASE=main~1 HEAD=main
 	@$(NAME) || exit 1; $(ASV) compare --machine="$$name" -- "$$BASE" "$$HEAD"

@@ -159,12 +159,13 @@ def expected(value):
                 "--strict", "--allow-changed", "--", value, value]],
         "bench": [["-m", "asv_plugin.preflight", f"--bench={value}"], machine,
                   [*asv, "run", "--machine=a machine", f"--bench={value}", "HEAD^!"], publish,
-                  ["-m", "asv_plugin.answer", "--machine=a machine", "--commit=HEAD"]],
+                  ["-m", "asv_plugin.answer", "--machine=a machine", "--commit=HEAD",
+                   f"--bench={value}", "--all"]],
         "bench-gpu": [["-m", "asv_plugin.record", *named[::-1], *only, "--", *words]],
         "compare": [machine, [*asv, "compare", "--machine=a machine", "--", value, value]],
         "fidelity": [["-m", "benchmarks.measure.fidelity_report", f"--weights={value}", *asked, f"--fasta={value}",
                       "--strict", value]],
-        "precision": [["-m", "asv_plugin.answer", f"--machine={value}", value]],
+        "precision": [["-m", "asv_plugin.answer", *named, "--all", value]],
         "engine": [["-m", "benchmarks.peers.table"]],
         "readme": [["-m", "asv_plugin.figures"]],
         "publish": [publish],
@@ -243,7 +244,9 @@ def test_only_versions_of_pytorch_are_installed(torch, project):
 def test_names_that_the_makefile_or_nobody_uses_run_nothing(value, project):
     assert {"PY", "ASV", "SHELL"} <= {*OWN}
     for name in [*OWN, "READY", "CURDIR", "TYPO", "PATH_", "x.y-z"]:
-        assert project.make("precision", **{name: value}) == [["-m", "asv_plugin.answer", "--machine="]], name
+        assert project.make("precision", **{name: value}) == [
+            ["-m", "asv_plugin.answer", "--machine=", "--bench=."]
+        ], name
     assert not project.owned
 
 
@@ -277,7 +280,8 @@ def test_what_the_pages_write_is_given_as_words(project):
         "HEAD~1",
         "HEAD",
     ]
-    assert called("precision", FORMAT="--markdown") == ["--machine=", "--markdown"]
+    assert called("precision", FORMAT="--markdown") == [*rest[::-1], "--markdown"]
+    assert called("precision", BENCH="650M", ALL="1") == ["--machine=", "--bench=650M", "--all"]
     assert called("fidelity", PRECISIONS="bf16 int8") == [
         "--weights=pretrained", "--precisions=bf16", "--precisions=int8"
     ]  # fmt: skip

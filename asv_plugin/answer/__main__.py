@@ -1,15 +1,17 @@
 """Print which precision to use, and the numbers: FP32 beside the others, for each model and workload.
 
-python -m asv_plugin.answer [--machine NAME] [--commit COMMIT] [--markdown] [--results results]
+python -m asv_plugin.answer [--machine NAME] [--commit COMMIT] [--bench REGEX] [--all] [--markdown]
+                            [--results results]
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
 from asv_plugin.answer.records import Record, machines, records
 from asv_plugin.answer.summary import summarize
-from asv_plugin.answer.terminal import render
+from asv_plugin.answer.terminal import columns, render
 from asv_plugin.hooks import log
 from asv_plugin.hooks.broken_files import skip_broken_files
 from asv_plugin.repository import commit_hash
@@ -42,6 +44,15 @@ def choose(arguments: argparse.Namespace) -> Record:
     return found[0]
 
 
+def pattern(text: str) -> str:
+    """A regular expression; argparse says what is none."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression ({error})") from None
+    return text
+
+
 def main() -> None:
     """Command line; ends with exit code 1 where there is nothing to show."""
     parser = argparse.ArgumentParser(
@@ -49,13 +60,15 @@ def main() -> None:
     )
     parser.add_argument("--machine", help="as in results/; default: the one that ran last")
     parser.add_argument("--commit", help="default: the newest with results")
+    parser.add_argument("--bench", type=pattern, default=".", help="tables of these cells, as for asv")
+    parser.add_argument("--all", action="store_true", help="all tables")
     parser.add_argument("--markdown", action="store_true", help="for a pull request")
     parser.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s")
     arguments = parser.parse_args()
     skip_broken_files()
     log.install()
     summary = summarize(choose(arguments))
-    print(render(summary, arguments.markdown))
+    print(render(summary, arguments.markdown, bench=arguments.bench, all_tables=arguments.all, width=columns()))
     if not summary.tables:
         sys.exit(f"error: no cell of commit {summary.commit[:8]} on {for_terminal(summary.machine)} has a value")
 

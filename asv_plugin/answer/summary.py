@@ -21,7 +21,7 @@ REPEATS = ("CellFailed: measured once, and it failed", "CellFailed: the process 
 """How the other metrics of a failed cell point to the first one's reason."""
 
 LEGEND = (
-    "Improvement: above 1 is better than FP32 in every row, below 1 is worse. ±: half the distance between the "
+    "x: an improvement over FP32, so above 1 is better and below 1 is worse. ±: half the distance between the "
     "quartiles of the blocks timed in one process; it excludes process-to-process variation. "
     "!: that is over 5 %, too wide to judge by: run it again, or use make ab. ~: the warm-up did not settle. "
     "Peak memory on a CPU: the process's own, Python and PyTorch included, their library files not; on a GPU: "

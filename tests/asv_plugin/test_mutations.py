@@ -196,7 +196,7 @@ def answer(results: Path) -> set[tuple[str, str]]:
             shown.add((machine, record.commit[:8]))
             summary = summarize(record)
             for markdown in (False, True):
-                text = as_text(summary, markdown)
+                text = as_text(summary, markdown, all_tables=True)
                 assert not CONTROL.search(text) and not (markdown and TAG.search(text))
     return shown
 
