@@ -53,14 +53,14 @@ PAYLOADS = [
     f"main~1 `{RUN}` *",
     f"x$$(printf x;{RUN})",
     f"${{eval $(shell {RUN})}}",
-    f"HEAD@{{`{RUN}`}}",
+    f"HEAD^{{`{RUN}`}}",
     "x |tee owned",
     f"x;{RUN};:%0a",
     f"x\v;{RUN}",
     "$(file >owned)",
     f"$(and x,$(shell {RUN}))",
     f"`{RUN}`..`{RUN}`",
-    f"x\n-@{RUN}",
+    f"x\n+{RUN}\n-{RUN}",
 ]
 """Each makes the file `owned` where one way of writing a value into a recipe lets it run."""
 
