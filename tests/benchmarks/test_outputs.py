@@ -140,7 +140,7 @@ def test_a_fault_of_one_precision_is_none_of_another(load, right, monkeypatch):
     assert moved(expected[1], embed(load("fp32"), FEW), "fp32") <= BOUNDS["cpu"]["fp32"]
 
 
-def attend_in_fp32(qkv, rotary, cu_seqlens, max_seqlen, may_round=False):
+def attend_in_fp32(qkv, rotary, cu_seqlens, max_seqlen, may_round=False, blocks=None):
     """Attention by plain GEMMs, which round and sum otherwise than PyTorch's kernel."""
     rotate_(qkv, *rotary)
     attended = torch.zeros_like(qkv[:, 0])
