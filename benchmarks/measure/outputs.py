@@ -34,12 +34,12 @@ BOUNDS = {
 """By device and precision, the most of the median distance between proteins by which rounding moves an embedding.
 
 Measured with `seeded` weights of 8M and 16 proteins on a CPU (changed-embeddings.txt in
-results/AMD-EPYC-AVX2-2-cores). Repeated, in other packs, in another order, with one thread or two, no bit changes.
-Attention by other kernels moves FP32 by 7e-7, BF16 by 0.008 and INT8 by 0.007; INT8 without oneDNN by 0.005. Where
-each result of a GEMM is rounded at random, as by other tiles at worst (emulated): FP32 5e-7, TF32 0.0003, FP16
-0.0007, BF16 0.006, INT8 0.015, FP8 0.047. The bounds are 2.7 to 10 times the largest of these, FP32's more:
-deeper models round more often: 650M and 3B are 1.4 to 1.9 times as far from FP32 as 8M. For GPUs they are derived
-in this way, not measured.
+results/AMD-EPYC-AVX2-2-cores). Repeated, in other packs, in another order, with other numbers of threads, no bit
+changes. Code for older CPUs moves FP32 by 1.4e-6, BF16 by 0.008 and INT8 by 0.011; attention by other kernels BF16
+by 0.008 and INT8 by 0.007; INT8 without oneDNN by 0.005. Where each result of a GEMM is rounded at random, as by
+other tiles at worst (emulated): FP32 5e-7, TF32 0.0003, FP16 0.0007, BF16 0.007, INT8 0.017, FP8 0.047. The bounds
+are 2.4 to 11 times the largest of these, FP32's more: deeper models round more often: 650M and 3B are 1.4 to 1.9
+times as far from FP32 as 8M. For GPUs they are derived in this way, not measured.
 
 Faults in FP32, BF16 and INT8 alike: half of the layers 2.1, one layer 1.2, rotary frequencies shifted by one 0.62,
 no token dropout 0.30, cosines shifted by one place 0.22, EOS in the mean 0.091. FP8's bound hides the last in 8M.
