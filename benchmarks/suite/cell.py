@@ -71,8 +71,12 @@ class Store:
         if precision not in precisions:
             names = listed([each.upper() for each in precisions])
             raise NotImplementedError(f"on {'CPUs' if on_cpu else 'GPUs'} this is measured in {names} only")
-        if not on_cpu and model not in models_on_gpus:
-            raise NotImplementedError(f"on GPUs this is measured with {listed(models_on_gpus)} only")
+        self.require_model(model, models_on_gpus)
+
+    def require_model(self, model: str, on_gpus: Sequence[str], what: str = "this") -> None:
+        """Raise NotImplementedError for a model that is not listed, on a GPU."""
+        if self.hardware.device != "cpu" and model not in on_gpus:
+            raise NotImplementedError(f"on GPUs {what} is measured with {listed(on_gpus)} only")
 
 
 def listed(names: Sequence[str]) -> str:
