@@ -38,7 +38,7 @@ NAMES = {
 }
 """What a row is called, where not as its metric."""
 
-ABOUT_FRAGMENTS = f"`{FRAGMENTS}`: proteins of 166 residues, six-frame translations of 500 bases, as VirNucPro's."
+ABOUT_FRAGMENTS = f"`{FRAGMENTS}`: six-frame proteins of 500 bases, as VirNucPro's."
 """What stands below a table that has them."""
 
 REMARKS = {"f30ab72": "a shared machine with AVX-512 VNNI; INT8 without channels apart"}

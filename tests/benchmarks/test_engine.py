@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks import engine, throughput
+from benchmarks.precision import Precision
 from benchmarks.measure import gemms
 from benchmarks.measure.fidelity import LEAST_PROTEINS
 from benchmarks.measure.timing import Protocol, alternate
@@ -195,6 +196,21 @@ def test_the_int8_ceiling_has_the_models_matrix_products_and_nothing_else(model)
 def test_15b_is_measured_in_few_cells_and_the_others_say_so(precision, workload):
     with pytest.raises(NotImplementedError, match="is measured in BF16 and INT8 for the workload mixed only"):
         throughput.Throughput().setup(Store(GPU), "esm2_t48_15B_UR50D", precision, workload)
+
+
+@pytest.mark.parametrize(
+    "benchmark, model, said",
+    [
+        (throughput.Throughput, MODEL, "with esm2_t33_650M_UR50D and esm2_t36_3B_UR50D only"),
+        (Precision, MODEL, "with esm2_t36_3B_UR50D only"),
+        (Precision, "esm2_t33_650M_UR50D", "with esm2_t36_3B_UR50D only"),
+    ],
+)
+def test_fragments_are_measured_with_virnucpros_models_on_gpus_and_with_8m_on_cpus(benchmark, model, said):
+    with pytest.raises(NotImplementedError, match=f"on GPUs fragments is measured {said}"):
+        benchmark().setup(Store(GPU), model, "bf16", "fragments")
+    Store(CPU).require_model(MODEL, throughput.OF_FRAGMENTS)
+    Store(GPU).require_model("esm2_t36_3B_UR50D", throughput.OF_FRAGMENTS)
 
 
 @pytest.mark.exhaustive
