@@ -96,6 +96,8 @@ lint: setup .venv/lint ## check style (ruff) and types (mypy)
 
 setup: .venv/ready
 
+# A .venv that is a link is another checkout's, and set up there
+ifneq ($(shell test -L .venv && echo a link),a link)
 # .venv/ready holds the TORCH that is installed
 ifneq ($(value TORCH),$(shell cat .venv/ready 2>/dev/null))
 .venv/ready: another-torch
@@ -111,6 +113,7 @@ endif
 	@# Without build isolation, which downloads setuptools each time: where all is installed no network is needed
 	$(PIP) --no-build-isolation --editable '.[test]'
 	@printf '%s\n' "$$TORCH" > $@
+endif
 
 .venv/lint: .venv/ready
 	$(PIP) --no-build-isolation --editable '.[lint]'

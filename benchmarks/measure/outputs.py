@@ -5,7 +5,6 @@ a process of their own, once for each model and precision. In a record (`fingerp
 embeddings of four proteins, with the weights that the cell has loaded.
 """
 
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +47,8 @@ no token dropout 0.30, cosines shifted by one place 0.22, EOS in the mean 0.091.
 FINGERPRINT_FACTOR = 3
 """How many times as large a fingerprint's bound is: in eight projections distances are less sure."""
 
-UNITS = {
-    "fp16": {"avx512_fp16", "fphp"},
-    "bf16": {"avx512_bf16", "amx_bf16", "bf16"},
-    "int8": {"avx512_vnni", "avx_vnni", "amx_int8", "i8mm"},
-}
-"""What a CPU that computes in a precision about as fast as in FP32, or faster, has of these (/proc/cpuinfo)."""
-
 EVERY = 8
-"""Where it has none, every so many of the proteins are embedded: 64 would take half a minute."""
+"""Where a CPU has no units for a precision, every so many proteins are embedded: 64 would take half a minute."""
 
 PROJECTIONS, FEW = 8, 4
 
@@ -86,20 +78,10 @@ def leave(model: str, precision: str, hardware: Hardware) -> None:
 
 def embeddings_of(model: str, precision: str, hardware: Hardware, checkpoint: Path) -> list[list[float]]:
     """The embeddings ``[N, D]`` of the fidelity proteins, on a slow CPU of every eighth."""
-    every = 1 if is_fast(precision, hardware.device) else EVERY
+    every = EVERY if precision in hardware.slow else 1
     esm2 = load_with(model, precision, hardware.device, str(checkpoint))
     found: list[list[float]] = embed(esm2, fidelity_proteins("mixed")[::every]).tolist()
     return found
-
-
-def is_fast(precision: str, device: str) -> bool:
-    """Whether all proteins can be embedded in seconds."""
-    if device != "cpu" or precision not in UNITS:
-        return True
-    try:
-        return bool(UNITS[precision] & set(Path("/proc/cpuinfo").read_text().split()))
-    except OSError:
-        return platform.machine() == "arm64"
 
 
 def fingerprint(esm2: Any, model: str, precision: str, device: str) -> dict[str, Any]:

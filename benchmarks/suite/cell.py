@@ -21,7 +21,7 @@ from ..measure.gpu import around, busy_before_this_process, busy_reason, gpu_sta
 from ..measure.timing import WARMING, await_turn, free_cached_memory, referee
 from .hardware import Hardware, probe, skip_reason
 from .outcomes import Measurement, Outcome, Samples
-from .places import require_source
+from .places import missing, require_source
 from .workloads import Protein, proteins
 
 REQUESTED = "VIRNUCPRO_BENCH_ASKED"
@@ -123,6 +123,9 @@ class OncePerCell:
     """
 
     params: tuple[Sequence[Any], ...]
+    needs: tuple[str, ...] = ()
+    """Of `PLACES`, what is measured beside ESM-2 itself: VirNucPro's own program, which lacks it, is n/a."""
+
     must_measure = False  # whether this process is the first one of the cell
 
     def loaded_together(self, precision: str) -> tuple[str, ...]:
@@ -136,6 +139,8 @@ class OncePerCell:
     def setup(self, store: Store, model: str, precision: str, last: Any) -> None:
         """Load what is measured, unless another metric's process has measured this cell."""
         require_source()
+        if reason := missing(*self.needs):
+            raise NotImplementedError(reason)
         workload = str(last)
         store.require(model, self.loaded_together(precision), workload)
         self.parameters = (model, precision, workload)

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from benchmarks import engine, throughput
-from benchmarks.precision import Precision
 from benchmarks.measure import gemms
 from benchmarks.measure.fidelity import LEAST_PROTEINS
 from benchmarks.measure.timing import Protocol, alternate
 from benchmarks.peers import base, esm_cpp, esm_efficient, fair_esm, formats, table, transformers
+from benchmarks.precision import Precision
 from benchmarks.suite.cell import Store
 from benchmarks.suite.hardware import GIB, Hardware
 from benchmarks.suite.workloads import tokens_in

@@ -230,9 +230,8 @@ def test_embeddings_are_left_once_and_the_checkpoint_beside_both_sides(here, mon
     assert (here / f"{MODEL}.pt").stat().st_mtime_ns == written[1]
 
 
-def test_a_slow_cpu_embeds_every_eighth_protein(here, monkeypatch):
-    monkeypatch.setattr(outputs, "UNITS", {"bf16": {"no such unit"}})
-    leave(MODEL, "bf16", CPU)
+def test_a_slow_cpu_embeds_every_eighth_protein(here):
+    leave(MODEL, "bf16", dataclasses.replace(CPU, slow=("bf16",)))
     assert len(json.loads((here / f"HEAD/{MODEL}-bf16.json").read_text())["rows"]) == len(FEW)
 
 

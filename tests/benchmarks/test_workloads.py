@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import hashlib
+import itertools
 import lzma
 
 import pytest
@@ -48,7 +49,7 @@ def test_fragments_are_what_virnucpro_embed_makes_of_the_first_seeded_contigs_wi
     contigs = [(f"fragments{number}", fragments.contig(number)) for number in range(fragments.CONTIGS[-1] + 1)]
     made = [list(translate(name, dna, chunk=500)) for name, dna in contigs]
     assert [number for number, proteins in enumerate(made) if proteins] == list(fragments.CONTIGS)
-    assert proteins(FRAGMENTS, "cpu") == proteins(FRAGMENTS, "cuda") == sum(made, [])
+    assert proteins(FRAGMENTS, "cpu") == proteins(FRAGMENTS, "cuda") == list(itertools.chain(*made))
     assert [len(residues) for _, residues in proteins(FRAGMENTS, "cpu")] == [166] * 3
     assert {len(dna) for _, dna in contigs} == {500}
 
