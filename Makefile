@@ -96,13 +96,12 @@ lint: setup .venv/lint ## check style (ruff) and types (mypy)
 
 setup: .venv/ready
 
-# A .venv that is a link is another checkout's, and set up there
-ifneq ($(shell test -L .venv && echo a link),a link)
-# .venv/ready holds the TORCH that is installed
-ifneq ($(value TORCH),$(shell cat .venv/ready 2>/dev/null))
+# .venv/ready holds the TORCH that is installed. A .venv that is a link is another checkout's, and kept up there.
+override LINKED := $(shell test -L .venv && echo linked)
+ifneq ($(or $(LINKED),$(value TORCH)),$(or $(LINKED),$(shell cat .venv/ready 2>/dev/null)))
 .venv/ready: another-torch
 endif
-.venv/ready: pyproject.toml
+.venv/ready: $(if $(LINKED),,pyproject.toml)
 	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, and " + \
 	sys.argv[1] + " is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")' "$$PYTHON"
 	@case "$$TORCH" in */*|*@*) false;; torch|torch[\<\>=~!]*) ;; *) false;; esac || \
@@ -113,7 +112,6 @@ endif
 	@# Without build isolation, which downloads setuptools each time: where all is installed no network is needed
 	$(PIP) --no-build-isolation --editable '.[test]'
 	@printf '%s\n' "$$TORCH" > $@
-endif
 
 .venv/lint: .venv/ready
 	$(PIP) --no-build-isolation --editable '.[lint]'

@@ -2,7 +2,7 @@
 
     python asv_plugin/packaged.py      (build_command in asv.conf.json, in the commit's folder; standard library)
 
-What it requires is then what asv.conf.json's matrix installs.
+What else it requires is then for asv.conf.json's matrix to install.
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ build-backend = "setuptools.build_meta"
 [project]
 name = "virnucpro"
 version = "0"
+dependencies = ["numpy"]  # what the suite imports, too
 
 [tool.setuptools.packages.find]
 include = ["virnucpro*"]

@@ -124,5 +124,8 @@ def test_what_the_suite_reads_of_a_precision_is_there(name):
 def test_a_precision_that_came_later_than_the_commit_is_skipped(monkeypatch):
     older = {name: precision for name, precision in OF_THE_COMMIT.items() if name != "fp8"}
     monkeypatch.setattr("virnucpro.models.precision.PRECISIONS", older)
-    assert skip_reason(H100, M8, ("fp32", "fp8"), "mixed") == "this commit has no FP8; it has FP32"
+    assert (
+        skip_reason(H100, M8, ("fp32", "fp8"), "mixed")
+        == "this commit has no FP8; it has FP32, TF32, BF16, FP16, INT8"
+    )
     assert skip_reason(H100, M8, ("fp32",), "mixed") is None
