@@ -110,9 +110,10 @@ def load(loader: Any, model: str, device: str, *, precision: str, weights: str) 
     with served(weights, device):
         wrapper, converter = loader(model, device, enable_fp16=wanted.enable_fp16)
     found = {str(each.dtype) for each in wrapper.parameters() if each.dim() == 2}
-    if found != {str(wanted.dtype)} or torch.backends.cuda.matmul.allow_tf32:
-        tf32 = " with TF32" * torch.backends.cuda.matmul.allow_tf32
-        raise RuntimeError(f"{model} was asked for in {precision.upper()} and has {', '.join(found)}{tf32}")
+    gemms = torch.backends.cuda.matmul.fp32_precision
+    if found != {str(wanted.dtype)} or gemms == "tf32":
+        has = f"{', '.join(sorted(found))}, with FP32 GEMMs {gemms!r}"
+        raise RuntimeError(f"{model} was asked for in {precision.upper()} and has {has}")
     return Esm2(wrapper, SHAPES[model], device), converter
 
 

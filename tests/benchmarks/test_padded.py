@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks.measure.gemms import float32_gemms
 from benchmarks.measure.seeded import write_checkpoint
 from benchmarks.suite import padded
 from benchmarks.suite.workloads import fidelity_proteins, proteins
@@ -73,6 +74,11 @@ def test_a_model_in_another_precision_than_asked_for_is_a_failure():
     always_half = loader_of(LOADER.format(before="").replace("if half else", "if True else"))
     with pytest.raises(RuntimeError, match=r"asked for in FP32 and has torch\.float16"):
         load("fp32", loader=always_half)
+
+
+def test_fp32_with_tf32_gemms_is_a_failure():
+    with float32_gemms("tf32"), pytest.raises(RuntimeError, match=r"asked for in FP32 and has .* 'tf32'"):
+        load("fp32")
 
 
 def test_a_program_that_chooses_its_precision_offers_none():
