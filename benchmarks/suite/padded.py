@@ -160,7 +160,8 @@ def BatchConverter() -> Any:  # a class in the other program
 
 def pack(entries: Iterable[tuple[str, str]], tokens: int) -> Iterator[Batch]:
     """Padded batches of at most so many tokens, padding included, in their order; one protein may have more."""
-    convert, waiting, longest = BatchConverter(), [], 0
+    convert, longest = BatchConverter(), 0
+    waiting: list[tuple[str, str]] = []
     for entry in entries:
         longest = max(longest, len(entry[1]) + 2)
         if waiting and longest * (len(waiting) + 1) > tokens:
