@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from .places import find, missing
-from .workloads import FASTA_VARIABLE, FRAGMENTS
+from .workloads import FASTA_VARIABLE
 
 GIB = 1024**3
 
@@ -46,7 +46,7 @@ UNITS = {
 }
 """What a CPU that computes in a precision about as fast as in FP32, or faster, has of these (/proc/cpuinfo)."""
 
-ON_SLOW_CPUS = ("mixed", FRAGMENTS, "fasta")
+ON_SLOW_CPUS = ("mixed", "fasta")
 """The workloads that are measured in a precision for which a CPU has no units: all would take minutes."""
 
 
@@ -139,7 +139,7 @@ def skip_reason(hardware: Hardware, model: str, precisions: tuple[str, ...], wor
         return f"{model} is benchmarked on GPUs only, and this machine has none that PyTorch can use"
     slow = [each.upper() for each in precisions if each in hardware.slow]
     if slow and workload not in ON_SLOW_CPUS:
-        return f"this CPU has no units for {slow[0]}, which is measured for mixed and {FRAGMENTS} only"
+        return f"this CPU has no units for {slow[0]}, which is measured for mixed only"
     tokens = max(LEAST_TOKENS[hardware.device], pass_tokens(model, hardware.device))
     needed = memory_needed(model, precisions, tokens, hardware.device)
     if needed > hardware.memory:

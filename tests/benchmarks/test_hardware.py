@@ -87,11 +87,11 @@ def test_the_fasta_workload_without_a_file_hints_at_the_variable(monkeypatch):
     assert skip_reason(H100, M8, ("fp32",), "fasta") is None
 
 
-def test_a_cpu_without_units_for_a_precision_measures_two_workloads_in_it():
+def test_a_cpu_without_units_for_a_precision_measures_one_workload_in_it():
     slow = replace(CPU, slow=("bf16", "int8"))
-    said = "this CPU has no units for BF16, which is measured for mixed and fragments only"
+    said = "this CPU has no units for BF16, which is measured for mixed only"
     assert skip_reason(slow, M8, ("fp32", "bf16"), "short") == said
-    assert {skip_reason(slow, M8, ("bf16",), each) for each in ("mixed", "fragments")} == {None}
+    assert skip_reason(slow, M8, ("fp32", "bf16"), "mixed") is None
     assert skip_reason(slow, M8, ("fp32",), "short") is skip_reason(CPU, M8, ("bf16",), "short") is None
 
 
