@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,12 @@ def test_a_table_of_formats_has_a_row_for_each_precision_with_its_ratio_and_fide
 def test_half_precision_on_a_cpu_is_skipped_with_the_reason(precision):
     with pytest.raises(NotImplementedError, match=r"on CPUs .* FP32 and INT8 only"):
         engine.Engine().setup(Store(CPU), MODEL, precision, "mixed")
+
+
+def test_a_precision_that_a_cpu_has_no_units_for_is_not_measured_beside_its_gemms():
+    slow = Store(replace(CPU, slow=("int8",)))
+    with pytest.raises(NotImplementedError, match="this CPU has no units for INT8"):
+        engine.Engine().setup(slow, MODEL, "int8", "mixed")
 
 
 @pytest.mark.parametrize(
