@@ -97,11 +97,12 @@ lint: setup .venv/lint ## check style (ruff) and types (mypy)
 
 setup: .venv/ready
 
-# .venv/ready holds the TORCH that is installed
-ifneq ($(value TORCH),$(shell cat .venv/ready 2>/dev/null))
+# .venv/ready holds the TORCH that is installed. A .venv that is a link is another checkout's, and kept up there.
+override LINKED := $(shell test -L .venv && echo linked)
+ifneq ($(or $(LINKED),$(value TORCH)),$(or $(LINKED),$(shell cat .venv/ready 2>/dev/null)))
 .venv/ready: another-torch
 endif
-.venv/ready: pyproject.toml
+.venv/ready: $(if $(LINKED),,pyproject.toml)
 	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, and " + \
 	sys.argv[1] + " is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")' "$$PYTHON"
 	@case "$$TORCH" in */*|*@*) false;; torch|torch[\<\>=~!]*) ;; *) false;; esac || \

@@ -12,8 +12,9 @@ Benchmarks, each for cells of model, precision and workload:
 Below, in rooms of their own, is what they share (asv imports these, too, and finds no benchmark in them):
 
 - ``suite``: what a benchmark is made of. ``cell``: one measurement for all figures of a cell; ``outcomes``: how
-  its processes share it; ``program``: the measured commit; ``places``: where that has each name; ``workloads``:
-  the proteins; ``hardware``: what this machine is and which cells it can run
+  its processes share it; ``program``: the measured commit; ``places``: where that has each name; ``padded``: the
+  same names for VirNucPro's own program; ``workloads``: the proteins, ``fragments``: those of VirNucPro;
+  ``hardware``: what this machine is and which cells it can run
 - ``measure``: how a figure is measured. ``timing``: warm-up, blocks, turns; ``memory``; ``gpu``: energy and
   conditions; ``fidelity``, ``massive``: weights with a massive channel, ``fidelity_massive``: fidelity with them;
   ``outputs``: embeddings for asv_plugin to compare commits by, ``seeded``: the weights for that;

@@ -59,6 +59,12 @@ class Engine(EngineCell):
     on_gpus = ("fp32", "fp16", "int8", "fp8")
     on_cpus = ("fp32", "int8")
 
+    def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
+        """Skip what takes a minute."""
+        if precision in store.hardware.slow:
+            raise NotImplementedError(f"this CPU has no units for {precision.upper()}: its GEMMs take a minute")
+        super().setup(store, model, precision, workload)
+
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Loading and the first pass in a fresh process; then the engine and the GEMMs."""
         device = store.hardware.device

@@ -57,6 +57,7 @@ class Pipeline(_SpeedAndMemory):
 
     params = (MODELS, PRECISIONS, ["mixed"])
     param_names = ("model", "precision", "workload")
+    needs = ("Fasta", "embed_file")
 
     def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
         """Skip what takes minutes."""

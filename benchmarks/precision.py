@@ -15,10 +15,13 @@ from .suite.cell import OncePerCell, Store, six_digits, tracked
 from .suite.hardware import MODELS, PRECISIONS
 from .suite.outcomes import Measurement, Outcome, shared_value
 from .suite.program import WEIGHTS, Embedder, notes, peak_memories
-from .suite.workloads import WORKLOADS, fidelity_proteins
+from .suite.workloads import FRAGMENTS, WORKLOADS, fidelity_proteins
 
 Peaks = dict[str, Peak]
 """Peak memory by workload."""
+
+OF_FRAGMENTS = MODELS[2:]
+"""The model that is measured with `fragments` on GPUs: VirNucPro's. A cell takes longer than `throughput`'s."""
 
 
 class Precision(OncePerCell):
@@ -32,6 +35,12 @@ class Precision(OncePerCell):
 
     params = (MODELS, [precision for precision in PRECISIONS if precision != "fp32"], list(WORKLOADS))
     param_names = ("model", "precision", "workload")
+
+    def setup(self, store: Store, model: str, precision: str, workload: str) -> None:
+        """Skip what tells little for its time."""
+        if workload == FRAGMENTS:
+            store.require_model(model, OF_FRAGMENTS, workload)
+        super().setup(store, model, precision, workload)
 
     def loaded_together(self, precision: str) -> tuple[str, ...]:
         """FP32 and the precision."""

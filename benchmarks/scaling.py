@@ -77,6 +77,7 @@ class SequenceCount(Scaling):
 
     params = (MODELS, PRECISIONS, [1, 10, 100, 1_000, 10_000])
     param_names = ("model", "precision", "sequences")
+    needs = ("Fasta", "embed_file")
     limit_on_cpu = MOST_ON_CPU
 
     def lengths(self, number: int) -> list[int]:

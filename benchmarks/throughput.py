@@ -9,10 +9,13 @@ from .suite.cell import Store, _SpeedAndMemory, speeds, tracked
 from .suite.hardware import LARGEST, MODELS, PRECISIONS
 from .suite.outcomes import Measurement
 from .suite.program import Embedder, notes, peak_memories
-from .suite.workloads import WORKLOADS
+from .suite.workloads import FRAGMENTS, WORKLOADS
 
 OF_LARGEST = (["bf16", "int8"], "mixed")
 """Precisions and the workload in which the largest model is measured: loading it takes longer than a cell."""
+
+OF_FRAGMENTS = MODELS[1:]
+"""The models that are measured with `fragments` on GPUs: VirNucPro's, and the one that it could go down to."""
 
 
 class Throughput(_SpeedAndMemory):
@@ -31,6 +34,8 @@ class Throughput(_SpeedAndMemory):
         if model == LARGEST and (precision not in precisions or workload != only):
             names = " and ".join(each.upper() for each in precisions)
             raise NotImplementedError(f"{model} is measured in {names} for the workload {only} only")
+        if workload == FRAGMENTS:
+            store.require_model(model, OF_FRAGMENTS, workload)
         super().setup(store, model, precision, workload)
 
     def load(self, store: Store, model: str, precision: str, workload: str) -> None:

@@ -30,7 +30,7 @@ from virnucpro.models.esm2 import SHAPES
 
 FOLDERS = ("virnucpro", "benchmarks", "asv_plugin")
 PYTHON = (".venv/bin/python", "python")
-FOREIGN = ("git", "pip", "pre-commit", "ray", "zcat")
+FOREIGN = ("cp", "git", "ln", "pip", "pre-commit", "printf", "ray", "zcat")
 """Commands that are not this project's."""
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -5,7 +5,6 @@ import math
 import os
 import re
 import shutil
-import site
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +14,13 @@ import pytest
 
 from asv_plugin import notes
 from asv_plugin.answer import records
+from tests.asv_project import drop_in
 from tests.limits import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 MODEL = "esm2_t6_8M_UR50D"
-CELLS = r"Throughput.*8M.*(fp32|tf32).*short"
-ALL_CELLS = r"(Throughput.*8M.*(fp32|tf32|bf16)|Precision.*8M.*bf16).*short"
+CELLS = r"Throughput.*8M.*(fp32|tf32).*mixed"
+ALL_CELLS = r"(Throughput.*8M.*(fp32|tf32|bf16)|Precision.*8M.*bf16).*mixed"
 METRICS = [name for metric, name in records.THROUGHPUT.items() if metric != records.ENERGY]
 ENERGY = records.THROUGHPUT[records.ENERGY]
 SPEEDUP, SAVING, ERROR, COSINE = records.AGAINST_FP32.values()
@@ -54,21 +54,10 @@ def more(tmp_path_factory):
 def ran(folder, cells, names):
     """A repository with these commits, and what `asv run` left of the cells."""
     project = folder / "project"
-    for part in ("virnucpro", "benchmarks", "asv_plugin"):
-        shutil.copytree(ROOT / part, project / part, ignore=shutil.ignore_patterns("__pycache__"))
+    drop_in(project)
+    shutil.copytree(ROOT / "virnucpro", project / "virnucpro", ignore=shutil.ignore_patterns("__pycache__"))
     for part in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / part, project)
-    # This environment's PyTorch serves asv's too, through a .pth file: installing it again takes a minute
-    packages = folder / "packages"
-    packages.mkdir()
-    for package in Path(site.getsitepackages()[0]).iterdir():
-        if not package.name.startswith(("virnucpro", "__editable__", "pip", "setuptools", "__pycache__")):
-            (packages / package.name).symlink_to(package)
-    conf = json.loads(re.sub(r"^ *//.*$", "", (ROOT / "asv.conf.json").read_text(), flags=re.MULTILINE))
-    link = f"import pathlib, site; pathlib.Path(site.getsitepackages()[0], 'x.pth').write_text('{packages}')"
-    conf["matrix"] = {}
-    conf["install_command"] = [f'python -c "{link}"', *conf["install_command"]]
-    (project / "asv.conf.json").write_text(json.dumps(conf))
     (project / ".gitignore").write_text(".asv\nresults\nhtml\n__pycache__\nbuild\n*.egg-info\n")
 
     env = os.environ | {"HOME": str(folder), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
@@ -122,7 +111,7 @@ def ran(folder, cells, names):
         entry = dict(zip(found["result_columns"], found["results"][metric], strict=False))
         cells = notes.product(entry["params"])
         every = entry["result"] or [None] * math.prod(map(len, entry["params"]))
-        return {cell[1]: value for cell, value in zip(cells, every, strict=True) if cell[::2] == (MODEL, "short")}
+        return {cell[1]: value for cell, value in zip(cells, every, strict=True) if cell[::2] == (MODEL, "mixed")}
 
     def noted(name: str) -> notes.Notes:
         (path,) = (project / "results/here").glob(f"{commits[name][:8]}-*.notes")
@@ -142,8 +131,8 @@ def test_a_good_commit_has_every_metric_of_every_cell(asv, metric):
 
 def test_the_metrics_of_a_cell_describe_one_measurement(asv):
     tokens, sequences, seconds = (asv.values("good", metric)["fp32"] for metric in METRICS[:3])
-    assert tokens / sequences == pytest.approx(52, rel=1e-4)
-    assert sequences * seconds == pytest.approx(8, rel=0.05)  # medians of rates and of times
+    assert tokens / sequences == pytest.approx(212, rel=1e-4)
+    assert sequences * seconds == pytest.approx(5, rel=0.05)  # medians of rates and of times
 
 
 @pytest.mark.hours
@@ -159,13 +148,13 @@ def test_fidelity_with_a_massive_channel_is_in_the_record(more):
     (record,) = (
         each for each in records.records(more.project / "results", "here") if each.commit == more.commits["good"]
     )
-    assert 0.05 < record.value(records.MASSIVE, MODEL, "bf16", "short").median < 0.5
+    assert 0.05 < record.value(records.MASSIVE, MODEL, "bf16", "mixed").median < 0.5
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU, whose energy is measured")
 def test_a_cpus_energy_is_not_available_for_a_reason(asv):
     assert all(math.isnan(value) for value in asv.values("good", ENERGY).values())
-    said = asv.noted("good")[notes.key(ENERGY, (MODEL, "fp32", "short"))]["skipped"]
+    said = asv.noted("good")[notes.key(ENERGY, (MODEL, "fp32", "mixed"))]["skipped"]
     assert said == "energy is measured on NVIDIA GPUs"
 
 
@@ -177,7 +166,7 @@ def test_a_killed_cell_is_paid_for_once_and_leaves_the_others_alone(more):
         found = more.values("killed", metric)
         assert found["bf16"] is None
         assert found["fp32"] > 0
-    said = more.noted("killed")[notes.key(min(METRICS), (MODEL, "bf16", "short"))]["failed"]
+    said = more.noted("killed")[notes.key(min(METRICS), (MODEL, "bf16", "mixed"))]["failed"]
     assert "killed, or out of memory?" in said
 
 
@@ -185,7 +174,7 @@ def test_a_killed_cell_is_paid_for_once_and_leaves_the_others_alone(more):
 def test_a_commit_without_the_api_fails_with_the_reason(more):
     for metric in METRICS:
         assert more.values("no api", metric)["fp32"] is None
-    said = more.noted("no api")[notes.key(METRICS[0], (MODEL, "fp32", "short"))]["failed"]
+    said = more.noted("no api")[notes.key(METRICS[0], (MODEL, "fp32", "mixed"))]["failed"]
     assert "this commit's virnucpro has no load_esm2_model; it was looked for in " in said
 
 
@@ -197,9 +186,9 @@ def test_a_commit_that_does_not_build_fails_and_the_others_still_run(more):
 
 
 def test_notes_say_what_was_measured_how(asv):
-    measured = asv.noted("good")[notes.key(min(METRICS), (MODEL, "fp32", "short"))]
+    measured = asv.noted("good")[notes.key(min(METRICS), (MODEL, "fp32", "mixed"))]
     assert measured["weights"] == "random"
-    assert (measured["proteins"], measured["residues"]) == (8, 400)
+    assert (measured["proteins"], measured["residues"]) == (5, 1050)
     assert {"torch", "fair-esm", "python"} <= set(measured["versions"])
 
 
@@ -223,7 +212,7 @@ def test_compare_prints_a_row_for_every_measured_cell(more):
     said = more.run(sys.executable, "-m", "asv", "compare", more.commits["killed"], more.commits["good"])
     for metric in METRICS:
         for precision in ("fp32", "bf16"):
-            assert f"{metric}('{MODEL}', '{precision}', 'short')" in said
+            assert f"{metric}('{MODEL}', '{precision}', 'mixed')" in said
 
 
 def test_publish_writes_the_dashboard_with_the_commits(asv):
@@ -244,7 +233,7 @@ def test_check_works(asv):
 
 def test_the_table_shows_values(asv):
     good = asv.run(sys.executable, "-m", "asv_plugin.answer", "--all", "--commit", asv.commits["good"])
-    assert re.search(rf"{MODEL}, short \(proteins: 8, residues: 400, blocks timed: [3-7]\)", good)
+    assert re.search(rf"{MODEL}, mixed \(proteins: 5, residues: 1,050, blocks timed: [3-7]\)", good)
     assert "FAILED" not in good
 
 

@@ -261,6 +261,13 @@ def test_setup_runs_again_for_another_pytorch_and_a_newer_list_of_packages_only(
     assert len(project.make("setup", PYTHON=".venv/bin/python")) == 4
 
 
+def test_an_environment_that_is_a_link_is_another_checkouts_and_left_alone(project):
+    (project.folder / ".venv").rename(project.folder.parent / "venv")
+    (project.folder / ".venv").symlink_to(project.folder.parent / "venv")
+    (project.folder / "pyproject.toml").unlink()
+    assert [words[:2] for words in project.make("publish", TORCH="torch==2.10.0")] == [["-m", "asv"]]
+
+
 def test_what_the_pages_write_is_given_as_words(project):
     def called(target, **values):
         (*_, last) = project.make(target, PYTHON=".venv/bin/python", **values)

@@ -26,23 +26,28 @@ ENGINE = {
 }
 """Metric to benchmark, as `BENCHMARKS`: ratios of the engine."""
 
-WORKLOAD = "mixed"
-"""The workload that all figures are of."""
+WORKLOAD, FRAGMENTS = "mixed", "fragments"
+"""The workload that all figures are of but those that are marked, and VirNucPro's own."""
 
 M8, M650, M3B, M15B = "esm2_t6_8M_UR50D", "esm2_t33_650M_UR50D", "esm2_t36_3B_UR50D", "esm2_t48_15B_UR50D"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Metrics of a model, and the precisions for which a record must have them to be shown."""
+    """Metrics of a model, and the precisions for which a record must have them to be shown.
+
+    Of another workload than `WORKLOAD` a record need not have them: older ones do not.
+    """
 
     model: str
     metrics: tuple[str, ...]
     precisions: tuple[str, ...] = ("fp32", "tf32", "bf16", "fp16", "int8", "fp8")
+    workload: str = WORKLOAD
 
 
 OF_A_GPU = (
     Rows(M3B, ("tokens/s", "total runtime", "peak memory", ENERGY, FIDELITY, MASSIVE)),
+    Rows(M3B, ("tokens/s",), workload=FRAGMENTS),
     Rows(M650, ("tokens/s", "peak memory")),
     Rows(M15B, ("tokens/s", "peak memory"), ("bf16", "int8")),
 )
@@ -56,6 +61,7 @@ OVER_GEMMS = tuple(Rows(model, (GEMMS,), ("fp32", "fp16", "int8", "fp8")) for mo
 OVER_PEERS = tuple(Rows(model, (OVER_FAIR_ESM, OVER_TRANSFORMERS), ("fp16",)) for model in (M3B, M650))
 OF_A_CPU = (
     Rows(M8, ("tokens/s", "peak memory", "speed-up, same process", FIDELITY), ("fp32", "bf16", "fp16", "int8")),
+    Rows(M8, ("tokens/s",), workload=FRAGMENTS),
 )
 HISTORY = tuple(Rows(model, ("tokens/s",), ("fp16",)) for model in (M3B, M650))
 
@@ -100,7 +106,7 @@ def complete(found: Iterable[Record], shown: Iterable[Rows]) -> list[Record]:
         for rows in shown
         for metric in rows.metrics
         for precision in rows.precisions
-        if not is_itself(metric, precision)
+        if rows.workload == WORKLOAD and not is_itself(metric, precision)
     ]
     return [record for record in found if all(record.value(*each) for each in needed)]
 

@@ -14,6 +14,7 @@ from asv_plugin.answer.records import BENCHMARKS, ENERGY, FIDELITY, MASSIVE, THR
 from asv_plugin.figures import CannotWrite
 from asv_plugin.figures.chosen import (
     ENGINE,
+    FRAGMENTS,
     HISTORY,
     M3B,
     MORE_OF_A_GPU,
@@ -36,6 +37,9 @@ NAMES = {
     MASSIVE: "with a massive channel",
 }
 """What a row is called, where not as its metric."""
+
+ABOUT_FRAGMENTS = f"`{FRAGMENTS}`: six-frame proteins of 500 bases, as VirNucPro's."
+"""What stands below a table that has them."""
 
 REMARKS = {"f30ab72": "a shared machine with AVX-512 VNNI; INT8 without channels apart"}
 """Commit to what a reader of its figures must know."""
@@ -78,6 +82,8 @@ def main_results(gpu: Record, cpu: Record) -> str:
     if energy := gpu.value(ENERGY, M3B, advice.best or "", WORKLOAD):
         joules = format_quantity(ENERGY, energy.median)
         said += f" {joules} per 1,000 tokens are {energy.median / 3.6:.2g} Wh per million."
+    if any(FRAGMENTS in name for _, name, *_ in lines):
+        said = f"{ABOUT_FRAGMENTS} {said}"
     sources = [source(gpu, OF_A_GPU), source(cpu, OF_A_CPU)]
     return "\n\n".join([table(["", ""], gpu.precisions, lines), wrapped(said), *sources])
 
@@ -113,33 +119,41 @@ def table(names: list[str], columns: Iterable[str], lines: list[list[str]]) -> s
 def by_precision(
     record: Record, shown: Iterable[Rows], precisions: Iterable[str], label: str = ""
 ) -> list[list[str]]:
-    """A line for each metric, a column a precision; the first of a model begins with the label and its size."""
+    """A line for each metric, a column a precision; the first of a model begins with the label and its size.
+
+    Of another workload than `WORKLOAD` there is a line where the record has a value.
+    """
     lines: list[list[str]] = []
     for rows in shown:
         name = f"**{label}{size(rows.model)}**"
         for metric in rows.metrics:
             is_first = name not in (line[0] for line in lines)
-            cells = (cell(record, metric, rows.model, precision) for precision in precisions)
-            lines.append([name * is_first, NAMES.get(metric, metric), *cells])
+            called = NAMES.get(metric, metric)
+            if rows.workload != WORKLOAD:
+                if not any(record.value(metric, rows.model, each, rows.workload) for each in precisions):
+                    continue
+                called += f", `{rows.workload}`"
+            cells = (cell(record, metric, rows.model, precision, rows.workload) for precision in precisions)
+            lines.append([name * is_first, called, *cells])
     return lines
 
 
-def cell(record: Record, metric: str, model: str, precision: str) -> str:
+def cell(record: Record, metric: str, model: str, precision: str, workload: str) -> str:
     """A value; of tokens/s the advised one is bold, and those that did not settle have ~."""
-    text = written(record, metric, model, precision)
-    if metric != "tokens/s" or not record.value(metric, model, precision, WORKLOAD):
+    text = written(record, metric, model, precision, workload)
+    if metric != "tokens/s" or not record.value(metric, model, precision, workload):
         return text
-    is_steady = record.note(model, precision, WORKLOAD, about=THROUGHPUT.values()).get("settled") is not False
-    mark = "**" * (precision == summary.table(record, model, WORKLOAD).best)
+    is_steady = record.note(model, precision, workload, about=THROUGHPUT.values()).get("settled") is not False
+    mark = "**" * (precision == summary.table(record, model, workload).best)
     return f"{mark}{text}{'' if is_steady else ' ~'}{mark}"
 
 
-def written(record: Record, metric: str, model: str, precision: str) -> str:
+def written(record: Record, metric: str, model: str, precision: str, workload: str = WORKLOAD) -> str:
     """A value, with rates in full and no unit that the row's name has; or why there is none."""
-    value = record.value(metric, model, precision, WORKLOAD)
+    value = record.value(metric, model, precision, workload)
     if value is None:
         benchmark = (BENCHMARKS | ENGINE).get(metric, BENCHMARKS[FIDELITY])
-        note = record.notes.get(notes.key(benchmark, (model, precision, WORKLOAD)), {})
+        note = record.notes.get(notes.key(benchmark, (model, precision, workload)), {})
         return "failed" if "failed" in note else "" if is_itself(metric, precision) else "n/a"
     if metric in ENGINE:
         return f"{value.median:.2f}"
@@ -151,7 +165,7 @@ def written(record: Record, metric: str, model: str, precision: str) -> str:
 def source(record: Record, shown: Iterable[Rows]) -> str:
     """Where and how a record was measured, and how much blocks vary at most within a process."""
     values = [
-        record.value(metric, rows.model, precision, WORKLOAD)
+        record.value(metric, rows.model, precision, rows.workload)
         for rows in shown
         for metric in rows.metrics
         for precision in record.precisions

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..suite.hardware import Hardware
+from ..suite.places import missing
 from ..suite.program import embed, load_with, packed, state
 from ..suite.workloads import fidelity_proteins
 from .massive import Channel, massive, no_room
@@ -40,7 +41,7 @@ def second_figure(root: Path, model: str, precision: str, hardware: Hardware) ->
     Raises ArithmeticError for NaN or Inf.
     """
     folder = folder_of(root, model)
-    reason = no_room(root, model, "fidelity with a massive channel", folder.exists())
+    reason = missing("attend") or no_room(root, model, "fidelity with a massive channel", folder.exists())
     if reason:
         return {"skipped": reason}
     if not folder.exists():

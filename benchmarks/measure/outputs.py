@@ -5,7 +5,6 @@ a process of their own, once for each model and precision. In a record (`fingerp
 embeddings of four proteins, with the weights that the cell has loaded.
 """
 
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +47,11 @@ no token dropout 0.30, cosines shifted by one place 0.22, EOS in the mean 0.091.
 FINGERPRINT_FACTOR = 3
 """How many times as large a fingerprint's bound is: in eight projections distances are less sure."""
 
-UNITS = {
-    "fp16": {"avx512_fp16", "fphp"},
-    "bf16": {"avx512_bf16", "amx_bf16", "bf16"},
-    "int8": {"avx512_vnni", "avx_vnni", "amx_int8", "i8mm"},
-}
-"""What a CPU that computes in a precision about as fast as in FP32, or faster, has of these (/proc/cpuinfo)."""
-
 EVERY = 4
 """A CPU embeds every so many of the 64 proteins, those that the bounds were measured with: all take 5 to 10 s."""
 
 EVERY_WHERE_SLOW = {"fp16": 8, "bf16": 8, "int8": 16}
-"""Where a CPU has none of the `UNITS`. The shortest protein, which a wrong pooling moves most, is always there."""
+"""On a CPU without units for them. The shortest protein, which a wrong pooling moves most, is always there."""
 
 PROJECTIONS, FEW = 8, 4
 
@@ -90,24 +82,16 @@ def leave(model: str, precision: str, hardware: Hardware) -> None:
 def embeddings_of(model: str, precision: str, hardware: Hardware, checkpoint: Path) -> list[list[float]]:
     """The embeddings ``[N, D]`` of the fidelity proteins, on a CPU of a few."""
     esm2 = load_with(model, precision, hardware.device, str(checkpoint))
-    few = fidelity_proteins("mixed")[:: every(precision, hardware.device)]
+    few = fidelity_proteins("mixed")[:: every(precision, hardware)]
     found: list[list[float]] = embed(esm2, few).tolist()
     return found
 
 
-def every(precision: str, device: str) -> int:
+def every(precision: str, hardware: Hardware) -> int:
     """Of how many proteins one is embedded, so that it takes seconds."""
-    if device != "cpu":
+    if hardware.device != "cpu":
         return 1
-    return EVERY if precision not in UNITS or has_units(precision) else EVERY_WHERE_SLOW[precision]
-
-
-def has_units(precision: str) -> bool:
-    """Whether this CPU computes in the precision about as fast as in FP32, or faster."""
-    try:
-        return bool(UNITS[precision] & set(Path("/proc/cpuinfo").read_text().split()))
-    except OSError:
-        return platform.machine() == "arm64"
+    return EVERY_WHERE_SLOW[precision] if precision in hardware.slow else EVERY
 
 
 def fingerprint(esm2: Any, model: str, precision: str, device: str) -> dict[str, Any]:

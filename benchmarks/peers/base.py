@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..measure.gemms import dtype_of
+from ..suite.padded import mean_of_padded
 from ..suite.program import padded
 from ..suite.workloads import Protein
 
@@ -116,14 +117,7 @@ class PaddedPeer(Peer):
         labels, proteins, tokens = batch
         lengths = torch.tensor([len(protein) for protein in proteins])
         on_device = tokens.to(self.device)
-        return labels, mean_over_residues(self.encode(on_device), lengths.to(self.device))
-
-
-def mean_over_residues(representations: Tensor, lengths: Tensor) -> Tensor:
-    """Mean of ``[B, T, D]`` over each row's first `lengths` residues, after BOS: float32 ``[B, D]``."""
-    position = torch.arange(representations.shape[1], device=lengths.device)
-    residues = (position > 0) & (position <= lengths[:, None])
-    return torch.where(residues[..., None], representations.float(), 0.0).sum(1) / lengths[:, None]
+        return labels, mean_of_padded(self.encode(on_device), lengths.to(self.device))
 
 
 def fill(make: Callable[[], nn.Module], state: State | None, precision: str, device: str) -> nn.Module:

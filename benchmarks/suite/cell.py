@@ -21,7 +21,7 @@ from ..measure.gpu import around, busy_before_this_process, busy_reason, gpu_sta
 from ..measure.timing import WARMING, await_turn, free_cached_memory, referee
 from .hardware import Hardware, probe, skip_reason
 from .outcomes import Measurement, Outcome, Samples
-from .places import require_source
+from .places import missing, require_source
 from .workloads import Protein, proteins
 
 REQUESTED = "VIRNUCPRO_BENCH_ASKED"
@@ -71,8 +71,12 @@ class Store:
         if precision not in precisions:
             names = listed([each.upper() for each in precisions])
             raise NotImplementedError(f"on {'CPUs' if on_cpu else 'GPUs'} this is measured in {names} only")
-        if not on_cpu and model not in models_on_gpus:
-            raise NotImplementedError(f"on GPUs this is measured with {listed(models_on_gpus)} only")
+        self.require_model(model, models_on_gpus)
+
+    def require_model(self, model: str, on_gpus: Sequence[str], what: str = "this") -> None:
+        """Raise NotImplementedError for a model that is not listed, on a GPU."""
+        if self.hardware.device != "cpu" and model not in on_gpus:
+            raise NotImplementedError(f"on GPUs {what} is measured with {listed(on_gpus)} only")
 
 
 def listed(names: Sequence[str]) -> str:
@@ -119,6 +123,9 @@ class OncePerCell:
     """
 
     params: tuple[Sequence[Any], ...]
+    needs: tuple[str, ...] = ()
+    """Of `PLACES`, what is measured beside ESM-2 itself: VirNucPro's own program, which lacks it, is n/a."""
+
     must_measure = False  # whether this process is the first one of the cell
 
     def loaded_together(self, precision: str) -> tuple[str, ...]:
@@ -132,6 +139,8 @@ class OncePerCell:
     def setup(self, store: Store, model: str, precision: str, last: Any) -> None:
         """Load what is measured, unless another metric's process has measured this cell."""
         require_source()
+        if reason := missing(*self.needs):
+            raise NotImplementedError(reason)
         workload = str(last)
         store.require(model, self.loaded_together(precision), workload)
         self.parameters = (model, precision, workload)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from .places import find
+from .places import find, missing
 from .workloads import FASTA_VARIABLE
 
 GIB = 1024**3
@@ -39,11 +39,22 @@ LEAST_TOKENS = {"cpu": 1_024, "cuda": 16_384}
 """Of a batch, for which there must be memory."""
 
 
+UNITS = {
+    "fp16": {"avx512_fp16", "fphp"},
+    "bf16": {"avx512_bf16", "amx_bf16", "bf16"},
+    "int8": {"avx512_vnni", "avx_vnni", "amx_int8", "i8mm"},
+}
+"""What a CPU that computes in a precision about as fast as in FP32, or faster, has of these (/proc/cpuinfo)."""
+
+ON_SLOW_CPUS = ("mixed", "fasta")
+"""The workloads that are measured in a precision for which a CPU has no units: all would take minutes."""
+
+
 @dataclass(frozen=True)
 class Hardware:
     """The device that cells run on. `memory`: free bytes (a CPU's: all); `capability`: CUDA's, (0, 0) on a CPU.
 
-    `uuid`: the GPU's as nvidia-smi writes it.
+    `uuid`: the GPU's as nvidia-smi writes it. `slow`: the precisions for which a CPU has no units.
     """
 
     device: str
@@ -52,6 +63,7 @@ class Hardware:
     capability: tuple[int, int]
     versions: dict[str, str]
     uuid: str = ""
+    slow: tuple[str, ...] = ()
 
 
 def probe() -> Hardware:
@@ -69,7 +81,16 @@ def probe() -> Hardware:
         free, _ = torch.cuda.mem_get_info(0)
         return Hardware("cuda", gpu.name, free, (gpu.major, gpu.minor), versions, f"GPU-{gpu.uuid}")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Hardware("cpu", cpu_with_cores(), memory, (0, 0), versions)
+    return Hardware("cpu", cpu_with_cores(), memory, (0, 0), versions, slow=slow_precisions())
+
+
+def slow_precisions() -> tuple[str, ...]:
+    """Those for which this machine's CPU has no units."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return () if platform.machine() == "arm64" else tuple(UNITS)
+    return tuple(precision for precision, units in UNITS.items() if not units & flags)
 
 
 def cpu_with_cores() -> str:
@@ -108,12 +129,17 @@ def skip_reason(hardware: Hardware, model: str, precisions: tuple[str, ...], wor
     """
     if workload == "fasta" and not os.environ.get(FASTA_VARIABLE):
         return f"set {FASTA_VARIABLE} to a FASTA file of your own proteins to run this workload"
+    if workload == "fasta" and (reason := missing("Fasta", "ProteinReader")):
+        return reason
     for precision in precisions:
         reason = precision_skip_reason(hardware, precision)
         if reason:
             return reason
     if hardware.device == "cpu" and model != CPU_MODEL:
         return f"{model} is benchmarked on GPUs only, and this machine has none that PyTorch can use"
+    slow = [each.upper() for each in precisions if each in hardware.slow]
+    if slow and workload not in ON_SLOW_CPUS:
+        return f"this CPU has no units for {slow[0]}, which is measured for mixed only"
     tokens = max(LEAST_TOKENS[hardware.device], pass_tokens(model, hardware.device))
     needed = memory_needed(model, precisions, tokens, hardware.device)
     if needed > hardware.memory:
@@ -126,9 +152,11 @@ def skip_reason(hardware: Hardware, model: str, precisions: tuple[str, ...], wor
 
 def precision_skip_reason(hardware: Hardware, name: str) -> str | None:
     """Why this machine, or this commit, does not compute in a precision; None where both do."""
-    if name not in find("PRECISIONS"):
-        return f"this commit has no {name.upper()}"
-    precision = find("PRECISIONS")[name]
+    known = find("PRECISIONS")
+    if name not in known:
+        has = ", ".join(each.upper() for each in known) or "none of the suite's precisions"
+        return f"this commit has no {name.upper()}; it has {has}"
+    precision = known[name]
     if hardware.device == "cpu":
         mode_of_gpus = f"{name.upper()} is a mode of NVIDIA GPUs, and this machine has none that PyTorch can use"
         return None if precision.on_cpu else mode_of_gpus

@@ -2,10 +2,11 @@
 
 The suite runs beside other commits, from 0.4.0 on (``oldest_commit`` in asv.conf.json). A commit from before a
 feature is n/a (NotImplementedError); one that has the feature's module and lacks a name of it is a failure
-(MissingName), never a fallback.
+(MissingName), never a fallback. It also runs beside VirNucPro's own program: then `padded` gives the names.
 """
 
 import importlib
+import inspect
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,7 +43,7 @@ DISTRIBUTED = "virnucpro.pipeline.distributed"
 """Came after 0.4.0, with ``--ray``."""
 
 BEFORE = "virnucpro.models.token_budget"
-"""A module that came shortly before 0.4.0."""
+"""A module that came shortly before 0.4.0. VirNucPro's own program does not have it."""
 
 
 class MissingName(ImportError):
@@ -52,16 +53,43 @@ class MissingName(ImportError):
 def find(name: str) -> Any:
     """A name of `PLACES` from the installed commit; MissingName where none of its modules has it.
 
-    Raises NotImplementedError, which asv takes as n/a, for a commit from before 0.4.0.
+    Raises NotImplementedError, which asv takes as n/a, for a commit from before 0.4.0, and for what VirNucPro's
+    own program does not have.
     """
     if not exists(BEFORE):
-        raise NotImplementedError("this commit is older than 0.4.0, the oldest that is measured")
+        return find_padded(name)
     for place in PLACES[name]:
         if exists(place):
             module = importlib.import_module(place)
             if hasattr(module, name):
                 return getattr(module, name)
     raise MissingName(f"this commit's virnucpro has no {name}; it was looked for in {' and '.join(PLACES[name])}")
+
+
+def find_padded(name: str) -> Any:
+    """A name that `padded` gives, beside a commit whose `load_esm2_model` has no ``precision``."""
+    (place,) = PLACES["load_esm2_model"]
+    loader = getattr(importlib.import_module(place), "load_esm2_model", None) if exists(place) else None
+    if loader is None:
+        raise NotImplementedError(f"this commit has neither {BEFORE} nor load_esm2_model in {place}")
+    if "precision" in inspect.signature(loader).parameters:
+        raise NotImplementedError("this commit is older than 0.4.0, the oldest that is measured")
+    found = importlib.import_module(".padded", __package__).find(name, loader)
+    if found is None:
+        raise NotImplementedError(f"VirNucPro's own program has no {name}")
+    return found
+
+
+def missing(*names: str) -> str | None:
+    """Why nothing that needs these names can be measured beside VirNucPro's own program; else None."""
+    if exists(BEFORE):
+        return None
+    try:
+        for name in names:
+            find(name)
+    except NotImplementedError as error:
+        return str(error)
+    return None
 
 
 def exists(module: str) -> bool:

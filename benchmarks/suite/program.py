@@ -1,5 +1,7 @@
 """The measured program: ESM-2 of the benchmarked commit. All that the suite asks of one is here.
 
+It is this project's, or VirNucPro's own: `places` finds the names that are used here for either.
+
 `load` a model in a precision; make batches of proteins, `packed` or `padded`; run them with a `runner`; tell the
 `state` of its weights. `Embedder` puts these together for a workload.
 """

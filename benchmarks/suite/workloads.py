@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from .fragments import fragments
 from .places import find
 
 Protein = tuple[str, str]
@@ -58,7 +59,10 @@ CONCENTRATION = 100
 """Of the Dirichlet distribution: the larger, the more alike are compositions. With 100, proteins lie as far apart
 as real ones; with letters drawn uniformly their median distance is half of that, which doubles the figure."""
 
-WORKLOADS = (*LENGTHS, "fasta")
+FRAGMENTS = "fragments"
+"""VirNucPro's own proteins: three of 166 residues."""
+
+WORKLOADS = (*LENGTHS, FRAGMENTS, "fasta")
 
 FASTA_VARIABLE = "VIRNUCPRO_BENCH_FASTA"
 LONGEST = 10_000
@@ -72,6 +76,8 @@ def proteins(workload: str, device: str) -> list[Protein]:
     """The proteins of a workload; `device` (``cpu`` or ``cuda``) only sets how much of a FASTA is used."""
     if workload == "fasta":
         return sample(read_fasta(from_project(os.environ[FASTA_VARIABLE])), FASTA_RESIDUES[device])
+    if workload == FRAGMENTS:
+        return fragments()
     rng = random.Random(f"virnucpro {workload}")
     return [
         (f"{workload}{index}", "".join(AMINO_ACIDS[int(20 * rng.random())] for _ in range(length)))

@@ -14,6 +14,7 @@ from asv_plugin.answer.records import BENCHMARKS, ENERGY, FIDELITY, MASSIVE, THR
 from asv_plugin.figures import CannotWrite, texts
 from asv_plugin.figures.chosen import (
     ENGINE,
+    FRAGMENTS,
     HISTORY,
     M3B,
     M8,
@@ -102,7 +103,7 @@ def made(shown, commit="0123abcd", date=1, value=1.0):
     for rows in shown:
         for metric in rows.metrics:
             for precision in rows.precisions:
-                values.setdefault(metric, {})[rows.model, precision, WORKLOAD] = Value(value)
+                values.setdefault(metric, {})[rows.model, precision, rows.workload] = Value(value)
     return Record("a-machine", commit, date, values=values, precisions=Rows("", ()).precisions)
 
 
@@ -238,6 +239,25 @@ def test_the_advised_speed_is_bold_and_an_unsettled_one_marked():
     ]
     record.values[FIDELITY][M8, "int8", WORKLOAD] = Value(0.06)
     assert texts.by_precision(record, shown, ("bf16", "int8"))[0][2:] == ["**200 ~**", "300"]
+
+
+def test_a_line_of_fragments_is_shown_once_a_record_has_it():
+    shown = [Rows(M8, ("tokens/s",), ("fp32", "int8")), Rows(M8, ("tokens/s",), workload=FRAGMENTS)]
+    record = made(shown[:1], value=300.0)
+    assert complete([record], shown) == [record]
+    assert texts.by_precision(record, shown, ("fp32", "int8")) == [["**8M**", "tokens/s", "300", "300"]]
+    record.values["tokens/s"][M8, "int8", FRAGMENTS] = Value(500.0)
+    assert texts.by_precision(record, shown, ("fp32", "int8"))[1:] == [["", "tokens/s, `fragments`", "n/a", "500"]]
+
+
+def test_the_results_say_what_fragments_are_where_they_show_them():
+    gpu, cpu = made(OF_A_GPU), made(OF_A_CPU)
+    assert texts.ABOUT_FRAGMENTS in " ".join(texts.main_results(gpu, cpu).split())
+    for record in (gpu, cpu):
+        record.values["tokens/s"] = {
+            cell: value for cell, value in record.values["tokens/s"].items() if FRAGMENTS not in cell
+        }
+    assert FRAGMENTS not in texts.main_results(gpu, cpu)
 
 
 def test_the_source_has_the_widest_spread_and_what_must_be_known(monkeypatch):

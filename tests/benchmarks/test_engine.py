@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from benchmarks.measure import gemms
 from benchmarks.measure.fidelity import LEAST_PROTEINS
 from benchmarks.measure.timing import Protocol, alternate
 from benchmarks.peers import base, esm_cpp, esm_efficient, fair_esm, formats, table, transformers
+from benchmarks.precision import Precision
 from benchmarks.suite.cell import Store
 from benchmarks.suite.hardware import GIB, Hardware
 from benchmarks.suite.workloads import tokens_in
@@ -197,6 +199,21 @@ def test_15b_is_measured_in_few_cells_and_the_others_say_so(precision, workload)
         throughput.Throughput().setup(Store(GPU), "esm2_t48_15B_UR50D", precision, workload)
 
 
+@pytest.mark.parametrize(
+    "benchmark, model, said",
+    [
+        (throughput.Throughput, MODEL, "with esm2_t33_650M_UR50D and esm2_t36_3B_UR50D only"),
+        (Precision, MODEL, "with esm2_t36_3B_UR50D only"),
+        (Precision, "esm2_t33_650M_UR50D", "with esm2_t36_3B_UR50D only"),
+    ],
+)
+def test_fragments_are_measured_with_virnucpros_models_on_gpus_and_with_8m_on_cpus(benchmark, model, said):
+    with pytest.raises(NotImplementedError, match=f"on GPUs fragments is measured {said}"):
+        benchmark().setup(Store(GPU), model, "bf16", "fragments")
+    Store(CPU).require_model(MODEL, throughput.OF_FRAGMENTS)
+    Store(GPU).require_model("esm2_t36_3B_UR50D", throughput.OF_FRAGMENTS)
+
+
 @pytest.mark.exhaustive
 def test_a_table_of_formats_has_a_row_for_each_precision_with_its_ratio_and_fidelity(monkeypatch):
     def call(function, arguments):
@@ -219,6 +236,12 @@ def test_a_table_of_formats_has_a_row_for_each_precision_with_its_ratio_and_fide
 def test_half_precision_on_a_cpu_is_skipped_with_the_reason(precision):
     with pytest.raises(NotImplementedError, match=r"on CPUs .* FP32 and INT8 only"):
         engine.Engine().setup(Store(CPU), MODEL, precision, "mixed")
+
+
+def test_a_precision_that_a_cpu_has_no_units_for_is_not_measured_beside_its_gemms():
+    slow = Store(replace(CPU, slow=("int8",)))
+    with pytest.raises(NotImplementedError, match="this CPU has no units for INT8"):
+        engine.Engine().setup(slow, MODEL, "int8", "mixed")
 
 
 @pytest.mark.parametrize(

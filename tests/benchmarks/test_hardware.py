@@ -1,8 +1,11 @@
 """Which cells a machine can run, and what it says of the others."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.measure.gemms import COMPARABLE, dtype_of
+from benchmarks.suite import hardware
 from benchmarks.suite.hardware import (
     GIB,
     LARGEST,
@@ -84,6 +87,19 @@ def test_the_fasta_workload_without_a_file_hints_at_the_variable(monkeypatch):
     assert skip_reason(H100, M8, ("fp32",), "fasta") is None
 
 
+def test_a_cpu_without_units_for_a_precision_measures_one_workload_in_it():
+    slow = replace(CPU, slow=("bf16", "int8"))
+    said = "this CPU has no units for BF16, which is measured for mixed only"
+    assert skip_reason(slow, M8, ("fp32", "bf16"), "short") == said
+    assert skip_reason(slow, M8, ("fp32", "bf16"), "mixed") is None
+    assert skip_reason(slow, M8, ("fp32",), "short") is skip_reason(CPU, M8, ("bf16",), "short") is None
+
+
+def test_the_units_of_this_cpu_are_looked_up(monkeypatch):
+    monkeypatch.setattr(hardware, "UNITS", {"fp32": {"flags", "Features"}, "bf16": {"no such unit"}})
+    assert hardware.slow_precisions() == ("bf16",)
+
+
 def test_probing_finds_this_machine():
     found = probe()
     assert found.device in ("cpu", "cuda")
@@ -108,5 +124,8 @@ def test_what_the_suite_reads_of_a_precision_is_there(name):
 def test_a_precision_that_came_later_than_the_commit_is_skipped(monkeypatch):
     older = {name: precision for name, precision in OF_THE_COMMIT.items() if name != "fp8"}
     monkeypatch.setattr("virnucpro.models.precision.PRECISIONS", older)
-    assert skip_reason(H100, M8, ("fp32", "fp8"), "mixed") == "this commit has no FP8"
+    assert (
+        skip_reason(H100, M8, ("fp32", "fp8"), "mixed")
+        == "this commit has no FP8; it has FP32, TF32, BF16, FP16, INT8"
+    )
     assert skip_reason(H100, M8, ("fp32",), "mixed") is None

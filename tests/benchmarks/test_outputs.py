@@ -239,11 +239,13 @@ def test_embeddings_are_left_once_and_the_checkpoint_beside_both_sides(here, mon
     assert (here / f"{MODEL}.pt").stat().st_mtime_ns == written[1]
 
 
-def test_a_cpu_embeds_fewer_proteins_where_it_is_slow_and_a_gpu_all(here, monkeypatch):
-    monkeypatch.setattr(outputs, "UNITS", {each: {"no such unit"} for each in EVERY_WHERE_SLOW})
-    assert [every(precision, "cpu") for precision in ("fp32", "bf16", "fp16", "int8")] == [4, 8, 8, 16]
-    assert [every(precision, "cuda") for precision in BOUNDS["cuda"]] == [1] * 6
-    leave(MODEL, "bf16", CPU)
+def test_a_cpu_embeds_fewer_proteins_where_it_is_slow_and_a_gpu_all(here):
+    slow = dataclasses.replace(CPU, slow=tuple(EVERY_WHERE_SLOW))
+    assert [every(precision, slow) for precision in ("fp32", "bf16", "fp16", "int8")] == [4, 8, 8, 16]
+    assert every("int8", CPU) == 4
+    gpu = dataclasses.replace(slow, device="cuda")
+    assert [every(precision, gpu) for precision in BOUNDS["cuda"]] == [1] * 6
+    leave(MODEL, "bf16", slow)
     assert len(json.loads((here / f"HEAD/{MODEL}-bf16.json").read_text())["rows"]) == len(FEW) * 8 // 8
 
 

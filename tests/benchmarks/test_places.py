@@ -80,6 +80,25 @@ def test_a_commit_from_before_the_floor_is_not_available(ask):
     assert ask("find('load_esm2_model')", {"models.esm2_flash": LOADER}) == said
 
 
+OWN = {"models.esm2_flash": "def load_esm2_model(model_name, device='cuda', enable_fp16=None): ..."}
+"""VirNucPro's own program."""
+
+
+def test_virnucpros_own_program_is_measured_in_padded_batches(ask):
+    assert ask("[find('token_budget')(None), *find('PRECISIONS')]", OWN) == "[2048, 'fp32', 'fp16']"
+
+
+def test_what_virnucpros_own_program_lacks_is_not_available(ask):
+    assert ask("missing('pack', 'Fasta')", OWN) == "VirNucPro's own program has no Fasta"
+    assert ask("missing('pack')", OWN) == "None"
+    assert ask("find('attend')", OWN) == "NotImplementedError: VirNucPro's own program has no attend"
+
+
+def test_a_commit_without_a_loader_is_not_available(ask):
+    said = "NotImplementedError: this commit has neither virnucpro.models.token_budget nor load_esm2_model in "
+    assert ask("find('pack')", {"models.other": ""}) == f"{said}virnucpro.models.esm2_flash"
+
+
 def test_a_module_of_another_virnucpro_is_not_the_commits(ask, tmp_path):
     """An editable install answers for what the first virnucpro on the path lacks."""
     (tmp_path / "elsewhere.py").write_text(PACK)

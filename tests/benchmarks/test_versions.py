@@ -26,6 +26,9 @@ CURVES = [asdict(scaling.PROTOCOL), scaling.TOKENS, scaling.SequenceLength().pro
 WORKERS = [workers.TOKENS_PER_WORKER, SEEDED["mixed"], scaling.seeded_proteins([1, 2])]
 COUNTS = [asdict(scaling.PROTOCOL), scaling.SequenceCount().proteins("100", "cpu")]
 
+FRAGMENTS = [TIMES, hardware.LEAST_TOKENS, PASS_TOKENS, workloads.proteins("fragments", "cpu")]
+"""What decides the figures of `fragments`, which joined later, without changing another workload's numbers."""
+
 LARGEST = [TIMES, SEEDED["mixed"], hardware.PASS_TOKENS[hardware.LARGEST]]
 """What decides the figures of 15B, which joined later, without changing another model's numbers."""
 
@@ -81,7 +84,7 @@ FINGERPRINTS = {
 """Each figure's version and the digest of its protocol. Where a protocol was changed on purpose, raise the version
 of the function (`tracked(..., version=...)`), and write both here."""
 
-OF_LARGEST = "a70cd57b934f"
+OF_LARGEST, OF_FRAGMENTS = "a70cd57b934f", "a6a79dd83e53"
 
 
 def figures() -> dict[str, tuple[str, str]]:
@@ -107,6 +110,10 @@ def test_a_protocol_changes_with_the_version_of_its_figure_only(figure):
 
 def test_the_largest_models_protocol_changes_with_the_versions_of_throughput_only():
     assert digest(LARGEST) == OF_LARGEST
+
+
+def test_the_protocol_of_fragments_changes_with_the_versions_of_throughput_and_precision_only():
+    assert digest(FRAGMENTS) == OF_FRAGMENTS
 
 
 def test_the_protocols_of_all_benchmarks_are_watched():

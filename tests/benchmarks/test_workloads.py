@@ -3,16 +3,19 @@
 import bz2
 import gzip
 import hashlib
+import itertools
 import lzma
 
 import pytest
 import zstandard
 
+from benchmarks.suite import fragments
 from benchmarks.suite.hardware import PASS_TOKENS, pass_tokens
 from benchmarks.suite.program import packed, padded
 from benchmarks.suite.workloads import (
     AMINO_ACIDS,
     FASTA_VARIABLE,
+    FRAGMENTS,
     LENGTHS,
     copies_in_a_pass,
     joined,
@@ -21,6 +24,7 @@ from benchmarks.suite.workloads import (
     sample,
     tokens_in,
 )
+from virnucpro.data.six_frame import translate
 
 
 @pytest.mark.parametrize("workload", LENGTHS)
@@ -41,12 +45,28 @@ def test_mixed_is_spread_over_20_to_400_residues():
     assert sum(LENGTHS["mixed"]) / len(LENGTHS["mixed"]) == pytest.approx(210, abs=1)
 
 
+def test_fragments_are_what_virnucpro_embed_makes_of_the_first_seeded_contigs_with_a_protein():
+    contigs = [(f"fragments{number}", fragments.contig(number)) for number in range(fragments.CONTIGS[-1] + 1)]
+    made = [list(translate(name, dna, chunk=500)) for name, dna in contigs]
+    assert [number for number, proteins in enumerate(made) if proteins] == list(fragments.CONTIGS)
+    assert proteins(FRAGMENTS, "cpu") == proteins(FRAGMENTS, "cuda") == list(itertools.chain(*made))
+    assert [len(residues) for _, residues in proteins(FRAGMENTS, "cpu")] == [166] * 3
+    assert {len(dna) for _, dna in contigs} == {500}
+
+
+def test_all_frames_without_a_stop_codon_are_translated_as_virnucpro_embed_does():
+    dna = fragments.contig(0).replace("T", "C")  # all stop codons have a T, and the other strand's an A
+    found = list(fragments.translated("a", dna))
+    assert found == list(translate("a", dna, chunk=500))
+    assert [name[-2:] for name, _ in found] == ["F1", "F2", "F3", "R1", "R2", "R3"]
+
+
 def test_tokens_are_residues_bos_and_eos():
     assert tokens_in([("a", "MKT"), ("b", "M")]) == 8
 
 
 @pytest.mark.parametrize("model", PASS_TOKENS)
-@pytest.mark.parametrize("workload", LENGTHS)
+@pytest.mark.parametrize("workload", [*LENGTHS, FRAGMENTS])
 def test_a_pass_fills_a_gpu_and_is_one_copy_on_a_cpu(workload, model):
     entries, full = proteins(workload, "cpu"), pass_tokens(model, "cuda")
     assert copies_in_a_pass(entries, pass_tokens(model, "cpu")) == 1

@@ -60,3 +60,14 @@ def test_the_error_with_a_massive_channel_is_read_from_the_notes_of_the_cells_th
 
 def test_benchmarks_note_it_by_the_same_name():
     assert fidelity_massive.NOTE == MASSIVE_NOTE
+
+
+def test_a_record_from_before_a_workload_joined_is_read_beside_one_that_has_it(tmp_path):
+    before = {name: benchmark("1", ["fp32"]) | {"name": name} for name in BENCHMARKS.values()}
+    after = {name: {**entry, "params": [*entry["params"][:2], ["'w'", "'x'"]]} for name, entry in before.items()}
+    cells = {("m", "fp32", workload): {"tokens/s": 9.0} for workload in "wx"}
+    for date, known in enumerate([before, after]):
+        made_up.machine(tmp_path, "a-machine", known)
+        made_up.record(tmp_path, "a-machine", f"{date}" * 40, date, cells, known)
+    newer, older = (each.values["tokens/s"] for each in records(tmp_path, "a-machine"))
+    assert (list(older), list(newer)) == ([("m", "fp32", "w")], [("m", "fp32", "w"), ("m", "fp32", "x")])
