@@ -14,7 +14,8 @@ PAGE = """<html>
 <link rel="stylesheet" href="https://cdn.example/bootstrap.min.css">
 <li id="nav-li-summarylist"></li>
 <div id="summarygrid-display" style="position: absolute; left: 0; top: 55px; width: 100%; height: 100%">
-</div></html>"""
+</div>
+</body></html>"""
 
 
 @pytest.fixture
