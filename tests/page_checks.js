@@ -8,7 +8,7 @@
     if (parent.closest("script, style, title, option, .hidden, noscript") || !parent.getClientRects().length) continue;
     const frame = (parent.closest("svg, td, th, li, p, a, section") ?? document.body).getBoundingClientRect();
     const table = parent.closest("td, th, svg");
-    for (const word of node.textContent.matchAll(/[^\s\-–]+[-–]?/g)) {
+    for (const word of node.textContent.matchAll(/ESM-2|\d{4}-\d\d-\d\d|[\d.]+ %|[^\s\-–]+[-–]?/g)) {
       const range = document.createRange();
       range.setStart(node, word.index);
       range.setEnd(node, word.index + word[0].length);
