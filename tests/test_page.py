@@ -83,6 +83,13 @@ def test_the_answer_and_the_picture_are_on_the_first_screen_and_no_word_is_cut_o
     assert tab.evaluate(CHECKS) == []
 
 
+def test_no_word_is_cut_or_broken_at_other_widths(tabs):
+    for width in (320, 768, 1920):
+        tab = tabs((width, 800))
+        assert tab.evaluate(CHECKS) == []
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
 @pytest.mark.parametrize(
     "style, problem",
     [

@@ -46,7 +46,8 @@ def row(record: Record, metric: str, model: str, precisions: list[str], workload
     values = [record.value(metric, model, precision, workload) for precision in precisions]
     fp32 = record.value(metric, model, "fp32", workload)
     unit, size = unit_of(metric, max((value.median for value in values if value), default=0))
-    numbers, spreads = [], []
+    numbers: list[str] = []
+    spreads: list[int | None] = []
     for precision, value in zip(precisions, values, strict=True):
         if value is None:
             numbers.append("n/a" if metric in THROUGHPUT else "")

@@ -142,6 +142,7 @@ function picture(card, width, most) {
   );
 
   const readout = small("", "readout");
+  const say = (i) => readout.replaceChildren(...whole(inWords(card, i)));
   const taken = points.map(({x, y, r}) => ({left: x - r, right: x + r, top: y - r, bottom: y + r}));
   for (const point of points) {
     const {name, i, x: cx, y: cy, r} = point;
@@ -155,11 +156,11 @@ function picture(card, width, most) {
     g.append(name === "fp32" ? make("rect", {x: cx - r, y: cy - r, width: 2 * r, height: 2 * r}) : make("circle", {cx, cy, r}));
     g.append(label(point, (name === card.best ? "✓ " : "") + upper(name), taken, {left, right, top, bottom}));
     for (const event of ["pointerenter", "focus", "click"]) {
-      g.addEventListener(event, () => (readout.textContent = inWords(card, i)));
+      g.addEventListener(event, () => say(i));
     }
     svg.append(g);
   }
-  readout.textContent = inWords(card, (points.find(({name}) => name === card.best) ?? points[0])?.i ?? 0);
+  say((points.find(({name}) => name === card.best) ?? points[0])?.i ?? 0);
   const unknown = card.precisions.filter((name) => !points.some((point) => point.name === name));
   const legend = [
     "Area: peak memory. Hollow: over the limit. Dotted: the fastest for its error.",
@@ -243,7 +244,7 @@ function table({machine, card}, isWide) {
   const rows = card.rows.flatMap(([metric, unit, texts, spreads]) => {
     const about = {href: graph(machine.machine, card, metric), "aria-label": `${metric}, graph for ${title(card)}`};
     const link = data.links[metric] ? make("a", about, metric) : metric;
-    const more = (unit && `, ${unit}`) + (spreads.length ? ` ±${Math.max(...spreads)}%` : "");
+    const more = (unit && `, ${unit}`) + (spreads.length ? ` ±${Math.max(...spreads)}% at most` : "");
     const place = isWide ? {scope: "row"} : {scope: "rowgroup", colspan: texts.length};
     const name = make("th", place, link, make("span", {class: "muted"}, more));
     const cells = texts.map((text, i) => make("td", {class: best(i)}, text));

@@ -6,6 +6,7 @@ import zlib
 import pytest
 
 from asv_plugin.answer import picture
+from tests.browser import WITH_CHROMIUM
 
 HEADER = struct.pack(">2I5B", 1, 1, 8, 0, 0, 0, 0)
 
@@ -45,3 +46,15 @@ def test_where_chromium_fails_the_picture_stays(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="/bin/false wrote no picture: it said nothing"):
         picture.main()
     assert picture.PICTURE.read_text() == "old"
+
+
+@WITH_CHROMIUM
+def test_the_first_screen_of_the_page_becomes_the_picture(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for path in (picture.PAGE, picture.PICTURE):
+        path.parent.mkdir()
+    picture.PAGE.write_text("<!doctype html><title>a page</title><p style='height: 2000px'>long")
+    picture.main()
+    png = picture.PICTURE.read_bytes()
+    assert struct.unpack(">2I", png[16:24]) == picture.SIZE
+    assert picture.is_of(png, picture.PAGE.read_bytes())
