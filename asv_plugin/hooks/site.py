@@ -45,7 +45,7 @@ ELSEWHERE = re.compile(
 )
 INTEGRITY = re.compile(r'integrity="(sha\d+)-([^"]+)"')
 
-END = "</body>"
+END_OF_HEAD = "</head>"
 NAVIGATION = '<li id="nav-li-summarylist">'
 FRONT_PAGE = (
     'id="summarygrid-display" style="position: absolute; left: 0; top: 55px; width: 100%; height: 100%">\n'
@@ -53,17 +53,17 @@ FRONT_PAGE = (
 """Where index.html gets its links."""
 
 SAME_CELL = """<script>
-addEventListener("hashchange", sameCell);
 function sameCell() { document.querySelector("#nav-li-precision a").hash = location.hash.replace(/^[^?]*/, ""); }
-sameCell();
+addEventListener("DOMContentLoaded", sameCell);
+addEventListener("hashchange", sameCell);
 </script>
 """
-"""Behind the links: that to the Precision page names the machine, model and workload that asv's address does."""
+"""Lets the link to the Precision page name the machine, model and workload that asv's address does."""
 
 
 def check() -> None:
     """Stop with a clear error where asv's front page lacks what is replaced in it."""
-    check_page("index.html", (NAVIGATION, FRONT_PAGE, END), __name__)
+    check_page("index.html", (NAVIGATION, FRONT_PAGE, END_OF_HEAD), __name__)
 
 
 def add_links(index: Path, page: str, last_runs: Mapping[str, str]) -> None:
@@ -81,7 +81,7 @@ def add_links(index: Path, page: str, last_runs: Mapping[str, str]) -> None:
     )
     text = insert(text, NAVIGATION, entry, before=True)
     text = insert(text, FRONT_PAGE, front, before=False)
-    text = insert(text, END, SAME_CELL, before=True)
+    text = insert(text, END_OF_HEAD, SAME_CELL, before=True)
     index.write_text(text, encoding="utf-8")
 
 

@@ -9,13 +9,12 @@ from asv.util import UserError
 
 from asv_plugin.hooks import site
 
-PAGE = """<html>
+PAGE = """<html><head></head>
 <script src="https://code.example/jquery-3.3.1.min.js" integrity="sha256-{hash}" onerror="x()"></script>
 <link rel="stylesheet" href="https://cdn.example/bootstrap.min.css">
 <li id="nav-li-summarylist"></li>
 <div id="summarygrid-display" style="position: absolute; left: 0; top: 55px; width: 100%; height: 100%">
-</div>
-</body></html>"""
+</div></html>"""
 
 
 @pytest.fixture
