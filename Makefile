@@ -37,7 +37,7 @@ override PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 override each = for word in $$$(2); do set -- "$$@" "$(1)=$$word"; done
 
 .DEFAULT_GOAL := help
-.PHONY: help ab bench bench-gpu test test-fast test-all compare engine fidelity precision publish preview readme lint setup \
+.PHONY: help ab bench bench-gpu test test-fast test-all compare engine fidelity picture precision publish preview readme lint setup \
 clean another-torch
 
 help: ## list the targets
@@ -79,6 +79,9 @@ publish: setup ## write the dashboard to html/
 
 preview: publish ## serve the dashboard on a local port
 	@$(ASV) preview
+
+picture: publish ## write docs/precision.png, the Precision page's first screen, with Chromium
+	@$(PY) -m asv_plugin.answer.picture
 
 readme: setup ## write the measured figures of README.md and docs/ from results/
 	@$(PY) -m asv_plugin.figures

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+from urllib.parse import urlencode
 
 import pytest
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+from asv_plugin.answer.picture import CHROMIUM
+
 # .ci/run sets it: there, what these tests need is a failure to miss
 REQUIRED = bool(os.environ.get("VIRNUCPRO_REQUIRE_BROWSER"))
 WITH_CHROMIUM = pytest.mark.skipif(
@@ -15,5 +17,19 @@ WITH_CHROMIUM = pytest.mark.skipif(
 WITH_NPM = pytest.mark.skipif(
     shutil.which("npm") is None and not REQUIRED, reason="needs npm, from which the dashboard's libraries come"
 )
-# Without --disable-background-networking Chromium itself asks for hosts outside
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+
+def go_to(page, **chosen: str) -> None:
+    """Change the address of the Precision page, which must differ; returns when what it names is shown."""
+    page.evaluate(
+        """hash => new Promise(done => {
+            addEventListener("hashchange", () => setTimeout(done), {once: true});
+            location.hash = hash;
+        })""",
+        urlencode(chosen),
+    )
+
+
+def words(locator) -> str:
+    """The text of an element as people read it."""
+    return " ".join(locator.inner_text().split())

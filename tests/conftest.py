@@ -12,8 +12,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from asv_plugin.answer.picture import CHROMIUM, FLAGS
 from benchmarks.measure.massive import Channel, massive
-from tests.browser import CHROMIUM, FLAGS
 from tests.checkpoints import round_frequencies, save_in_fair_esms_format
 from virnucpro.data.packing import make_pack
 from virnucpro.data.tokens import encode

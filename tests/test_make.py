@@ -168,6 +168,7 @@ def expected(value):
         "precision": [["-m", "asv_plugin.answer", *named, "--all", value]],
         "engine": [["-m", "benchmarks.peers.table"]],
         "readme": [["-m", "asv_plugin.figures"]],
+        "picture": [publish, ["-m", "asv_plugin.answer.picture"]],
         "publish": [publish],
         "preview": [publish, [*asv, "preview"]],
     } | {name: [["-m", "pytest", "--numprocesses", "2", "--dist", "loadfile", *marked]] for name, marked in {

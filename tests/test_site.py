@@ -1,16 +1,13 @@
 """The published site in a real browser, with the network blocked."""
 
 import datetime
-import itertools
 import json
-import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,7 +20,7 @@ from asv_plugin.answer.numbers import format_error
 from asv_plugin.answer.page import collect, render
 from asv_plugin.answer.records import BENCHMARKS, FIDELITY, MASSIVE, MASSIVE_NOTE, records
 from asv_plugin.hooks.broken_files import skip_broken_files
-from tests.browser import WITH_CHROMIUM, WITH_NPM
+from tests.browser import WITH_CHROMIUM, WITH_NPM, go_to, words
 from tests.conftest import sample_of
 from tests.limits import PATIENCE
 from tests.made_up import M8, M650, ROOT, benchmarks, cells, machine, record
@@ -187,16 +184,16 @@ def test_the_front_page_names_the_project_the_machines_and_the_answer(served, vi
 @WITH_CHROMIUM
 def test_the_precision_page_opens_from_disk_with_the_numbers_of_the_result_files(published, visit):
     shown = visit(published.html.joinpath("precision.html").as_uri())
-    shown.select_option("#machine", label="an-NVIDIA-H100")
-    text = shown.inner_text("main")
+    go_to(shown, machine="an-NVIDIA-H100")
+    text = words(shown.locator("main"))
     assert "Fastest: FP16, 4.14 times FP32, " in text
     assert "Not faithful enough: BF16 (8.1 %) of the distance between proteins, at most 5.0 %." in text
     assert "Random weights: speed and memory are right, fidelity is not ESM-2's own" in text
-    table = shown.locator("section", has_text=f"{M650}, mixed")
-    assert table.locator("tbody tr").first.inner_text().split("\t")[1].startswith("25.2k ±2%")
-    assert "104k" in table.inner_text()
-    assert "2.73 GiB" in table.inner_text()
-    assert shown.locator("th.best").first.inner_text().split("\n")[0] == "FP16"
+    rows = [each.split("\t") for each in shown.locator(".numbers tbody tr").all_inner_texts()]
+    assert rows[0] == ["tokens/s ±2% at most", "25.2k", "60.0k", "99.0k", "104k"]
+    assert ["peak memory, GiB", "2.73", "2.73", "1.37", "1.37"] in rows
+    assert words(shown.locator("th.best")) == "✓ FP16"
+    assert "FP16 104k 4.14x" in words(shown.locator(".bars > div").first)
 
 
 @WITH_CHROMIUM
@@ -211,10 +208,11 @@ def test_the_error_with_a_massive_channel_is_a_row_without_a_graph(tmp_path, kno
     page_path = tmp_path / "precision.html"
     page_path.write_text(render("VirNucPro", collect(tmp_path)), encoding="utf-8")
     shown = visit(page_path.as_uri())
-    row = shown.locator("tbody tr", has_text=MASSIVE)
-    assert row.inner_text().split("\t")[-1] == "8.5 %"
+    row = shown.locator(".numbers tbody tr", has_text=MASSIVE)
+    assert row.inner_text().split("\t")[-1] == "8.5"
     assert row.locator("a").count() == 0
     assert "Over 5.0 % with a massive channel, as ESM-2 3B's: BF16 (8.5 %); not" in shown.inner_text("main")
+    assert shown.locator(".point.out").get_attribute("aria-label").startswith("BF16: 9.00k tokens/s; 1.4 % of the")
 
 
 @WITH_CHROMIUM
@@ -226,65 +224,82 @@ def test_a_recorded_gpus_errors_with_a_massive_channel_are_shown(tmp_path, visit
     page_path = tmp_path / "precision.html"
     page_path.write_text(render("VirNucPro", found), encoding="utf-8")
     shown = visit(page_path.as_uri())
-    shown.select_option("#machine", label=gpu.machine)
-    shown.select_option("#model", M650)
-    shown.select_option("#workload", "mixed")
+    go_to(shown, machine=gpu.machine, model=M650, workload="mixed")
     errors = [gpu.value(MASSIVE, M650, precision, "mixed") for precision in gpu.precisions]
-    row = shown.locator("tbody tr", has_text=MASSIVE)
-    assert row.inner_text().split("\t")[1:] == [format_error(each.median) if each else "" for each in errors]
+    row = shown.locator(".numbers tbody tr", has_text=MASSIVE)
+    written = [format_error(each.median).removesuffix(" %") if each else "" for each in errors]
+    assert row.inner_text().split("\t")[1:] == written
 
 
 @WITH_CHROMIUM
 def test_older_commits_models_and_workloads_can_be_chosen_by_keyboard(published, visit):
     shown = visit(published.html.joinpath("precision.html").as_uri())
-    shown.select_option("#machine", label="an-NVIDIA-H100")
+    go_to(shown, machine="an-NVIDIA-H100")
     shown.focus("#commit")
     shown.keyboard.press("ArrowDown")
     shown.keyboard.press("ArrowDown")
-    assert published.commits[0][:8] in shown.inner_text("#what")
-    assert "84.4k" in shown.inner_text("main")
-    shown.select_option("#model", M8)
-    assert shown.locator("main section h2").all_inner_texts()[0].startswith(f"{M8}, short")
-    assert M650 not in shown.inner_text("main")
+    oldest = f"commit {published.commits[0][:8]} of "
+    shown.wait_for_function("text => document.querySelector('.how').innerText.includes(text)", arg=oldest)
+    assert "FP16 84.4k" in words(shown.locator(".bars"))
+    shown.get_by_role("link", name="8M, short: FP16").focus()
+    shown.keyboard.press("Enter")
+    shown.wait_for_function("document.querySelector('h2').textContent.startsWith('8M, short')")
+    assert "8M, short: FP16" in words(shown.locator(":focus")), "the focus stays where it was"
+    assert "650M" not in words(shown.locator("h2"))
 
 
 @WITH_CHROMIUM
 @WITH_NPM
-def test_each_metric_links_to_its_asv_graph(published, served, visit):
-    shown = visit(f"{served}/precision.html")
-    shown.click("tbody th a >> nth=0")
+def test_each_metric_links_to_its_asv_graph_and_that_to_the_same_cell(published, served, visit):
+    shown = visit(f"{served}/precision.html#machine=an-NVIDIA-H100&model={M8}&workload=short")
+    before = words(shown.locator("h2"))
+    shown.click(".numbers tbody th a >> nth=0")
     shown.wait_for_selector("#main-graph canvas", state="attached")
-    assert "a-cpu" in shown.url
-    assert f"index.html{GRAPH}?" in shown.url
+    assert f"index.html{GRAPH}?machine=an-NVIDIA-H100&" in shown.url
+    shown.click("#nav-li-precision a")
+    shown.wait_for_selector("h2")
+    assert words(shown.locator("h2")) == before
+    assert before.startswith("8M, short on ")
 
 
 @WITH_CHROMIUM
-def test_the_trend_has_a_text_alternative(published, visit):
-    shown = visit(published.html.joinpath("precision.html").as_uri())
-    label = shown.locator("svg").first.get_attribute("aria-label")
-    assert label == "Speed over FP32 by commit: BF16 from 0.50x to 0.50x; FP16 from 0.18x to 0.18x"
+def test_the_history_has_a_text_alternative_and_breaks_where_a_commit_has_no_value(tmp_path, known, visit):
+    machine(tmp_path, "gpu", known, gpu="NVIDIA H100")
+    for number, speed in enumerate((9_000, 10_000, None, 8_000, 8_100)):
+        speeds = {"fp32": 5_000} | ({"fp16": speed} if speed else {})
+        found = cells(M8, "mixed", speeds, {"fp16": 0.001})
+        record(tmp_path, "gpu", f"{number:08x}" + 32 * "0", number * 86_400_000, found, known)
+    path = tmp_path / "precision.html"
+    path.write_text(render("VirNucPro", collect(tmp_path)), encoding="utf-8")
+    line = visit(path.as_uri()).locator(".trend", has_text="FP16 8.10k")
+    assert line.locator("svg").get_attribute("aria-label") == "FP16 by commit: from 9.00k to 8.10k"
+    assert line.locator("line").count() == 2
+    assert line.locator("circle").count() == 3
+    assert line.locator("path title").text_content() == "00000003, 1970-01-04: 8.00k"
+    assert line.locator("path").count() == 1, "the one that was slower than the commit before"
 
 
 @WITH_CHROMIUM
-@pytest.mark.parametrize("scheme", sample_of(["light", "dark"], "dark"))
-@pytest.mark.parametrize("width", [1280, 390])
-def test_the_precision_page_fits_its_width(published, visit, width, scheme):
-    shown = visit(published.html.joinpath("precision.html").as_uri(), width, color_scheme=scheme)
-    shown.select_option("#machine", label="an-NVIDIA-H100")
-    shown.select_option("#model", M650)  # four columns, and three lines that end close by
-    assert shown.evaluate("document.documentElement.scrollWidth") <= width
-    for inner, outer in shown.evaluate(
-        "[...document.querySelectorAll('.scroll')].map(e => [e.scrollWidth, e.clientWidth])"
-    ):
-        assert inner <= outer
-    boxes = [box.bounding_box() for box in shown.locator("svg").first.locator("text").all()][1:]
-    assert len(boxes) == 3
-    for upper, lower in itertools.pairwise(sorted(boxes, key=lambda box: box["y"])):
-        assert upper["y"] + 0.6 * upper["height"] <= lower["y"] + 0.4 * lower["height"]
-    assert max(box["x"] + box["width"] for box in boxes) <= width
-    folder = os.environ.get("VIRNUCPRO_SCREENSHOTS")
-    if folder:
-        shown.screenshot(path=Path(folder) / f"precision-{width}-{scheme}.png", full_page=True)
+def test_a_commit_that_changed_embeddings_is_marked_and_listed(published, visit, tmp_path, tolerant):
+    found = collect(published.results)
+    found[0]["commits"][0]["changed"] = ["8M in INT8: moved by 0.5 of the distance"]
+    path = tmp_path / "precision.html"
+    path.write_text(render("VirNucPro", found), encoding="utf-8")
+    shown = visit(path.as_uri())
+    assert shown.locator("#commit option").first.text_content().endswith(", changed")
+    assert "Listed below: embeddings that changed." in words(shown.locator("main"))
+    assert "8M in INT8: moved by 0.5 of the distance" in shown.locator("main li").all_inner_texts()
+
+
+@WITH_CHROMIUM
+def test_the_policy_of_the_precision_page_runs_its_own_script_only(published, chromium, tmp_path):
+    path = tmp_path / "precision.html"
+    text = published.html.joinpath("precision.html").read_text()
+    path.write_text(text.replace("</body>", "<script>document.title = 'ran'</script></body>"), encoding="utf-8")
+    with chromium.new_page() as shown:
+        shown.goto(path.as_uri())
+        shown.wait_for_selector("h2")
+        assert shown.title() == "Which precision? VirNucPro"
 
 
 @WITH_CHROMIUM
@@ -383,7 +398,7 @@ def test_a_long_history_stays_small_and_is_unpacked(tmp_path, known, visit, monk
                 many |= cells(model, workload, faster, {"fp16": 0.001})
         record(tmp_path, "many", f"{number:08x}" + 32 * "0", number * 86_400_000, many, known)
     path.write_text(render("VirNucPro", collect(tmp_path)), encoding="utf-8")
-    assert "const packed = true" in path.read_text()
+    assert '<script type="text/plain" id="data">' in path.read_text()
     assert path.stat().st_size < 100_000
     shown = visit(path.as_uri())
     assert shown.locator("#commit option").count() == 40

@@ -38,24 +38,46 @@ def format_value(metric: str, value: Value | None, steady: bool = True) -> str:
 
 def format_quantity(metric: str, value: float) -> str:
     """A number as people write it: three digits and a unit."""
-    if "cosine" in metric:
-        return format_cosine(value)
-    if metric in RATIOS:
-        return f"{value:.2f}x"
     if metric in (FIDELITY, MASSIVE):
         return format_error(value)
-    if metric == "same nearest neighbour":
-        return f"{math.floor(100 * value):.0f} %"
-    if metric == ENERGY:
-        return f"{value:.3g} J"
+    unit, size = unit_of(metric, value)
+    space = "" if unit in ("", "x") else " "
+    return f"{number_in(metric, value, size)}{space}{unit}"
+
+
+def unit_of(metric: str, value: float) -> tuple[str, float]:
+    """The unit in which a number is written, and its size; of several numbers, take the largest."""
+    if metric in RATIOS:
+        return "x", 1
+    if metric in (FIDELITY, MASSIVE, "same nearest neighbour"):
+        return "%", 0.01
     if metric == "peak memory":
-        return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+        return ("GiB", 2.0**30) if value >= 2**30 else ("MiB", 2.0**20)
+    if metric == "total runtime":
+        return ("s", 1) if float(f"{value:.3g}") >= 1 else ("ms", 0.001)
+    return ("J", 1) if metric == ENERGY else ("", 1)
+
+
+def number_in(metric: str, value: float, size: float) -> str:
+    """A number in a unit of this size, without it; no rounding makes a precision look more faithful."""
+    if "cosine" in metric:
+        return format_cosine(value)
+    if metric in (FIDELITY, MASSIVE):
+        return format_error(value).removesuffix(" %")
+    if metric == "same nearest neighbour":
+        return f"{math.floor(100 * value):.0f}"
+    if metric in RATIOS:
+        return f"{value:.2f}"
+    if metric == "peak memory":
+        return f"{value / size:.{2 if size == 2**30 else 0}f}"
+    if metric == ENERGY:
+        return f"{value:.3g}"
     value = float(f"{value:.3g}")
     if metric == "total runtime":
-        return f"{value:,.4g} s" if value >= 1 else f"{1000 * value:.3g} ms"
-    for size, suffix in ((1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.{2 if value < 10 * size else 1 if value < 100 * size else 0}f}{suffix}"
+        return f"{value:,.4g}" if size == 1 and value >= 1 else f"{value / size:.3g}"
+    for large, suffix in ((1e6, "M"), (1e3, "k")):
+        if value >= large:
+            return f"{value / large:.{2 if value < 10 * large else 1 if value < 100 * large else 0}f}{suffix}"
     return f"{value:.3g}"
 
 

@@ -13,6 +13,7 @@ from asv_plugin import notes
 from asv_plugin.hooks.broken_files import BROKEN, valid_machine_files
 from asv_plugin.notes import Notes
 from asv_plugin.outputs import history
+from asv_plugin.rules import Rule, rules_of
 
 THROUGHPUT = {
     "tokens/s": "throughput.Throughput.track_tokens_per_second",
@@ -112,10 +113,11 @@ def records(results_dir: Path, machine: str, benchmarks: Mapping[str, str] = BEN
 
 @dataclass(frozen=True)
 class Recorded:
-    """The present benchmarks: the version of each by name, and the precisions in the order of their `params`."""
+    """The present benchmarks: by name the version and what counts as a change; precisions in `params`' order."""
 
     versions: dict[str, str] = field(default_factory=dict)
     precisions: tuple[str, ...] = ()
+    rules: dict[str, Rule] = field(default_factory=dict)
 
 
 def read_suite(results_dir: Path) -> Recorded:
@@ -126,6 +128,7 @@ def read_suite(results_dir: Path) -> Recorded:
         return Recorded(
             {name: str(entry["version"]) for name, entry in entries.items()},
             tuple(dict.fromkeys(p for name in BENCHMARKS.values() for p in precisions_of(entries.get(name, {})))),
+            rules_of(entries),
         )
     except (util.UserError, OSError, *BROKEN):
         return Recorded()

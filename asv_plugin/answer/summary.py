@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asv_plugin.answer.advice import advise, speedup
-from asv_plugin.answer.numbers import RATIOS, format_value, improvement, ratio
+from asv_plugin.answer.numbers import RATIOS, format_value, improvement
 from asv_plugin.answer.records import (
     AGAINST_FP32,
     ENERGY,
@@ -36,12 +36,11 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Column:
-    """One precision of a table: for each row a text and, where rows compare, the share of its largest value."""
+    """One precision of a table: for each row a text and, where rows compare, the improvement over FP32."""
 
     precision: str
     cells: list[str]
     improvements: list[str]
-    shares: list[float | None]
     speedup: float | None
 
 
@@ -127,9 +126,6 @@ def table(record: Record, model: str, workload: str) -> Table:
     optional.insert(optional.index(FIDELITY) + 1, MASSIVE)
     metrics = [m for m in THROUGHPUT if m != ENERGY]
     metrics += [m for m in optional if any(record.value(m, model, p, workload) for p in shown)]
-    largest = {
-        m: max((v.median for p in shown if (v := record.value(m, model, p, workload))), default=0) for m in metrics
-    }
     advice = advise(record, model, workload, shown)
     note = next((known for p in shown if (known := record.note(model, p, workload))), {})
     blocks = max((v.samples for p in shown if (v := record.value("tokens/s", model, p, workload))), default=0)
@@ -137,26 +133,24 @@ def table(record: Record, model: str, workload: str) -> Table:
         f"{what}: {note[what]:{form}}" for what, form in (("proteins", ""), ("residues", ",")) if what in note
     ]
     size = ", ".join([*counts, f"blocks timed: {blocks}"]) if note else ""
-    columns = [column(record, largest, (model, p, workload)) for p in shown]
+    columns = [column(record, metrics, (model, p, workload)) for p in shown]
     return Table(
         model, workload, size, metrics, columns, advice.precision, advice.is_recommendation, advice.sentence
     )
 
 
-def column(record: Record, largest: dict[str, float], cell: tuple[str, ...]) -> Column:
-    """One precision's values and improvements, row by row; `largest`: each metric's largest value in the row."""
+def column(record: Record, metrics: list[str], cell: tuple[str, ...]) -> Column:
+    """One precision's values and improvements, row by row."""
     model, precision, workload = cell
-    cells, improvements, shares = [], [], []
-    for metric in largest:
+    cells, improvements = [], []
+    for metric in metrics:
         value, fp32 = record.value(metric, *cell), record.value(metric, model, "fp32", workload)
         is_ratio = metric in RATIOS
         steady = metric != "tokens/s" or record.note(*cell, about=THROUGHPUT.values()).get("settled") is not False
         written = format_value(metric, value, steady) if value or metric in THROUGHPUT else ""
         cells.append("" if is_ratio else written)
         improvements.append(written if is_ratio else improvement(metric, fp32, value))
-        share = ratio(value.median, largest[metric]) if value and metric in THROUGHPUT else None
-        shares.append(None if share is None else round(share, 3))
-    return Column(precision, cells, [] if precision == "fp32" else improvements, shares, speedup(record, *cell))
+    return Column(precision, cells, [] if precision == "fp32" else improvements, speedup(record, *cell))
 
 
 def busy(record: Record) -> Iterator[str]:

@@ -45,16 +45,25 @@ ELSEWHERE = re.compile(
 )
 INTEGRITY = re.compile(r'integrity="(sha\d+)-([^"]+)"')
 
+END_OF_HEAD = "</head>"
 NAVIGATION = '<li id="nav-li-summarylist">'
 FRONT_PAGE = (
     'id="summarygrid-display" style="position: absolute; left: 0; top: 55px; width: 100%; height: 100%">\n'
 )
 """Where index.html gets its links."""
 
+SAME_CELL = """<script>
+function sameCell() { document.querySelector("#nav-li-precision a").hash = location.hash.replace(/^[^?]*/, ""); }
+addEventListener("DOMContentLoaded", sameCell);
+addEventListener("hashchange", sameCell);
+</script>
+"""
+"""Lets the link to the Precision page name the machine, model and workload that asv's address does."""
+
 
 def check() -> None:
     """Stop with a clear error where asv's front page lacks what is replaced in it."""
-    check_page("index.html", (NAVIGATION, FRONT_PAGE), __name__)
+    check_page("index.html", (NAVIGATION, FRONT_PAGE, END_OF_HEAD), __name__)
 
 
 def add_links(index: Path, page: str, last_runs: Mapping[str, str]) -> None:
@@ -72,6 +81,7 @@ def add_links(index: Path, page: str, last_runs: Mapping[str, str]) -> None:
     )
     text = insert(text, NAVIGATION, entry, before=True)
     text = insert(text, FRONT_PAGE, front, before=False)
+    text = insert(text, END_OF_HEAD, SAME_CELL, before=True)
     index.write_text(text, encoding="utf-8")
 
 

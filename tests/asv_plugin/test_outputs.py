@@ -146,12 +146,11 @@ def test_the_page_marks_a_commit_whose_embeddings_changed(recorded):
     assert oldest.changed == []
     page = render("VirNucPro", collect(results))
     assert '"changed":["m in INT8: moved by 0.5' in page
-    assert '+ (each.changed ? ", changed embeddings" : "")])' in page
 
 
 @pytest.mark.parametrize("fingerprints", [(None, None), (ROWS, ROWS)])
-def test_a_page_without_changes_has_no_word_of_them(recorded, fingerprints):
-    assert "changed" not in render("VirNucPro", collect(recorded(*fingerprints)))
+def test_a_page_without_changes_marks_no_commit(recorded, fingerprints):
+    assert '"changed":' not in render("VirNucPro", collect(recorded(*fingerprints)))
 
 
 def test_asv_compare_prints_what_changed(recorded):

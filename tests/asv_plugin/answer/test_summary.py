@@ -268,13 +268,6 @@ def test_a_failure_that_only_points_to_anothers_is_left_out_and_any_other_is_kep
     assert said.startswith("CellFailed: NotImplementedError: no kernel for 'Half'")
 
 
-def test_bars_compare_a_row_with_its_largest_value():
-    (table,) = summarize(record({"fp32": 25_000, "fp16": 100_000}, {"fp16": 0.0})).tables
-    assert [column.shares[0] for column in table.columns] == [0.25, 1.0]
-    assert [column.shares[3] for column in table.columns] == [1.0, 0.5]
-    assert table.columns[1].shares[4] is None
-
-
 def test_fp32_alone_is_recommended():
     assert advice({"fp32": 5_000}) == ("fp32", "Use FP32: nothing else has a usable result.")
 

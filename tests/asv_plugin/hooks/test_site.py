@@ -9,7 +9,7 @@ from asv.util import UserError
 
 from asv_plugin.hooks import site
 
-PAGE = """<html>
+PAGE = """<html><head></head>
 <script src="https://code.example/jquery-3.3.1.min.js" integrity="sha256-{hash}" onerror="x()"></script>
 <link rel="stylesheet" href="https://cdn.example/bootstrap.min.css">
 <li id="nav-li-summarylist"></li>
