@@ -28,7 +28,7 @@ def imported_by(folder: str) -> set[str]:
         ("virnucpro", ("benchmarks", "asv_plugin", "asv")),
         ("virnucpro/data", ("virnucpro.models", "virnucpro.pipeline", "virnucpro.store")),
         ("virnucpro/models", ("virnucpro.pipeline", "virnucpro.store")),
-        ("virnucpro/store", ("virnucpro.models", "virnucpro.pipeline", "virnucpro.data", "torch")),
+        ("virnucpro/store", ("virnucpro.models", "virnucpro.pipeline", "virnucpro.data")),
         ("benchmarks", ("asv_plugin", "asv")),
         ("asv_plugin", ("virnucpro",)),
     ],
@@ -37,6 +37,11 @@ def test_imports_go_one_way(folder, forbidden):
     modules = imported_by(folder)
     assert modules
     assert not {name for name in modules if any(name == each or name.startswith(f"{each}.") for each in forbidden)}
+
+
+def test_of_the_store_only_pytorchs_own_files_need_it():
+    users = [path.stem for path in (ROOT / "virnucpro/store").glob("*.py") if "import torch" in path.read_text()]
+    assert users == ["tensor_files"]
 
 
 def test_the_command_begins_without_pytorch():

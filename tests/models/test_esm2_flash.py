@@ -1,5 +1,6 @@
 """load_esm2_model against fair-esm, and what it says when it cannot load."""
 
+import logging
 import re
 from argparse import Namespace
 from pathlib import Path
@@ -35,6 +36,18 @@ def test_fp32_equals_fair_esm_on_a_ragged_batch(fair_esm_model, checkpoint, some
         difference = residues_only(found[layer], tokens) - residues_only(expected[layer], tokens)
         assert found[layer].dtype == torch.float32
         assert difference.abs().max() <= 1e-5, layer
+
+
+def test_a_logger_that_is_given_tells_of_the_loading(checkpoint, caplog):
+    """The fourth argument of VirNucPro v2's function."""
+    mine = logging.getLogger("mine")
+    with caplog.at_level(logging.INFO):
+        load_esm2_model(MODEL, "cpu", False, mine, weights=checkpoint)
+        load_esm2_model(MODEL, "cpu", precision="fp32", weights=checkpoint, logger_instance=None)
+    told = [(each.name, each.levelname, each.getMessage()) for each in caplog.records]
+    begin = f"loading {MODEL} in fp32 on cpu, weights: {checkpoint}"
+    own = esm2_flash.__name__
+    assert told == [(name, "INFO", text) for name in ("mine", own) for text in (begin, f"loaded {MODEL}")]
 
 
 @pytest.mark.parametrize("precision, smallest_cosine", [("bf16", 0.999), ("fp16", 0.9999)])

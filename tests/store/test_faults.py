@@ -13,6 +13,7 @@ import pytest
 
 from tests.store.faulty_disk import FaultyDisk, fault_points
 from tests.store.rows import SEQUENCES, append, datasets, finish, partial, rows_in, whole_run
+from virnucpro.store import parquet
 from virnucpro.store import run as run_module
 from virnucpro.store.errors import WriteError
 from virnucpro.store.place import folder_of
@@ -128,7 +129,7 @@ def test_an_older_folder_stays_where_the_new_one_cannot_take_its_place(tmp_path)
             path.mkdir()
             return bool((path / "part-00000.parquet").write_text("new"))
 
-        with OutputFolder(output, is_folder=True) as folder:
+        with OutputFolder(output, holds=parquet.HOLDS) as folder:
             folder.put(write, 0)
 
     for failing in itertools.count(1):

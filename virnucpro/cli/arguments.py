@@ -168,10 +168,17 @@ def add_merge(commands: Any) -> None:
         description="Put the parts that `virnucpro embed --shard` wrote together, in the order of the input.",
         epilog=EXIT_CODES,
     )
-    command.set_defaults(run=merge)
+    command.set_defaults(run=merge, refuse=command.error)
     command.add_argument("output", type=path, metavar="OUT.h5")
     command.add_argument("parts", type=path, nargs="+", metavar="PART.h5", help="of all shards, in any order")
     add_format(command)
+    command.add_argument(
+        "--input",
+        type=file_name,
+        nargs="+",
+        metavar="IN.fasta",
+        help="with --layout virnucpro: the files that the shards are of, for the proteins",
+    )
     command.add_argument("--force", action="store_true", help="replace OUT.h5 when the new one is complete")
     command.add_argument(
         "--allow-mixed", action="store_true", help="take parts of different hardware, whose rounding differs"
@@ -201,12 +208,18 @@ def add_format(command: argparse.ArgumentParser) -> None:
         "--format", choices=tuple(BY_NAME), help="default: by the output's ending, .h5, .parquet or .npz"
     )
     command.add_argument(
-        "--layout", choices=LAYOUTS, default="table", help="per-protein: a dataset for each protein, as UniProt's"
+        "--layout",
+        choices=LAYOUTS,
+        default="table",
+        help="per-protein: a dataset for each protein, as UniProt's; virnucpro: a folder of the files that "
+        "VirNucPro reads",
     )
 
 
 def refuse_contradictions(chosen: argparse.Namespace) -> None:
     """End the program with the usage where an option has no effect beside the others."""
+    if chosen.run is merge and bool(chosen.input) != (chosen.layout == "virnucpro"):
+        chosen.refuse("--layout virnucpro needs --input, the files that the shards are of, and nothing else does")
     if chosen.run is not embed:
         return
     if chosen.chunk is not None and not chosen.translate:

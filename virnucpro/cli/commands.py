@@ -6,22 +6,23 @@ import ctypes
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virnucpro.cli.interrupts import Stop
 from virnucpro.cli.progress import Progress
-from virnucpro.cli.report import tell, tell_estimate
+from virnucpro.cli.report import tell, tell_estimate, tell_of_truncation
 from virnucpro.cli.skipped import AN_INPUT_OR_OUTPUT, SkipLog
 from virnucpro.cli.streams import output_to_errors
 from virnucpro.data.fasta import Fasta
 from virnucpro.data.six_frame import STANDARD
 from virnucpro.errors import ArgumentError, UserError
 from virnucpro.pipeline.shards import Shard
-from virnucpro.store.formats import TABLE, format_of
+from virnucpro.store.formats import TABLE, TENSOR_FILES, format_of
 from virnucpro.store.place import same
 from virnucpro.store.run import check_output
+from virnucpro.store.settings import plain
 
 if TYPE_CHECKING:  # it imports PyTorch
     from virnucpro.pipeline.options import Options
@@ -54,7 +55,7 @@ def embed_input(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, sk
             f"a shard is a part in the format h5, and {chosen.output} would be {format.name}: name a .h5 file; "
             "virnucpro merge makes other formats of the parts"
         )
-    output = check_output(chosen.output, chosen.resume, chosen.force, [*reads, *weights], format.is_folder)
+    output = check_output(chosen.output, chosen.resume, chosen.force, [*reads, *weights], format.holds)
     check_streams(output)
     others: dict[str, list[str | int]] = {what: [number] for number, what in STREAMS.items()}
     others |= {AN_INPUT_OR_OUTPUT: reads, "a file of the weights": weights}
@@ -62,10 +63,13 @@ def embed_input(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, sk
     give_back_freed_memory()
     with Fasta(*chosen.input) as fasta:
         from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
-        from virnucpro.pipeline.embed import embed_file
+        from virnucpro.pipeline.embed import check_format, embed_file
         from virnucpro.pipeline.resuming import earlier_settings, recorded_channels
 
         options = options_of(chosen)
+        check_format(format, options, fasta)
+        if format is TENSOR_FILES:
+            tell_of_truncation(options.max_length, options.chunk)
         shard = Shard.parse(chosen.shard) if chosen.shard else None
         skips.open()
         run: dict[str, Any] = {
@@ -189,14 +193,23 @@ def check_streams(output: Path) -> None:
 
 def merge(chosen: argparse.Namespace, words: Sequence[str], stop: Stop) -> dict[str, Any]:
     """``virnucpro merge``; returns the summary."""
+    from virnucpro.pipeline.embed import input_again
     from virnucpro.pipeline.resuming import Stopped
     from virnucpro.store.merge import merge as merge_parts
 
     format = format_of(chosen.output, chosen.format, chosen.layout)
+
+    inputs = chosen.input or []
+
+    def proteins(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        tell_of_truncation(plain(settings["max_length"]), plain(settings["chunk"]))
+        return input_again(inputs, settings)
+
     command = shlex.join(["virnucpro", *words])
     check_streams(chosen.output)
     with stop.on_signals():
-        summary = merge_parts(chosen.output, chosen.parts, format, command, chosen.force, chosen.allow_mixed, stop)
+        how = (chosen.force, chosen.allow_mixed, stop, inputs, proteins)
+        summary = merge_parts(chosen.output, chosen.parts, format, command, *how)
     if summary is None:
         raise Stopped("stopped, and nothing was written")
     return summary

@@ -1,5 +1,6 @@
 """What became of the input: what was skipped, cut or left out, and what was embedded."""
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,8 @@ from virnucpro.store.disk import amount
 
 if TYPE_CHECKING:  # it imports PyTorch
     from virnucpro.data.proteins import Tally
+
+VIRNUCPROS_LENGTH = 1_024
 
 
 def tell(summary: dict[str, Any], skipped: "dict[str, Tally]") -> None:
@@ -45,6 +48,20 @@ def tell(summary: dict[str, Any], skipped: "dict[str, Tally]") -> None:
         say(
             f"virnucpro: {summary['sequences']:,} sequences, {summary['residues']:,} residues in "
             f"{summary['output']} after {summary['seconds']:,.1f} s"
+        )
+
+
+def tell_of_truncation(max_length: int | None, chunk: int | None) -> None:
+    """How VirNucPro takes longer proteins, where its files are written and any could be longer.
+
+    `chunk`: nucleotides of a fragment, where the proteins are of such.
+    """
+    longest = math.inf if chunk is None else chunk // 3
+    if max_length != VIRNUCPROS_LENGTH and longest > min(max_length or math.inf, VIRNUCPROS_LENGTH):
+        say(
+            f"virnucpro: of longer proteins VirNucPro averages the first {VIRNUCPROS_LENGTH:,} residues, and this "
+            f"{'all' if max_length is None else f'the first {max_length:,}'}: --max-length {VIRNUCPROS_LENGTH} is "
+            "nearest to it"
         )
 
 

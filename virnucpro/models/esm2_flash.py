@@ -1,5 +1,6 @@
 """Load ESM-2: a checkpoint, or random weights of the same architecture, in a chosen precision."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from virnucpro.models.linear import parameter
 from virnucpro.models.precision import PRECISIONS, auto_precision, unsupported_reason
 from virnucpro.models.weights import Weights
 
+logger = logging.getLogger(__name__)
+
 __all__ = ["CheckpointError", "find_device", "load_esm2_model", "recommended_precision"]
 
 
@@ -23,6 +26,7 @@ def load_esm2_model(
     model_name: str = "esm2_t36_3B_UR50D",
     device: str | torch.device | None = None,
     enable_fp16: bool | None = None,
+    logger_instance: logging.Logger | None = None,
     *,
     precision: str | None = None,
     weights: str | os.PathLike[str] = "pretrained",
@@ -36,6 +40,7 @@ def load_esm2_model(
     enable_fp16: FP16 or FP32, where `precision` is not given; by default the rule of ``--precision auto`` decides:
         FP16 on a GPU with tensor cores, FP32 elsewhere. With the environment variable ``VIRNUCPRO_DISABLE_FP16=1``
         it is FP32 in any case.
+    logger_instance: what tells, at the level INFO, which model is loaded and how; by default this module's logger.
     precision: a name in `PRECISIONS`: ``fp32`` (IEEE, TF32 off), ``tf32``, ``bf16``, ``fp16``, ``int8`` or
         ``fp8``; wins over the two above.
     weights: ``pretrained`` (downloaded to and read from fair-esm's cache), ``random`` (the exact architecture with
@@ -64,6 +69,8 @@ def load_esm2_model(
     check_precision(precision, device)
     check_can_compute(device)
     check_channels({} if channels_apart is None else channels_apart, model_name)
+    log = logger if logger_instance is None else logger_instance
+    log.info("loading %s in %s on %s, weights: %s", model_name, precision, device, os.fspath(weights))
 
     values = Weights(model_name, weights, seed, device)
     with torch.device("meta"):
@@ -81,6 +88,7 @@ def load_esm2_model(
     for leaf, each in values.of("emb_layer_norm_after").items():
         setattr(model.emb_layer_norm_after, leaf, parameter(each.to(dtype)))
     model.eval()
+    log.info("loaded %s", model_name)
     return model, BatchConverter()
 
 

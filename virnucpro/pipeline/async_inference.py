@@ -7,13 +7,15 @@ for a pool of threads, now and then for 20 to 60 ms where other programs use the
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from virnucpro.data.collated import pack_of
 from virnucpro.data.packing import Pack, unpad
 from virnucpro.errors import ArgumentError, UserError
 from virnucpro.names import shown
@@ -83,8 +85,10 @@ class AsyncInferenceRunner:
             self.copy_in = torch.cuda.Stream(self.device)
             self.copy_out = torch.cuda.Stream(self.device)
 
-    def run(self, batches: Iterable[Batch | Pack]) -> Iterator[InferenceResult]:
-        """Yield one result a batch, in order. A batch is a `Pack`, or what a batch converter returns.
+    def run(self, batches: Iterable[Batch | Pack | Mapping[str, Any]]) -> Iterator[InferenceResult]:
+        """Yield one result a batch, in order. A batch is a `Pack`, what a batch converter returns, or a dict.
+
+        A dict is what VirNucPro v2's collator makes, see `pack_of`; an empty one has no result.
 
         At most `batches_in_flight` batches are held, however long the input. A batch that the GPU's memory does
         not hold is computed in parts. Raises ValueError for a protein without residues, NonFiniteEmbeddingError,
@@ -92,8 +96,12 @@ class AsyncInferenceRunner:
         does not fit alone.
         """
         waiting: deque[Callable[[], InferenceResult]] = deque()
-        for batch in batches:
-            waiting.append(self._submit(batch if isinstance(batch, Pack) else unpad(batch[0], batch[2])))
+        for number, batch in enumerate(batches):
+            pack = as_pack(batch, number)
+            if pack is None:
+                continue
+            waiting.append(self._submit(pack))
+            del batch, pack
             if len(waiting) == self.batches_in_flight:
                 yield waiting.popleft()()
         while waiting:
@@ -181,6 +189,13 @@ class AsyncInferenceRunner:
         on_host.copy_(tensor, non_blocking=True)
         tensor.record_stream(self.copy_out)
         return on_host
+
+
+def as_pack(batch: Batch | Pack | Mapping[str, Any], number: int) -> Pack | None:
+    """The pack of whatever a batch can be; None for a dict without one."""
+    if isinstance(batch, Pack):
+        return batch
+    return pack_of(batch, number) if isinstance(batch, Mapping) else unpad(batch[0], batch[2])
 
 
 def layer_index(model: nn.Module, layer: int) -> int:

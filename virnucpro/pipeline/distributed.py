@@ -21,7 +21,7 @@ from virnucpro.data.fasta import Fasta
 from virnucpro.data.packing import pack
 from virnucpro.data.proteins import Skipped
 from virnucpro.pipeline.cluster import connected, resources
-from virnucpro.pipeline.embed import Progressed, inputs_of, reader_of, summary_of, write_output
+from virnucpro.pipeline.embed import Progressed, check_format, inputs_of, reader_of, summary_of, write_output
 from virnucpro.pipeline.input import Numbered, NumberedPacks
 from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.pool import ALLOW_MIXED, Pool, Task
@@ -67,10 +67,11 @@ def embed_with_ray(
     The datasets have the same bytes as those of `embed_file` on the same kind of hardware. Raises RayError, too.
     """
     began = time.perf_counter()
-    output = check_output(output, resume, force, inputs_of(fasta), format.is_folder)
+    output = check_output(output, resume, force, inputs_of(fasta), format.holds)
+    check_format(format, options, fasta)
     with (
         connected(address, workers) as ray,
-        Run(output, resume, format.is_folder, format.in_place(), force) as run,
+        Run(output, resume, format.holds, format.in_place(), force) as run,
     ):
         complete = resume and run.begun is None and output.exists()
         known = earlier_settings(output) if resume else {}

@@ -5,7 +5,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,8 @@ import torch
 from virnucpro.data.fasta import Fasta
 from virnucpro.data.packing import pack
 from virnucpro.data.proteins import ProteinReader, Skipped, Tally
+from virnucpro.data.six_frame import STANDARD
+from virnucpro.errors import ArgumentError
 from virnucpro.models.esm2 import ESM2
 from virnucpro.names import NOT_FINITE
 from virnucpro.pipeline.input import InputChangedError, NumberedPacks
@@ -27,7 +30,7 @@ from virnucpro.store.formats import TABLE, Format
 from virnucpro.store.npz import TooLargeError
 from virnucpro.store.rows import Counts
 from virnucpro.store.run import Run, check_output
-from virnucpro.store.settings import check_same
+from virnucpro.store.settings import check_same, plain
 
 DEFAULTS = Options()
 
@@ -97,7 +100,8 @@ def embed_file(
     Whatever is raised, what was computed before is kept for ``resume=True``: StoreError for the output, FastaError
     for the input, and what `AsyncInferenceRunner` raises.
     """
-    output = check_output(output, resume, force, inputs_of(fasta), format.is_folder)
+    output = check_output(output, resume, force, inputs_of(fasta), format.holds)
+    check_format(format, options, fasta)
     settings = {**(about or {}), **settings_of(model, options, earlier_settings(output) if resume else {})}
     settings |= shard.settings if shard is not None else {}
     runner, shape = runner_for(model, options), shape_of_row(model, options)
@@ -108,7 +112,7 @@ def embed_file(
     source = NumberedPacks(packs, shard)
     if shard is not None:
         reader.own = source.is_own
-    with Run(output, resume, format.is_folder, format.in_place(), force) as run:
+    with Run(output, resume, format.holds, format.in_place(), force) as run:
         if run.begun is not None:
             check_same(run.begun, compared(settings), f"{run.folder} was begun")
         before, left = begin(run, compared(settings), source, format, resume, stop)
@@ -156,6 +160,8 @@ def write_output(
         more: dict[str, Any] = {"in_place": True} if in_place else {}
         if "shard" in settings:
             more["blocks"] = source.blocks
+        if format.with_proteins:
+            more["proteins"] = proteins_again(fasta.paths, options, settings["token_budget"], source.digest)
         return format.write(path, rows, attributes, shape, ragged, stop, **more)
 
     try:
@@ -188,6 +194,46 @@ def check_untouched(
         f"{' or '.join(fasta.paths)} was changed while it was read, so what was embedded may be of neither "
         "the old nor the new one: begin anew with --force, when nobody writes to it"
     )
+
+
+def check_format(format: Format, options: Options, fasta: Fasta) -> None:
+    """Raise UserError where this format cannot hold such rows, or needs an input again that can be read once."""
+    format.check_rows(options.dtype, len(options.layers), options.pool == "residue")
+    if format.with_proteins and not fasta.lasting:
+        raise ArgumentError(
+            f"the layout {format.name} has the proteins, too, for which the input is read again at the end, and "
+            f"{' or '.join(fasta.paths)} is no file that can be: put it into one"
+        )
+
+
+def proteins_again(
+    paths: Sequence[str], options: Options, token_budget: int, digest: str
+) -> Iterator[tuple[str, str]]:
+    """The proteins of an input that was embedded, ``(name, protein)``, as they were; a pack of them is held.
+
+    Raises InputChangedError at the end where the input, whose `digest` was this one, is another one now.
+    """
+    held: deque[tuple[str, str]] = deque()
+
+    def holding(proteins: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        for each in proteins:
+            held.append(each)
+            yield each
+
+    with Fasta(*paths) as fasta:
+        source = NumberedPacks(pack(holding(reader_of(fasta, options)), token_budget))
+        for each in source:
+            for _ in each.pack.sequence_ids:
+                yield held.popleft()
+    if source.digest != digest:
+        raise InputChangedError(f"{' or '.join(paths)} is not what was embedded: begin anew with --force")
+
+
+def input_again(paths: Sequence[str], settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """As `proteins_again`, of what a part was made of, by its settings."""
+    length, chunk, code = (plain(settings.get(name)) for name in ("max_length", "chunk", "genetic_code"))
+    options = Options(max_length=length, chunk=chunk, genetic_code=code or STANDARD)
+    return proteins_again(paths, options, settings["token_budget"], settings["input_digest"])
 
 
 def reader_of(

@@ -18,19 +18,19 @@ from virnucpro.models.esm2 import ESM2, SHAPES
 from virnucpro.models.esm2_flash import find_device
 from virnucpro.models.token_budget import DEFAULT_TOKEN_BUDGET
 from virnucpro.models.token_budget import token_budget as budget_of
-from virnucpro.pipeline.embed import reader_of
+from virnucpro.pipeline.embed import check_format, reader_of
 from virnucpro.pipeline.input import NumberedPacks
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
 from virnucpro.pipeline.resuming import Stopped
 from virnucpro.pipeline.shards import Shard
-from virnucpro.store.formats import PER_PROTEIN, Format
+from virnucpro.store.formats import PER_PROTEIN, TENSOR_FILES, Format
 from virnucpro.store.run import BYTES_OF_A_NAME
 
 MEASURED_SECONDS = 5.0
 PACKS_MEASURED = 16  # at most, drawn from all of the input
 
-BESIDE_ROWS = {"h5": BYTES_OF_A_NAME + 32, PER_PROTEIN.name: 560, "parquet": 40, "npz": 8}
-"""Bytes that a sequence takes in a file of each format, about, beside its rows and the letters of its name."""
+BESIDE_ROWS = {"h5": BYTES_OF_A_NAME + 32, PER_PROTEIN.name: 560, "parquet": 40, "npz": 8, TENSOR_FILES.name: 290}
+"""Bytes that a sequence takes in a file of each format, about, beside its rows and what `letters_of` counts."""
 
 
 LEAST_BYTES = 8_192
@@ -73,6 +73,7 @@ def estimate(
         budget = options.token_budget or DEFAULT_TOKEN_BUDGET[find_device(device).type]
     else:
         budget = options.token_budget or budget_of(model)
+    check_format(format, options, fasta)
     runner_for(model, options)  # which refuses layers that there are not
     reader = reader_of(fasta, dataclasses.replace(options, strict=False))
     packs = NumberedPacks(pack(format.named(reader), budget), shard)
@@ -83,18 +84,25 @@ def estimate(
     if measured:
         rate = speed_of(model, options, size.sample, stop)
     rows = size.residues if options.pool == "residue" else size.sequences
-    names = 4 * size.longest * size.sequences if format.name == "npz" else size.letters
     values = rows * math.prod(shape_of_row(model, options)) * np.dtype(options.dtype).itemsize
+    beside = letters_of(size, format) + BESIDE_ROWS[format.name] * size.sequences + LEAST_BYTES
     return {
         **reader.summary(),
         "sequences": size.sequences,
         "residues": size.residues,
         "tokens": size.tokens,
-        "output_bytes": values + names + BESIDE_ROWS[format.name] * size.sequences + LEAST_BYTES,
+        "output_bytes": values + beside,
         "tokens_per_second": None if rate is None else round(rate, 1),
         "measured": measured,
         "hours": round(size.tokens / rate / 3600, 6) if rate else 0.0,
     }
+
+
+def letters_of(size: Size, format: Format) -> int:
+    """Bytes of the names, and of the proteins where the format has them, too."""
+    if format.name == "npz":
+        return 4 * size.longest * size.sequences
+    return 2 * size.letters + size.residues if format.with_proteins else size.letters
 
 
 def planned(name: str) -> ESM2:

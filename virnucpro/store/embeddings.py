@@ -12,7 +12,7 @@ from virnucpro.store.formats import Reader, open_reader
 
 
 class Embeddings(Access):
-    """A file (or Parquet folder) of embeddings, read as far as it is asked for. Use as a context manager.
+    """A file, or folder, of embeddings, read as far as it is asked for. Use as a context manager.
 
     ``len(file)``; ``file[3]`` or ``file["my protein"]`` is a sequence's embedding, ``[D]`` or with residues
     ``[residues, D]`` (with several layers ``[layers, D]``, ``[residues, layers, D]``); ``file[2:5]`` is an array

@@ -9,28 +9,32 @@ from typing import Any
 
 import h5py
 
-from virnucpro.store import hdf5, npz, parquet, per_protein
+from virnucpro.store import hdf5, npz, parquet, per_protein, tensor_files
 from virnucpro.store.errors import StoreError, reading
 from virnucpro.store.place import kind
 
 Writer = Callable[..., bool]
-"""``write(path, rows, attributes, shape, ragged, stop)``, as `write_hdf5`, which alone takes more."""
+"""``write(path, rows, attributes, shape, ragged, stop)``, as `write_hdf5`; what takes more, `Format` tells."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format: its name, what files of this version and older ones say that they are, the writer, whether it is a
-    folder. `check` raises StoreError where a package is missing. `check_names` passes ``(name, protein)`` on, and
-    raises as soon as their names cannot be those of such a file. `in_place`: whether the writer takes rows as they
-    are on disk, see `write_hdf5`."""
+    """A format: its name, what files of this version and older ones say that they are, the writer, and of a folder
+    how the files that it `holds` are called, see `place_of`. `check` raises StoreError where a package is missing.
+    `check_names` passes ``(name, protein)`` on, and raises as soon as their names cannot be those of such a file.
+    `in_place`: whether the writer takes rows as they are on disk, see `write_hdf5`. `check_rows` raises StoreError
+    for rows that such a file cannot have, see `tensor_files`. `with_proteins`: the writer takes ``proteins``, too,
+    see `write_tensor_files`."""
 
     name: str
     contents: tuple[str, ...]
     write: Writer
-    is_folder: bool = False
+    holds: tuple[str, ...] = ()
     check_names: Callable[[Iterable[tuple[str, str]]], Iterator[tuple[str, str]]] | None = None
     check: Callable[[], Any] = lambda: None
     in_place: Callable[[], bool] = lambda: False
+    check_rows: Callable[[str, int, bool], None] = lambda dtype, layers, ragged: None
+    with_proteins: bool = False
 
     def named(self, proteins: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
         """The proteins, ``(name, protein)``, with their names checked where the format asks for it."""
@@ -44,19 +48,28 @@ PER_PROTEIN = Format(
     per_protein.write_per_protein,
     check_names=per_protein.nameable,
 )
+TENSOR_FILES = Format(
+    "virnucpro",
+    (tensor_files.FORMAT,),
+    tensor_files.write_tensor_files,
+    holds=tensor_files.HOLDS,
+    check_names=tensor_files.nameable,
+    check_rows=tensor_files.check_rows,
+    with_proteins=True,
+)
 BY_NAME = {
     "h5": TABLE,
     "parquet": Format(
         "parquet",
         (parquet.FORMAT, parquet.BEFORE_CHECKSUMS),
         parquet.write_parquet,
-        is_folder=True,
+        holds=parquet.HOLDS,
         check=parquet.import_pyarrow,
     ),
     "npz": Format("npz", (npz.FORMAT,), npz.write_npz, check_names=npz.nameable),
 }
 ENDINGS = {".h5": "h5", ".hdf5": "h5", ".hdf": "h5", ".parquet": "parquet", ".npz": "npz"}
-LAYOUTS = ("table", "per-protein")
+LAYOUTS = ("table", "per-protein", "virnucpro")
 
 
 def format_of(output: Path, name: str | None = None, layout: str = "table") -> Format:
@@ -64,7 +77,15 @@ def format_of(output: Path, name: str | None = None, layout: str = "table") -> F
 
     Raises StoreError for a layout that the format does not have, and where a package is missing.
     """
-    chosen = BY_NAME[name or ENDINGS.get(output.suffix.lower(), "h5")]
+    ending = ENDINGS.get(output.suffix.lower())
+    if layout == "virnucpro":
+        if name or ending:
+            raise StoreError(
+                f"--layout virnucpro is a folder of VirNucPro's files, and {output} would be {name or ending}: "
+                "name a folder, as contigs_protein"
+            )
+        return TENSOR_FILES
+    chosen = BY_NAME[name or ending or "h5"]
     if layout == "per-protein":
         if chosen is not TABLE:
             raise StoreError(
@@ -87,7 +108,7 @@ def start_of(path: Path) -> bytes:
         return file.read(4)
 
 
-Reader = hdf5.Table | per_protein.PerProtein | parquet.Parquet | npz.Npz
+Reader = hdf5.Table | per_protein.PerProtein | parquet.Parquet | npz.Npz | tensor_files.TensorFiles
 """A file or folder of embeddings, read as far as it is asked for.
 
 `settings`: its attributes; `names`, `lengths` (int64): of the sequences, in the order of the input; `embeddings`:
@@ -100,6 +121,8 @@ arrays. ``verify()`` proves all of it, is False where it has no checksums, and r
 def open_reader(path: Path) -> Reader:
     """A reader of what is at `path`, told by its content; StoreError for what is damaged or not of virnucpro's."""
     with reading(path):
+        if (path / tensor_files.ABOUT).is_file():
+            return tensor_files.TensorFiles(path)
         if path.is_dir():
             parquet.import_pyarrow()
             return parquet.Parquet(path)

@@ -5,8 +5,9 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 import resource
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from virnucpro.store.errors import StoreError, damaged, reading
 from virnucpro.store.formats import Format, open_table
 from virnucpro.store.hdf5 import BEFORE_CHECKSUMS, Table, crc_of_names
+from virnucpro.store.place import Named
 from virnucpro.store.rows import Counts, bytes_of
 from virnucpro.store.run import OutputFolder, begun_settings, check_output, remove, size_of
 from virnucpro.store.settings import differences, differing_values
@@ -47,23 +49,28 @@ def merge(
     force: bool = False,
     allow_mixed: bool = False,
     stop: Callable[[], bool] = lambda: False,
+    inputs: Sequence[Named] = (),
+    proteins: Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]] = lambda settings: (),
 ) -> dict[str, Any] | None:
     """Write `output` from all the parts of an input, streaming; returns a summary, for JSON, None where stopped.
 
     Raises StoreError, naming the parts, where one is missing, comes twice, is unfinished, or is of another input
     or was made with other settings; nothing is written then. `allow_mixed`: parts may come from different
-    hardware, whose rounding differs; ``device`` then names all.
+    hardware, whose rounding differs; ``device`` then names all. `inputs`, `proteins`: of a format `with_proteins`
+    the files that the shards are of, and what reads the proteins from them, by the settings of the parts.
     """
-    output = check_output(output, False, force, parts, format.is_folder)
+    output = check_output(output, False, force, [*parts, *inputs], format.holds)
     with PartFiles(parts, allow_mixed) as files:
         rows = MergedRows(files)
+        format.check_rows(rows.dtype.name, math.prod(rows.shape[:-1]), rows.ragged)
         check_names(rows, format)
+        more = {"proteins": proteins(files.settings)} if format.with_proteins else {}
         about = {name: value for name, value in files.settings.items() if name not in OF_A_PART}
         attributes = {**about, "command": command}
-        with OutputFolder(output, format.is_folder, force) as folder:
+        with OutputFolder(output, format.holds, force) as folder:
             try:
                 if not folder.put(
-                    lambda path: format.write(path, rows, attributes, rows.shape, rows.ragged, stop),
+                    lambda path: format.write(path, rows, attributes, rows.shape, rows.ragged, stop, **more),
                     size_of(rows) + bytes_of(rows),
                 ):
                     return None

@@ -30,6 +30,8 @@ CONTENT = b"virnucpro crc32"
 """The key in a part's metadata of the CRC-32 of its names, a line each, of its lengths and of its embeddings, in
 JSON: a page's checksum does not prove the page's header, which says how to read it."""
 
+HOLDS = ("part-*.parquet",)
+
 PART_BYTES = 2**29  # of embeddings in a part
 ROW_GROUP_BYTES = 2**26  # of embeddings; what a reader holds at a time
 

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from virnucpro.store.errors import StoreError
@@ -24,10 +24,10 @@ KINDS = {
 }
 
 
-def place_of(output: str | os.PathLike[str], is_folder: bool = False) -> Path:
+def place_of(output: str | os.PathLike[str], holds: Sequence[str] = ()) -> Path:
     """The file that `output` stands for, existing or not: where all symbolic links lead, dangling ones too.
 
-    `is_folder`: it will be a folder of Parquet files, and may be one.
+    `holds`: it will be a folder of files of such names, as `Path.match` reads them, and may be one.
     Raises StoreError, naming what is there, for anything but a regular file or a free name in a folder.
     """
     path = Path(output)
@@ -42,9 +42,9 @@ def place_of(output: str | os.PathLike[str], is_folder: bool = False) -> Path:
     for about in (at_path, at_place):
         if about is None or stat.S_ISREG(about.st_mode):
             continue
-        if not is_folder or not stat.S_ISDIR(about.st_mode):
+        if not holds or not stat.S_ISDIR(about.st_mode):
             raise StoreError(f"{shown} is {kind(about)}: name a file")
-        if any(not each.match("part-*.parquet") for each in place.iterdir()):
+        if not all(any(map(each.match, holds)) for each in place.iterdir()):
             raise StoreError(f"{shown} is a folder that holds something else: give another name")
     same = at_path is at_place or (at_path and at_place and os.path.samestat(at_path, at_place))
     if not same:
@@ -103,8 +103,8 @@ def check_parent(place: Path, ours: Iterable[str]) -> None:
 
 
 def check_apart(place: Path, others: Collection[Named]) -> None:
-    """Raise StoreError where `place`, or a file beside its rows, is one of `others`."""
-    for path in (place, *among(folder_of(place))):
+    """Raise StoreError where `place`, a file in it or one beside its rows, is one of `others`."""
+    for path in (place, *among(place), *among(folder_of(place))):
         if same(path, others):
             raise StoreError(f"{path} is the input: name another file")
 

@@ -75,14 +75,14 @@ def check_output(
     resume: bool,
     force: bool,
     inputs: Collection[Named] = (),
-    is_folder: bool = False,
+    holds: Sequence[str] = (),
 ) -> Path:
     """Where a run may write; raises StoreError where it may not, before anything is spent on it.
 
-    `inputs`: what the run reads, paths or open descriptors; the output is none of them, by no link. `is_folder`:
-    the output will be a folder of Parquet files.
+    `inputs`: what the run reads, paths or open descriptors; the output is none of them, by no link. `holds`:
+    what names the files have, where the output is a folder; see `place_of`.
     """
-    place = place_of(output, is_folder)
+    place = place_of(output, holds)
     check_folder(place, (*OURS, *OF_0_4), OUR_FOLDERS)
     check_apart(place, inputs)
     if resume or force:
@@ -165,16 +165,16 @@ class OutputFolder:
     Raises StoreError where the folder cannot be written or another process has it.
     """
 
-    def __init__(self, output: Path, is_folder: bool = False, may_replace: bool = True):
-        self.output, self._is_folder = place_of(output, is_folder), is_folder
+    def __init__(self, output: Path, holds: Sequence[str] = (), may_replace: bool = True):
+        self.output, self._holds = place_of(output, holds), holds
         self.folder = folder_of(self.output)
-        self.whole = self.folder / (FINISHED_FOLDER if is_folder else FINISHED)
+        self.whole = self.folder / (FINISHED_FOLDER if holds else FINISHED)
         check_folder(self.output, (*OURS, *OF_0_4), OUR_FOLDERS)
         with self.writing():
             self._lock = locked(self.folder, self.output)
         if not may_replace:
             try:  # once more: another process may have come and gone before the lock was taken
-                check_output(self.output, resume=False, force=False, is_folder=is_folder)
+                check_output(self.output, resume=False, force=False, holds=holds)
             except BaseException:
                 OutputFolder.__exit__(self)
                 raise
@@ -196,7 +196,7 @@ class OutputFolder:
                 if not write(self.whole):
                     return False
                 sync_tree(self.whole)
-                if place_of(self.output, self._is_folder) != self.output:  # whenever it came there
+                if place_of(self.output, self._holds) != self.output:  # whenever it came there
                     raise StoreError(f"{self.output} has become a symbolic link: move it, and run again")
                 move_into_place(self.whole, self.output)
             finally:
@@ -272,9 +272,9 @@ class Run(OutputFolder):
     """
 
     def __init__(
-        self, output: Path, resume: bool, is_folder: bool = False, in_place: bool = False, force: bool = True
+        self, output: Path, resume: bool, holds: Sequence[str] = (), in_place: bool = False, force: bool = True
     ):
-        super().__init__(output, is_folder, resume or force)
+        super().__init__(output, holds, resume or force)
         self._in_place = in_place
         self._ahead: RowsAhead | None = None
         self.stored: Index = {}
