@@ -22,8 +22,8 @@ NOT_IN_ROWS = (
 """Of virnucpro/models, what loads weights or chooses settings: a run records these, and compares them."""
 
 BESIDE = (
-    *(Path("virnucpro", "data", name) for name in ("tokens.py", "packing.py")),
-    *(Path("virnucpro", "pipeline", name) for name in ("async_inference.py", "options.py")),
+    *(Path("virnucpro", "data", name) for name in ("tokens.py", "packing.py", "windows.py")),
+    *(Path("virnucpro", "pipeline", name) for name in ("async_inference.py", "options.py", "parts.py")),
 )
 """Beside the models, what turns letters into rows; a run compares the tokens that come out of other readers."""
 

@@ -111,9 +111,20 @@ def add_embed(commands: Any) -> None:
     sequences.add_argument(
         "--max-length",
         type=positive_or("none"),
-        default=1022,
+        default=argparse.SUPPRESS,
         metavar="N",
         help="residues embedded of a longer protein (default: 1022, as fair-esm); none for all",
+    )
+    sequences.add_argument(
+        "--long",
+        type=not_empty,
+        metavar="window:SIZE:OVERLAP",
+        help="embed longer proteins whole, in overlapping windows of SIZE residues, instead of --max-length",
+    )
+    sequences.add_argument(
+        "--dedupe",
+        action="store_true",
+        help="compute equal sequences once, among half a million tokens of the input at a time",
     )
     sequences.add_argument(
         "--strict", action="store_true", help="what would be skipped, or named twice, is an error"
@@ -226,6 +237,8 @@ def refuse_contradictions(chosen: argparse.Namespace) -> None:
         chosen.refuse("--chunk is for DNA: it needs --translate six-frame")
     if chosen.genetic_code is not None and not chosen.translate:
         chosen.refuse("--genetic-code is for DNA: it needs --translate six-frame")
+    if chosen.long and getattr(chosen, "max_length", None) is not None:
+        chosen.refuse("--max-length cuts a longer protein, and --long embeds all of it: choose one")
     if chosen.strict and chosen.on_nan == "skip":
         chosen.refuse("--strict makes an error of what --on-nan skip would leave out: choose one")
     if chosen.estimate and chosen.ray:

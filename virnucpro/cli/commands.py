@@ -131,18 +131,22 @@ def embed_input(chosen: argparse.Namespace, words: Sequence[str], stop: Stop, sk
 
 def options_of(chosen: argparse.Namespace) -> "Options":
     """What is computed and kept."""
+    from virnucpro.data.windows import Window
     from virnucpro.pipeline.options import Options
 
+    long = Window.parse(chosen.long) if chosen.long else None
     return Options(
         pool=chosen.pool,
         layers=tuple(chosen.layers),
-        max_length=chosen.max_length,
+        max_length=getattr(chosen, "max_length", None if long else Options.max_length),
         chunk=(chosen.chunk or DEFAULT_CHUNK) if chosen.translate else None,
         dtype=chosen.dtype,
         token_budget=chosen.token_budget,
         strict=chosen.strict,
         on_nan=chosen.on_nan,
         genetic_code=chosen.genetic_code or STANDARD,
+        long=long,
+        dedupe=chosen.dedupe,
     )
 
 

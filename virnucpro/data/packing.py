@@ -19,13 +19,15 @@ class Pack:
     """N proteins of T tokens in all.
 
     `sequence_ids`: N names. `input_ids`: int64 ``[T]``, BOS, residues and EOS of each. `cu_seqlens`: int32
-    ``[N + 1]``, 0 and where each protein ends. `max_seqlen`: tokens of the longest. Tensors are on the CPU.
+    ``[N + 1]``, 0 and where each protein ends. `max_seqlen`: tokens of the longest. `weights`: float32 ``[T]``, by
+    which each token's embedding is multiplied before the mean over residues; None for 1. Tensors are on the CPU.
     """
 
     sequence_ids: list[str]
     input_ids: Tensor
     cu_seqlens: Tensor
     max_seqlen: int
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.sequence_ids)
@@ -41,11 +43,14 @@ class Pack:
             raise ValueError(f"a pack of {len(self)} proteins cannot be split")
         middle = len(self) // 2
         at = int(self.cu_seqlens[middle])
+        weights = (None, None) if self.weights is None else (self.weights[:at], self.weights[at:])
         parts = (
             (self.sequence_ids[:middle], self.input_ids[:at], self.cu_seqlens[: middle + 1]),
             (self.sequence_ids[middle:], self.input_ids[at:], self.cu_seqlens[middle:] - at),
         )
-        first, second = (Pack(*part, max_seqlen=int(part[2].diff().max())) for part in parts)
+        first, second = (
+            Pack(*part, int(part[2].diff().max()), weight) for part, weight in zip(parts, weights, strict=True)
+        )
         return first, second
 
 
@@ -76,12 +81,13 @@ def pack(entries: Iterable[tuple[str, str]], token_budget: int, max_proteins: in
         yield make_pack(names, rows)
 
 
-def make_pack(names: Sequence[str], rows: Sequence[np.ndarray]) -> Pack:
-    """The pack of these proteins' tokens."""
+def make_pack(names: Sequence[str], rows: Sequence[np.ndarray], weights: Tensor | None = None) -> Pack:
+    """The pack of these proteins' tokens; `weights` as of `Pack`."""
     lengths = [len(row) for row in rows]
     ends = np.cumsum([0, *lengths], dtype=np.int32)
     input_ids = np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
-    return Pack(list(names), torch.from_numpy(input_ids), torch.from_numpy(ends), max(lengths, default=0))
+    longest = max(lengths, default=0)
+    return Pack(list(names), torch.from_numpy(input_ids), torch.from_numpy(ends), longest, weights)
 
 
 def unpad(sequence_ids: Sequence[str], tokens: Tensor) -> Pack:

@@ -165,6 +165,8 @@ class AsyncInferenceRunner:
         )
         representations = packed["representations"][self.layer]
         if self.pool == "mean":
+            if pack.weights is not None:
+                representations = representations.float() * self._to_device(pack.weights)[:, None]
             embeddings = mean_over_residues(representations, cu_seqlens)
         else:
             embeddings = representations[self._to_device(rows(pack, self.pool))].float()
@@ -246,8 +248,9 @@ def finite(pack: Pack, embeddings: Tensor, good: Tensor, pool: str, skip: bool =
     kept = [bool(rows.all()) for rows in np.split(all_good, np.cumsum(sizes)[:-1])]
     skipped = {at: name for at, name in enumerate(pack.sequence_ids) if not kept[at]}
     if not skip:
+        names = list(dict.fromkeys(skipped.values()))  # windows of a protein have its name
         raise NonFiniteEmbeddingError(
-            f"NaN or Inf in the embedding of {some(list(skipped.values()))}: the precision may be too narrow for "
+            f"NaN or Inf in the embedding of {some(names)}: the precision may be too narrow for "
             "these weights (try bf16 or fp32), or the checkpoint is damaged; --on-nan skip leaves them out"
         )
     return InferenceResult(

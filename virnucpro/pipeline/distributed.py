@@ -18,16 +18,17 @@ import numpy as np
 import torch
 
 from virnucpro.data.fasta import Fasta
-from virnucpro.data.packing import pack
 from virnucpro.data.proteins import Skipped
 from virnucpro.pipeline.cluster import connected, resources
 from virnucpro.pipeline.embed import Progressed, check_format, inputs_of, reader_of, summary_of, write_output
 from virnucpro.pipeline.input import Numbered, NumberedPacks
 from virnucpro.pipeline.options import Options
+from virnucpro.pipeline.parts import packs_of
 from virnucpro.pipeline.pool import ALLOW_MIXED, Pool, Task
 from virnucpro.pipeline.prefetch import ReadAhead
 from virnucpro.pipeline.provenance import compared
 from virnucpro.pipeline.resuming import Stopped, begin, earlier_settings, recorded_channels
+from virnucpro.pipeline.shards import PACKS_IN_BLOCK, packs_in_block
 from virnucpro.pipeline.worker import Engine, ESM2Engine, Plan, compact
 from virnucpro.store.formats import TABLE, Format
 from virnucpro.store.run import Run, check_output
@@ -85,7 +86,8 @@ def embed_with_ray(
                 **{"model": model, "weights": weights},
                 **pool.open({"threads": torch.get_num_threads(), **known}, stop),
             }
-            source = NumberedPacks(pack(format.named(reader), settings["token_budget"]))
+            packs = packs_of(format.named(reader), options, settings["token_budget"], pool.shape)
+            source = NumberedPacks(packs)
             if run.begun is not None:
                 settings |= agreed(run.begun, settings, output, allow_mixed)
             before, left = begin(run, compared(settings), source, format, resume, stop)
@@ -95,7 +97,8 @@ def embed_with_ray(
             if left is not None:
                 if count > 1:  # one worker's rows are in order as they are
                     run.copy_ahead(math.prod(pool.shape) * np.dtype(options.dtype).itemsize)
-                with ReadAhead(tasks(left, fasta), BLOCKS_READ_AHEAD, stop) as todo:
+                blocks = tasks(left, fasta, packs_in_block(options.dedupe))
+                with ReadAhead(blocks, BLOCKS_READ_AHEAD, stop) as todo:
                     pool.run(todo, done, stop, progress, on_skip, run.add)
         finally:
             pool.close()
@@ -112,9 +115,9 @@ def embed_with_ray(
     }
 
 
-def tasks(packs: Iterable[Numbered], fasta: Fasta) -> Iterator[Task]:
+def tasks(packs: Iterable[Numbered], fasta: Fasta, in_block: int = PACKS_IN_BLOCK) -> Iterator[Task]:
     """The blocks of these packs."""
-    for _, group in itertools.groupby(packs, lambda each: each.block):
+    for _, group in itertools.groupby(packs, lambda each: each.number // in_block):
         yield Task([compact(each) for each in group], fasta.fraction())
 
 

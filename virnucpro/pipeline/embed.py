@@ -14,7 +14,6 @@ from typing import Any, Self
 import torch
 
 from virnucpro.data.fasta import Fasta
-from virnucpro.data.packing import pack
 from virnucpro.data.proteins import ProteinReader, Skipped, Tally
 from virnucpro.data.six_frame import STANDARD
 from virnucpro.errors import ArgumentError
@@ -22,10 +21,11 @@ from virnucpro.models.esm2 import ESM2
 from virnucpro.names import NOT_FINITE
 from virnucpro.pipeline.input import InputChangedError, NumberedPacks
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
+from virnucpro.pipeline.parts import in_parts, packs_of
 from virnucpro.pipeline.prefetch import PACKS_AHEAD, BackgroundWriter, InterruptiblePacks, ReadAhead
 from virnucpro.pipeline.provenance import compared, settings_of
 from virnucpro.pipeline.resuming import Stopped, begin, earlier_settings, until
-from virnucpro.pipeline.shards import Shard
+from virnucpro.pipeline.shards import Shard, packs_in_block
 from virnucpro.store.formats import TABLE, Format
 from virnucpro.store.npz import TooLargeError
 from virnucpro.store.rows import Counts
@@ -103,13 +103,14 @@ def embed_file(
     output = check_output(output, resume, force, inputs_of(fasta), format.holds)
     check_format(format, options, fasta)
     settings = {**(about or {}), **settings_of(model, options, earlier_settings(output) if resume else {})}
-    settings |= shard.settings if shard is not None else {}
+    in_block = packs_in_block(options.dedupe)
+    settings |= shard.settings(in_block) if shard is not None else {}
     runner, shape = runner_for(model, options), shape_of_row(model, options)
     reader = reader_of(fasta, options, on_skip)
-    packs = pack(format.named(reader), settings["token_budget"])
+    packs = packs_of(format.named(reader), options, settings["token_budget"], shape)
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])  # sums are split among threads, and their rounding follows
-    source = NumberedPacks(packs, shard)
+    source = NumberedPacks(packs, shard, in_block)
     if shard is not None:
         reader.own = source.is_own
     with Run(output, resume, format.holds, format.in_place(), force) as run:
@@ -121,7 +122,7 @@ def embed_file(
             write = BackgroundWriter(run.writer(options.dtype), run.add)
             with ReadAhead(left, PACKS_AHEAD, stop) as ahead, write:
                 interruptible = InterruptiblePacks(ahead, stop)
-                for result in runner.run(interruptible):
+                for result in in_parts(runner, options, settings["token_budget"]).run(interruptible):
                     write(result, interruptible.begun.popleft())
                     residues, left_out = result.residues, result.skipped.values()
                     done.count(len(residues), sum(residues), left_out, fasta.fraction())
@@ -151,7 +152,7 @@ def write_output(
 
     Raises InputChangedError where the input was written to while it was read, and is another one now.
     """
-    check_untouched(fasta, source, options, settings["token_budget"], stop)
+    check_untouched(fasta, source, options, settings["token_budget"], shape, stop)
     rows = run.rows(source.numbers, math.prod(shape), options.dtype)
     attributes = {**settings, **source.attributes}
     ragged = options.pool == "residue"
@@ -175,7 +176,12 @@ def write_output(
 
 
 def check_untouched(
-    fasta: Fasta, source: NumberedPacks, options: Options, token_budget: int, stop: Callable[[], bool]
+    fasta: Fasta,
+    source: NumberedPacks,
+    options: Options,
+    token_budget: int,
+    shape: tuple[int, ...],
+    stop: Callable[[], bool],
 ) -> None:
     """Raise InputChangedError where a file's time has changed since it was opened, and what it says has, too.
 
@@ -185,7 +191,7 @@ def check_untouched(
         return
     if fasta.lasting:
         with Fasta(*fasta.paths) as again:
-            now = NumberedPacks(pack(reader_of(again, options), token_budget))
+            now = NumberedPacks(packs_of(reader_of(again, options), options, token_budget, shape))
             for _ in until(stop, now):
                 pass
         if now.digest == source.digest:

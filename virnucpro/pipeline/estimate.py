@@ -5,14 +5,14 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from virnucpro.data.fasta import Fasta
-from virnucpro.data.packing import Pack, pack
+from virnucpro.data.packing import Pack
 from virnucpro.errors import ArgumentError
 from virnucpro.models.esm2 import ESM2, SHAPES
 from virnucpro.models.esm2_flash import find_device
@@ -21,8 +21,9 @@ from virnucpro.models.token_budget import token_budget as budget_of
 from virnucpro.pipeline.embed import check_format, reader_of
 from virnucpro.pipeline.input import NumberedPacks
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
+from virnucpro.pipeline.parts import packs_of, parts_of
 from virnucpro.pipeline.resuming import Stopped
-from virnucpro.pipeline.shards import Shard
+from virnucpro.pipeline.shards import Shard, packs_in_block
 from virnucpro.store.formats import PER_PROTEIN, TENSOR_FILES, Format
 from virnucpro.store.run import BYTES_OF_A_NAME
 
@@ -38,18 +39,17 @@ LEAST_BYTES = 8_192
 
 @dataclasses.dataclass
 class Size:
-    """Of an input, or of a share of it: `letters` of names, `longest` of them; `sample`: some packs."""
+    """Of an input, or of a share of it: `letters` of names, `longest` of them; `sample`: some packs.
+
+    `tokens`: those that are computed, with BOS and EOS, of long proteins in windows, and of equal ones once.
+    """
 
     sequences: int = 0
     residues: int = 0
+    tokens: int = 0
     letters: int = 0
     longest: int = 0
     sample: list[Pack] = dataclasses.field(default_factory=list)
-
-    @property
-    def tokens(self) -> int:
-        """With BOS and EOS."""
-        return self.residues + 2 * self.sequences
 
 
 def estimate(
@@ -76,10 +76,11 @@ def estimate(
     check_format(format, options, fasta)
     runner_for(model, options)  # which refuses layers that there are not
     reader = reader_of(fasta, dataclasses.replace(options, strict=False))
-    packs = NumberedPacks(pack(format.named(reader), budget), shard)
+    packed = packs_of(format.named(reader), options, budget, shape_of_row(model, options))
+    packs = NumberedPacks(packed, shard, packs_in_block(options.dedupe))
     if shard is not None:
         reader.own = packs.is_own
-    size = size_of((each.pack for each in packs), stop)
+    size = size_of((each.pack for each in packs), parts_of(options, budget), stop)
     measured = rate is None and bool(size.sample)
     if measured:
         rate = speed_of(model, options, size.sample, stop)
@@ -113,20 +114,23 @@ def planned(name: str) -> ESM2:
         return ESM2(SHAPES[name])
 
 
-def size_of(packs: Iterator[Pack], stop: Callable[[], bool]) -> Size:
-    """How much these packs are; of them a sample, in which each is as likely as any other."""
+def size_of(packs: Iterator[Pack], parts: Callable[[Pack], Iterable[Pack]], stop: Callable[[], bool]) -> Size:
+    """How much these packs are; of their `parts`, which are computed, a sample, in which all are as likely."""
     size, drawn = Size(), random.Random("sample")
-    for number, each in enumerate(packs):
+    numbers = itertools.count()
+    for each in packs:
         if stop():
             raise Stopped("stopped, and nothing was written")
         size.sequences += len(each)
         size.residues += len(each.input_ids) - 2 * len(each)
         size.letters += sum(len(name.encode("utf-8", "replace")) for name in each.sequence_ids)
         size.longest = max(size.longest, *map(len, each.sequence_ids))
-        if number < PACKS_MEASURED:
-            size.sample.append(each)
-        elif (place := drawn.randrange(number + 1)) < PACKS_MEASURED:
-            size.sample[place] = each
+        for part, number in zip(parts(each), numbers, strict=False):
+            size.tokens += len(part.input_ids)
+            if number < PACKS_MEASURED:
+                size.sample.append(part)
+            elif (place := drawn.randrange(number + 1)) < PACKS_MEASURED:
+                size.sample[place] = part
     return size
 
 

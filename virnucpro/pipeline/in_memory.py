@@ -14,14 +14,15 @@ import numpy as np
 import torch
 
 from virnucpro.data.fasta import Fasta
-from virnucpro.data.packing import pack
 from virnucpro.data.proteins import ProteinReader, Tally
+from virnucpro.data.windows import Window
 from virnucpro.errors import FastaError
 from virnucpro.models.esm2 import ESM2
 from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
 from virnucpro.models.forking import came_out_of_a_fork
 from virnucpro.models.token_budget import token_budget as budget_of
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
+from virnucpro.pipeline.parts import in_parts, packs_of
 from virnucpro.pipeline.prefetch import PACKS_AHEAD, ReadAhead
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,9 @@ def embed(
     device: str | torch.device | None = None,
     pool: str = "mean",
     layers: int | Sequence[int] = -1,
-    max_length: int | None = 1022,
+    max_length: int | None = Options.max_length,
+    long: str | None = None,
+    dedupe: bool = False,
     chunk: int | None = None,
     token_budget: int | None = None,
 ) -> tuple[list[str], Any]:
@@ -51,8 +54,10 @@ def embed(
         Biopython's SeqRecords; a mapping ``{name: sequence}``; or the path of a FASTA file (``-``: standard
         input). A sequence is a string or Biopython's Seq or SeqRecord.
     model, precision, weights, device: as for `load_esm2_model`; ``auto`` is FP16 on a GPU, FP32 on the CPU.
-    pool, layers, max_length, chunk, token_budget: see `Options`; with `chunk` the sequences are DNA, and the names
-        are those of the fragments' frames.
+    pool, layers, max_length, dedupe, chunk, token_budget: see `Options`; with `chunk` the sequences are DNA, and
+        the names are those of the fragments' frames.
+    long: as ``window:1022:256``: longer proteins are embedded whole, in windows of 1,022 residues that overlap by
+        256, see `Window`, and `max_length` is not to be given.
 
     A protein of more than `max_length` residues (1022, as fair-esm's extraction) is cut to them, and a warning
     names it. In a process that was forked a CPU works, and PyTorch refuses a GPU: use the start method spawn.
@@ -64,7 +69,16 @@ def embed(
     two of one name; else as `load_esm2_model` and `AsyncInferenceRunner`.
     """
     chosen = (layers,) if isinstance(layers, int) else tuple(layers)
-    options = Options(pool, chosen, max_length, chunk, token_budget=token_budget, strict=True)
+    window = None if long is None else Window.parse(long)
+    if window is not None and max_length == Options.max_length:
+        max_length = None
+    options = Options(
+        *(pool, chosen, max_length, chunk),
+        token_budget=token_budget,
+        strict=True,
+        long=window,
+        dedupe=dedupe,
+    )
     return beside_a_fork(lambda: embed_now(sequences, model, precision, weights, device, options))
 
 
@@ -98,8 +112,10 @@ def embedded(records: Iterable[tuple[str, str]], model: ESM2, options: Options) 
     parts: list[np.ndarray] = []
     shape = shape_of_row(model, options)
     reader = ProteinReader(records, options.max_length, options.chunk, options.strict)
-    with ReadAhead(pack(reader, options.token_budget or budget_of(model)), PACKS_AHEAD) as packs:
-        for result in runner_for(model, options).run(packs):
+    budget = options.token_budget or budget_of(model)
+    runner = in_parts(runner_for(model, options), options, budget)
+    with ReadAhead(packs_of(reader, options, budget, shape), PACKS_AHEAD) as packs:
+        for result in runner.run(packs):
             names += result.sequence_ids
             rows = result.embeddings.numpy().reshape(-1, *shape)
             parts += np.split(rows, np.cumsum(result.residues)[:-1]) if options.pool == "residue" else [rows]

@@ -31,11 +31,6 @@ class Numbered:
     begins: int
     digest: str
 
-    @property
-    def block(self) -> int:
-        """What is handed out together is a block."""
-        return self.number // PACKS_IN_BLOCK
-
 
 class InputDigest:
     """Of the names and tokens of all packs so far, and how many `sequences` those are."""
@@ -67,13 +62,14 @@ class NumberedPacks:
     """The packs of an input that are in a shard, or all; iterate once.
 
     All of the input is read: what the packs are and the digest depend on it. Afterwards `numbers` are those of the
-    packs, `sequences` and `digest` of the whole input, and `blocks` tells of each block how many sequences of the
-    input come before it, and how many it has. `before`: the digest of what comes before the newest pack. `is_own`:
-    whether the pack that is being filled, while a protein of it was just taken, is in the shard.
+    packs, `sequences` and `digest` of the whole input, and `blocks` tells of each block, of `packs_in_block`, how
+    many sequences of the input come before it, and how many it has. `before`: the digest of what comes before the
+    newest pack. `is_own`: whether the pack that is being filled, while a protein of it was just taken, is in the
+    shard.
     """
 
-    def __init__(self, packs: Iterable[Pack], shard: Shard | None = None):
-        self._packs, self._shard = packs, shard
+    def __init__(self, packs: Iterable[Pack], shard: Shard | None = None, packs_in_block: int = PACKS_IN_BLOCK):
+        self._packs, self._shard, self._in_block = packs, shard, packs_in_block
         self.numbers: list[int] = []
         self.blocks: list[tuple[int, int]] = []
         self._digest, self._block, self._filling = InputDigest(), -1, 0
@@ -94,18 +90,19 @@ class NumberedPacks:
             self._filling = number + 1
             self.before = self._digest.copy()
             each = Numbered(pack, number, self.sequences, str(self._digest.add(pack)))
-            if self._shard is not None and not self._shard.has(each.block):
+            block = number // self._in_block
+            if self._shard is not None and not self._shard.has(block):
                 continue
             self.numbers.append(number)
-            if each.block != self._block:
-                self._block = each.block
+            if block != self._block:
+                self._block = block
                 self.blocks.append((each.begins, 0))
             self.blocks[-1] = (self.blocks[-1][0], self.blocks[-1][1] + len(pack))
             yield each
 
     def is_own(self) -> bool:
         """See the class."""
-        return self._shard is None or self._shard.has(self._filling // PACKS_IN_BLOCK)
+        return self._shard is None or self._shard.has(self._filling // self._in_block)
 
     @property
     def attributes(self) -> dict[str, Any]:

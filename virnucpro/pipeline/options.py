@@ -7,11 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from virnucpro.data.six_frame import GENETIC_CODES, STANDARD
+from virnucpro.data.windows import Window
 from virnucpro.errors import ArgumentError
 from virnucpro.models.esm2 import ESM2
 from virnucpro.pipeline.async_inference import ON_NAN, POOLS, AsyncInferenceRunner, layer_index
 
 DTYPES = ("float32", "float16")
+DEDUPE_TOKENS = 2**19
+"""Of the proteins, one after the other, among which `dedupe` looks for equal ones, at most."""
+
 MOST = 2**31 - 1  # of any number: tokens in a pack are counted in 32 bits
 
 
@@ -25,7 +29,8 @@ class Options:
     frames, by NCBI's `genetic_code`. `dtype` of the file: ``float32`` or ``float16``. `token_budget`: most tokens
     in a pack; None for what suits the device. `strict`: raise FastaError for a record that would be skipped.
     `on_nan`: ``error`` for embeddings that have NaN or Inf, or ``skip`` to leave their sequences out, which
-    `strict` does not allow.
+    `strict` does not allow. `long`: all residues of a protein that is longer than such a window are embedded, in
+    windows, instead of `max_length`. `dedupe`: compute equal proteins once, among `DEDUPE_TOKENS` of the input.
     """
 
     pool: str = "mean"
@@ -37,6 +42,8 @@ class Options:
     strict: bool = False
     on_nan: str = "error"
     genetic_code: int = STANDARD
+    long: Window | None = None
+    dedupe: bool = False
 
     def __post_init__(self) -> None:
         if self.pool not in POOLS:
@@ -58,6 +65,12 @@ class Options:
             raise ArgumentError(f"unknown genetic_code {self.genetic_code}: NCBI's are {known}")
         if self.chunk is None and self.genetic_code != STANDARD:
             raise ArgumentError(f"genetic_code {self.genetic_code} is for DNA, and there is no chunk to translate")
+        if self.long is not None and self.max_length is not None:
+            raise ArgumentError(
+                f"max_length {self.max_length} cuts a longer protein, and {self.long} embeds all of it: choose one"
+            )
+        if self.long is not None and self.pool == "bos":
+            raise ArgumentError(f"pool 'bos': with {self.long} a long protein has a BOS for each window; use mean")
         if not self.layers:
             raise ArgumentError("no layers: name at least one")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from virnucpro.models.esm2 import ESM2, Constants
 from virnucpro.models.token_budget import token_budget
 from virnucpro.pipeline.async_inference import layer_index
-from virnucpro.pipeline.options import Options
+from virnucpro.pipeline.options import DEDUPE_TOKENS, Options
 from virnucpro.store.hdf5 import attribute
 from virnucpro.store.settings import check_same
 
@@ -56,6 +56,8 @@ def settings_of(model: ESM2, options: Options, begun: Mapping[str, Any]) -> dict
         "pool": options.pool,
         "layers": [layer_index(model, layer) for layer in options.layers],
         "max_length": options.max_length,
+        "long": None if options.long is None else str(options.long),
+        "dedupe": DEDUPE_TOKENS if options.dedupe else None,
         "chunk": options.chunk,
         "genetic_code": None if options.chunk is None else options.genetic_code,
         "dtype": options.dtype,

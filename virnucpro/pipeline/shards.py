@@ -8,7 +8,8 @@ from virnucpro.errors import ArgumentError
 
 PACKS_IN_BLOCK = 4
 """Packs that are handed out together. On an H100 a block takes 0.5 s (650M) to 2 s (3B): long beside what handing
-one out costs, and short beside a run, so that shards and workers end within a block of each other."""
+one out costs, and short beside a run, so that shards and workers end within a block of each other. Packs among
+whose proteins equal ones are computed once are as large as a block by themselves."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,11 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
 
-    @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self, packs_in_block: int) -> dict[str, Any]:
         """What decides which sequences a part has."""
-        return {"shard": str(self), "packs_in_block": PACKS_IN_BLOCK}
+        return {"shard": str(self), "packs_in_block": packs_in_block}
+
+
+def packs_in_block(dedupe: bool) -> int:
+    """See `PACKS_IN_BLOCK`."""
+    return 1 if dedupe else PACKS_IN_BLOCK

@@ -21,6 +21,7 @@ from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
 from virnucpro.pipeline.async_inference import AsyncInferenceRunner, InferenceResult
 from virnucpro.pipeline.input import Numbered
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
+from virnucpro.pipeline.parts import Runner, in_parts
 from virnucpro.pipeline.prefetch import RESULTS_BEHIND, append
 from virnucpro.pipeline.provenance import settings_of
 from virnucpro.store.errors import StoreError
@@ -91,6 +92,7 @@ class ESM2Engine:
         )
         self._options = plan.options
         self._runner = runner_for(self._model, plan.options)
+        self._in_parts: Runner = self._runner
         self.shape = shape_of_row(self._model, plan.options)
 
     def settings(self, begun: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,10 +101,11 @@ class ESM2Engine:
 
     def start(self, settings: Mapping[str, Any]) -> None:
         """See `Engine`. A GPU's first pack takes seconds, in which libraries and kernels are loaded."""
+        budget = settings["token_budget"]
+        self._in_parts = in_parts(self._runner, self._options, budget)
         if settings["threads"]:
             torch.set_num_threads(settings["threads"])  # sums are split among threads, and their rounding follows
         if self._runner.device.type == "cuda":
-            budget = settings["token_budget"]
             length = max(1, min(WARM_UP_RESIDUES, budget - 2))
             proteins = [("warm-up", "A" * length)] * max(1, budget // (length + 2))
             for _ in AsyncInferenceRunner(self._model, on_nan="skip").run(pack(proteins, budget)):
@@ -110,7 +113,7 @@ class ESM2Engine:
 
     def run(self, packs: Iterable[Pack]) -> Iterator[InferenceResult]:
         """See `Engine`."""
-        return self._runner.run(packs)
+        return self._in_parts.run(packs)
 
 
 @dataclass(frozen=True)

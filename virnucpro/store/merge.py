@@ -27,7 +27,7 @@ OF_A_PART = ("format", "shard", "packs_in_block", "input_sequences")
 MAY_DIFFER = ("format", "shard", "command", "weights", "rotary_frequencies", "virnucpro")
 """`weights_checksum` and `engine` tell whether those are the same; weights may lie at another path."""
 
-SHAPES_THE_INPUT = ("max_length", "chunk", "genetic_code", "token_budget")
+SHAPES_THE_INPUT = ("max_length", "long", "dedupe", "chunk", "genetic_code", "token_budget")
 """Settings that decide which sequences, and which packs of them, an input gives: its digest follows them."""
 
 HARDWARE = ("device", "threads")

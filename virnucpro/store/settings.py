@@ -27,8 +27,10 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal, and no arrays."""
-    return not isinstance(one, np.ndarray) and not isinstance(other, np.ndarray) and bool(one == other)
+    """Whether two values are equal, and no arrays. An older file lacks a setting that is new: it is None."""
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return False
+    return bool(plain(one) == plain(other))
 
 
 def differing_values(names: Iterable[str], these: dict[str, Any], others: dict[str, Any]) -> str:
