@@ -99,6 +99,41 @@ def test_counts_that_do_not_fit_are_told_when_they_are_read(tmp_path, numbers):
     assert read_index(tmp_path) == {}
 
 
+@pytest.fixture
+def many(tmp_path):
+    """31 packs of one worker: their rows, and where those of each end."""
+    writer = SegmentWriter(tmp_path / "one", "float32")
+    for number in range(31):
+        writer.append(number, *rows_of(number)[0], "digest")
+    packs = writer.commit()
+    return Rows(packs, SIZE, np.dtype("float32")), [pack.rows_at + pack.rows_size for pack in packs]
+
+
+def test_rows_that_are_whole_are_proved(many):
+    assert many[0].prove()
+
+
+def test_rows_are_proved_each_at_the_same_time_and_the_damaged_named(tmp_path, many):
+    rows, ends = many
+    whole = (tmp_path / "one" / ROWS).read_bytes()
+    for number, end in enumerate(ends):
+        damaged = bytearray(whole)
+        damaged[end - 1] ^= 1
+        (tmp_path / "one" / ROWS).write_bytes(damaged)
+        with pytest.raises(LostError, match=f"block {number} of the rows"):
+            rows.prove()
+
+
+def test_proving_rows_stops_when_it_is_told_to(many):
+    assert not many[0].prove(lambda: True)
+
+
+def test_rows_of_another_type_are_not_written(tmp_path):
+    writer = SegmentWriter(tmp_path / "one", "float16")
+    with pytest.raises(TypeError, match=r"rows are float32, and those of .* are float16"):
+        write(writer, 0)
+
+
 @pytest.mark.parametrize("name", [ROWS, NAMES, JOURNAL, "the folder"])
 def test_nothing_outside_the_run_is_read_by_a_link(tmp_path, name):
     (tmp_path / "run").mkdir()

@@ -99,7 +99,7 @@ def embedded(records: Iterable[tuple[str, str]], model: ESM2, options: Options) 
     shape = shape_of_row(model, options)
     reader = ProteinReader(records, options.max_length, options.chunk, options.strict)
     with ReadAhead(pack(reader, options.token_budget or budget_of(model)), PACKS_AHEAD) as packs:
-        for result in runner_for(model, options).run(packs):
+        for result in runner_for(model, options, pinned=False).run(packs):
             names += result.sequence_ids
             rows = result.embeddings.numpy().reshape(-1, *shape)
             parts += np.split(rows, np.cumsum(result.residues)[:-1]) if options.pool == "residue" else [rows]

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from virnucpro.data.six_frame import GENETIC_CODES, STANDARD
 from virnucpro.errors import ArgumentError
 from virnucpro.models.esm2 import ESM2
-from virnucpro.pipeline.async_inference import ON_NAN, POOLS, AsyncInferenceRunner, layer_index
+from virnucpro.pipeline.async_inference import DTYPES, ON_NAN, POOLS, AsyncInferenceRunner, layer_index
 
-DTYPES = ("float32", "float16")
 MOST = 2**31 - 1  # of any number: tokens in a pack are counted in 32 bits
 
 
@@ -62,13 +61,21 @@ class Options:
             raise ArgumentError("no layers: name at least one")
 
 
-def runner_for(model: ESM2, options: Options) -> AsyncInferenceRunner:
-    """A runner that pools the layers of `options`, side by side where there are several."""
+def runner_for(model: ESM2, options: Options, pinned: bool = True) -> AsyncInferenceRunner:
+    """A runner that pools the layers of `options`, side by side where there are several.
+
+    `pinned`: as for `AsyncInferenceRunner`; results are taken to be written, and not kept.
+    """
     layers = [layer_index(model, layer) for layer in options.layers]
-    on_nan = "error" if options.strict else options.on_nan
-    if len(layers) == 1:
-        return AsyncInferenceRunner(model, pool=options.pool, layer=layers[0], on_nan=on_nan)
-    return AsyncInferenceRunner(Layers(model, layers), pool=options.pool, on_nan=on_nan)
+    one = len(layers) == 1
+    return AsyncInferenceRunner(
+        model if one else Layers(model, layers),
+        pool=options.pool,
+        layer=layers[0] if one else -1,
+        on_nan="error" if options.strict else options.on_nan,
+        dtype=options.dtype,
+        pinned=pinned,
+    )
 
 
 def shape_of_row(model: ESM2, options: Options) -> tuple[int, ...]:
