@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from virnucpro.store.disk import AppendFile
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import LostError, StoreError
 from virnucpro.store.hdf5 import write_hdf5
@@ -377,6 +378,19 @@ def test_rows_of_one_worker_are_written_once(tmp_path):
         assert file.verify()
 
 
+def test_damaged_rows_of_one_worker_do_not_become_the_output(tmp_path):
+    def damage(run, folder):
+        with (folder / ROWS).open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)[0]
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last ^ 1]))
+
+    with pytest.raises(LostError, match="block 2 of the rows"):
+        one_worker(tmp_path / "out.h5", damage)
+    assert not (tmp_path / "out.h5").exists()
+
+
 def test_rows_that_hdf5_has_taken_stay_when_it_is_interrupted(tmp_path, monkeypatch):
     """By itself HDF5 cuts a file to what it knows of when it closes it."""
 
@@ -423,6 +437,23 @@ def test_without_hard_links_rows_are_copied(tmp_path, monkeypatch):
 def test_what_cannot_be_copied_ahead_is_copied_at_the_end(tmp_path, damage):
     plain, _ = finished(tmp_path / "plain.h5", copy_ahead=False)
     assert finished(tmp_path / "ahead.h5", True, damage) == (plain, False)
+
+
+@pytest.mark.parametrize("failing", [None, 1, 2, 5])
+def test_a_copy_that_the_disk_does_not_take_is_made_at_the_end(tmp_path, monkeypatch, failing):
+    """It is synced while the next rows are copied."""
+    plain, _ = finished(tmp_path / "plain.h5", copy_ahead=False)
+    syncs, real = itertools.count(1), AppendFile.sync
+
+    def sync(file):
+        if file.path.name == FINISHED and next(syncs) == failing:
+            raise OSError(errno.EIO, "Input/output error")
+        real(file)
+
+    monkeypatch.setattr("virnucpro.store.ahead.SYNC_BYTES", 1)
+    monkeypatch.setattr(AppendFile, "sync", sync)
+    assert finished(tmp_path / "ahead.h5", copy_ahead=True) == (plain, failing is None)
+    assert next(syncs) > (failing or 5)
 
 
 def test_a_disk_that_fills_meanwhile_leaves_its_room_to_the_workers(tmp_path, monkeypatch):
