@@ -5,11 +5,9 @@ import os
 
 import numpy as np
 import pytest
-import torch
 
 from virnucpro.cli import main
-from virnucpro.pipeline.async_inference import InferenceResult
-from virnucpro.pipeline.prefetch import TooNarrowError, in_type
+from virnucpro.pipeline.async_inference import TooNarrowError, check_fits
 from virnucpro.store import npz
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.settings import differing_values
@@ -173,10 +171,9 @@ def test_what_is_no_part_is_told_in_our_words(tmp_path, merge, capsys, make, sai
      ([1e6, 2, 1e6, 3], [5, 6, 7, 8], "'a' (and 1 more of its batch)")],
 )  # fmt: skip
 def test_what_is_too_large_for_the_files_type_is_named(rows, residues, named):
-    values = torch.tensor(rows, dtype=torch.float32)[:, None] * torch.ones(4)
-    result = InferenceResult(["a", "b", "c", "d"], values, residues)
+    sizes = [1] * len(residues) if len(rows) == len(residues) else residues
     with pytest.raises(TooNarrowError) as told:
-        in_type(result, np.dtype("float16"))
+        check_fits(["a", "b", "c", "d"], sizes, np.array(rows, np.float32), np.dtype("float16"))
     assert f"the embedding of {named} has values up to 1,000,000, which float16 cannot hold" in str(told.value)
 
 

@@ -1,19 +1,22 @@
 """AsyncInferenceRunner: pooling, order, how much it holds, and what it refuses."""
 
+import math
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tests.conftest import MODEL, RAGGED
-from virnucpro.data.packing import pack
+from virnucpro.data.packing import Pack, pack
 from virnucpro.data.tokens import ALPHABET, encode
 from virnucpro.models.esm2_flash import load_esm2_model
 from virnucpro.pipeline.async_inference import (
     AsyncInferenceRunner,
     InferenceResult,
     NonFiniteEmbeddingError,
+    TooNarrowError,
 )
 
 
@@ -173,7 +176,12 @@ def test_residue_pooling_gives_every_residue_of_every_protein(loaded, alone):
 
 
 @pytest.mark.parametrize(
-    "settings, said", [({"pool": "max"}, "mean, bos, residue"), ({"layer": 7}, "layers 0 to 6")]
+    "settings, said",
+    [
+        ({"pool": "max"}, "mean, bos, residue"),
+        ({"layer": 7}, "layers 0 to 6"),
+        ({"dtype": "float64"}, "float32, float16"),
+    ],
 )
 def test_a_pool_or_layer_that_does_not_exist_is_refused(loaded, settings, said):
     with pytest.raises(ValueError, match=said):
@@ -221,8 +229,104 @@ def test_nan_is_found_in_other_pools_too(pool):
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and there is none")
 
 
+class Given(nn.Module):
+    """A model whose representations are given, one token after the other."""
+
+    num_layers = 1
+
+    def __init__(self, rows: torch.Tensor):
+        super().__init__()
+        self.rows, self.embed_dim = nn.Parameter(rows, requires_grad=False), rows.shape[1]
+
+    def forward_packed(self, input_ids, cu_seqlens, max_seqlen, repr_layers):
+        return {"representations": {repr_layers[0]: self.rows[: len(input_ids)]}}
+
+
+def halves_and_what_is_between() -> np.ndarray:
+    """All float16 but NaN and Inf, what is halfway to the next one, and the float32 on both sides of that."""
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    halves = halves[np.isfinite(halves)].astype(np.float32)
+    positive = np.sort(np.abs(halves[halves > 0]))
+    halfway = np.concatenate([(positive[1:] + positive[:-1]) / 2, positive[:1] / 2, [np.nextafter(65520, 0)]])
+    halfway = halfway.astype(np.float32)
+    near = np.concatenate([halfway[:-1], np.nextafter(halfway, 0), np.nextafter(halfway[:-1], 1e9)])
+    return np.concatenate([halves, near, -near, np.float32([1e-40, -1e-40])]).astype(np.float32)
+
+
+ON_EACH = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+
+
+@ON_EACH
+@pytest.mark.parametrize("computed", [torch.float32, torch.float16, torch.bfloat16])
+def test_float16_has_the_bytes_of_numpys_conversion(device, computed):
+    values = halves_and_what_is_between()
+    values = torch.from_numpy(np.resize(values, (len(values) // 64 + 1, 64))).clamp(-65_504, 65_504).to(computed)
+    values = values.clamp(-65_000, 65_000) if computed == torch.bfloat16 else values
+    model, residues = Given(torch.cat([values[:1], values, values[:1]]).to(device)), len(values)
+    (result,) = AsyncInferenceRunner(model, pool="residue", dtype="float16").run(
+        [Pack(["p"], torch.full((residues + 2,), 5), torch.tensor([0, residues + 2]), residues + 2)]
+    )
+    assert result.embeddings.dtype == torch.float16
+    assert result.embeddings.numpy().tobytes() == values.float().numpy().astype(np.float16).tobytes()
+
+
+def rows_of_three(*of_the_second: float) -> torch.Tensor:
+    """Representations of three proteins, of one, two and one residue; zeros but for the second's."""
+    rows = torch.zeros(10, 4)
+    rows[4 : 4 + len(of_the_second), 2] = torch.tensor(of_the_second)
+    return rows
+
+
+THREE = Pack(["a", "b", "c"], torch.full((10,), 5), torch.tensor([0, 3, 7, 10]), 4)
+
+
+@ON_EACH
+@pytest.mark.parametrize("pool", ["mean", "residue"])
+@pytest.mark.parametrize(
+    "values, error, said",
+    [
+        ([math.nan, 1.0], NonFiniteEmbeddingError, "in the embedding of 'b'"),
+        ([1.0, -math.inf], NonFiniteEmbeddingError, "in the embedding of 'b'"),
+        ([-65_520.0, -65_520.0], TooNarrowError, "embedding of 'b' has values up to 65,520, which float16"),
+        ([1e30, 1e30], TooNarrowError, "embedding of 'b' has values up to 1[0-9,]*, which float16"),
+    ],
+)
+def test_what_float16_cannot_hold_and_what_is_no_number_are_told_apart(device, pool, values, error, said):
+    runner = AsyncInferenceRunner(Given(rows_of_three(*values).to(device)), pool=pool, dtype="float16")
+    with pytest.raises(error, match=said):
+        list(runner.run([THREE]))
+
+
+@ON_EACH
+def test_what_still_rounds_to_the_largest_float16_is_kept(device):
+    model = Given(rows_of_three(float(np.nextafter(np.float32(65_520), np.float32(0)))).to(device))
+    (result,) = AsyncInferenceRunner(model, pool="residue", dtype="float16").run([THREE])
+    assert result.embeddings[1, 2] == 65_504
+
+
+@ON_EACH
+def test_a_protein_that_is_skipped_may_be_too_large_for_float16(device):
+    model = Given(rows_of_three(1e30, math.nan).to(device))
+    (result,) = AsyncInferenceRunner(model, pool="residue", dtype="float16", on_nan="skip").run([THREE])
+    assert (result.sequence_ids, result.skipped) == (["a", "c"], {1: "b"})
+    assert result.embeddings.dtype == torch.float16 and result.embeddings.shape == (2, 4)
+
+
+@ON_EACH
+@pytest.mark.parametrize("pool", ["mean", "residue"])
+def test_results_in_pinned_memory_stay_what_they_are_as_long_as_they_are_held(checkpoint, device, pool):
+    model, _ = load_esm2_model(MODEL, device, precision="fp32", weights=checkpoint)
+    packs = list(pack([(f"{name}{copy}", each) for copy in range(8) for name, each in RAGGED[:6]], 150))
+    assert len(packs) > 2 * AsyncInferenceRunner.batches_in_flight
+    copied = list(AsyncInferenceRunner(model, pool=pool).run(packs))
+    held = list(AsyncInferenceRunner(model, pool=pool, pinned=True).run(packs))
+    for one, other in zip(held, copied, strict=True):
+        assert torch.equal(one.embeddings, other.embeddings) and not one.embeddings.is_inference()
+    assert all(one.embeddings.is_pinned() == (device == "cuda") for one in held)
+
+
 @pytest.mark.parametrize("pool", ["mean", "bos", "residue"])
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+@ON_EACH
 def test_a_protein_with_nan_is_named_alone(checkpoint, device, pool):
     model, _ = load_esm2_model(MODEL, device, precision="fp32", weights=checkpoint)
     with torch.no_grad():

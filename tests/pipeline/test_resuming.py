@@ -4,6 +4,11 @@ import errno
 import itertools
 import json
 import os
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -13,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import MODEL, StopAfter, sample_of
+from tests.limits import PATIENCE
 from tests.store.faulty_disk import FaultyDisk, fault_points
 from tests.store.rows import as_another_run_has_it
 from virnucpro.data.fasta import Fasta, FastaError
@@ -31,9 +37,10 @@ from virnucpro.pipeline.provenance import checksum
 from virnucpro.pipeline.resuming import earlier_settings, recorded_channels
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import StoreError, WriteError
+from virnucpro.store.journal import value_of
 from virnucpro.store.place import folder_of
 from virnucpro.store.run import Run
-from virnucpro.store.segments import read_index
+from virnucpro.store.segments import JOURNAL, NAMES, ROWS, packs_in, read_index
 from virnucpro.store.settings import differences, shown
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
@@ -456,19 +463,23 @@ def test_an_error_at_nan_can_be_continued_by_skipping(output, tmp_path, model, n
 class Failing:
     """A writer whose appends fail from the given one on."""
 
-    dtype = np.dtype("float32")
-
     def __init__(self, failing, errors):
         self.left, self.errors = failing, errors
         self.appended, self.commits = [], 0
 
-    def append(self, number, names, lengths, rows, digest, skipped):
+    def encode(self, number, names, lengths, rows, digest, skipped):
+        return SimpleNamespace(names=names, values=rows)
+
+    def write(self, pack):
         self.left -= 1
         if self.left < 0:
             raise self.errors.pop(0)
-        self.appended += names
+        self.appended += pack.names
 
-    def commit(self):
+    def take(self):
+        return self.appended
+
+    def commit(self, packs):
         self.commits += 1
 
     def close(self):
@@ -497,22 +508,107 @@ def test_what_failed_before_a_write_did_is_told_first(caplog):
     assert "the disk" in caplog.text
 
 
+class Waiting(Failing):
+    """A writer whose first commit is not done before another pack is written."""
+
+    def __init__(self):
+        super().__init__(100, [])
+        self.more = threading.Event()
+
+    def write(self, pack):
+        super().write(pack)
+        if self.commits:
+            self.more.set()
+
+    def commit(self, packs):
+        super().commit(packs)
+        assert self.more.wait(PATIENCE)
+
+
+def test_packs_are_written_while_others_are_put_on_disk(monkeypatch):
+    monkeypatch.setattr(prefetch, "COMMIT_SECONDS", 0.0)
+    writer = Waiting()
+    with BackgroundWriter(writer, lambda packs: None) as write:
+        for number in range(3):
+            write(Result, Numbered(None, number, number, "digest"))
+    assert len(writer.appended) == 3 and writer.more.is_set()
+
+
+class FailingCommit(Failing):
+    """A writer that cannot put anything on disk."""
+
+    def commit(self, packs):
+        super().commit(packs)
+        raise StoreError("the sync")
+
+
+def test_after_a_commit_that_failed_nothing_is_written(monkeypatch):
+    monkeypatch.setattr(prefetch, "COMMIT_SECONDS", 0.0)
+    writer, told = FailingCommit(100, []), []
+    background = BackgroundWriter(writer, lambda packs: None, told.append)
+    with pytest.raises(StoreError, match="the sync"), background as write:
+        for number in range(10):
+            write(Result, Numbered(None, number, number, "digest"))
+    assert len(writer.appended) <= 2 and [str(each) for each in told] == ["the sync"]
+
+
+@pytest.mark.parametrize("bytes_of_rows, commits", [(15, 5), (16, 5), (17, 3), (1_000, 1)])
+def test_many_rows_are_committed_before_the_time_is_up(monkeypatch, bytes_of_rows, commits):
+    monkeypatch.setattr(prefetch, "COMMIT_BYTES", bytes_of_rows)
+    monkeypatch.setattr(prefetch, "COMMIT_SECONDS", 1e9)
+    writer = Failing(100, [])
+    with BackgroundWriter(writer, lambda packs: None) as write:
+        for number in range(4):  # of 16 bytes
+            write(Result, Numbered(None, number, number, "digest"))
+    assert writer.commits == commits
+
+
+def test_the_journal_names_only_what_was_synced_while_more_is_written(output, model, monkeypatch):
+    synced, named = Counter(), 0
+    real_write, real_sync = os.write, os.fsync
+
+    def path_of(descriptor):
+        return Path(f"/proc/self/fd/{descriptor}").readlink()
+
+    def fsync(descriptor):
+        size = os.fstat(descriptor).st_size
+        time.sleep(0.005)  # in which more is written
+        real_sync(descriptor)
+        synced[path_of(descriptor)] = size
+
+    def write(descriptor, data):
+        nonlocal named
+        if (path := path_of(descriptor)).name == JOURNAL:
+            for pack in packs_in(value_of(bytes(data).strip()), path.parent):
+                assert pack.rows_at + pack.rows_size <= synced[path.with_name(ROWS)]
+                assert pack.names_at + pack.names_size <= synced[path.with_name(NAMES)]
+                named += 1
+        return real_write(descriptor, data)
+
+    monkeypatch.setattr(prefetch, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "write", write)
+    run(PROTEINS, output, model)
+    assert named > 4
+
+
 def test_what_follows_a_batch_that_is_too_wide_is_not_written(output, model, monkeypatch):
     class Huge:
         """Its third batch cannot be float16."""
 
-        device = torch.device("cpu")
+        num_layers, embed_dim, parameters, batches = model.num_layers, model.embed_dim, model.parameters, 0
 
-        def run(self, batches):
-            for number, result in enumerate(AsyncInferenceRunner(model).run(batches)):
-                if number == 2:
-                    result.embeddings.fill_(1e6)
-                yield result
+        def forward_packed(self, *arguments, **keywords):
+            found = model.forward_packed(*arguments, **keywords)
+            self.batches += 1
+            if self.batches == 3:
+                found["representations"][6].fill_(1e6)
+            return found
 
     options = Options(token_budget=30, dtype="float16")
     run(PROTEINS, output.with_name("whole.h5"), model, options)
     with monkeypatch.context() as patch, pytest.raises(ArithmeticError, match="--dtype float32") as told:
-        patch.setattr(module, "runner_for", lambda *_: Huge())
+        patch.setattr(module, "runner_for", lambda *_: AsyncInferenceRunner(Huge(), dtype="float16"))
         run(PROTEINS, output, model, options)
     assert not told.value.resume_helps
     with Run(output, resume=True) as begun:

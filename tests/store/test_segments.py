@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from virnucpro.store.disk import AppendFile
 from virnucpro.store.embeddings import Embeddings
 from virnucpro.store.errors import LostError, StoreError
 from virnucpro.store.hdf5 import write_hdf5
@@ -97,6 +98,41 @@ def test_counts_that_do_not_fit_are_told_when_they_are_read(tmp_path, numbers):
         for read in (rows.names, rows.lengths, rows.embeddings):
             list(read())
     assert read_index(tmp_path) == {}
+
+
+@pytest.fixture
+def many(tmp_path):
+    """31 packs of one worker: their rows, and where those of each end."""
+    writer = SegmentWriter(tmp_path / "one", "float32")
+    for number in range(31):
+        writer.append(number, *rows_of(number)[0], "digest")
+    packs = writer.commit()
+    return Rows(packs, SIZE, np.dtype("float32")), [pack.rows_at + pack.rows_size for pack in packs]
+
+
+def test_rows_that_are_whole_are_proved(many):
+    assert many[0].prove()
+
+
+def test_rows_are_proved_each_at_the_same_time_and_the_damaged_named(tmp_path, many):
+    rows, ends = many
+    whole = (tmp_path / "one" / ROWS).read_bytes()
+    for number, end in enumerate(ends):
+        damaged = bytearray(whole)
+        damaged[end - 1] ^= 1
+        (tmp_path / "one" / ROWS).write_bytes(damaged)
+        with pytest.raises(LostError, match=f"block {number} of the rows"):
+            rows.prove()
+
+
+def test_proving_rows_stops_when_it_is_told_to(many):
+    assert not many[0].prove(lambda: True)
+
+
+def test_rows_of_another_type_are_not_written(tmp_path):
+    writer = SegmentWriter(tmp_path / "one", "float16")
+    with pytest.raises(TypeError, match=r"rows are float32, and those of .* are float16"):
+        write(writer, 0)
 
 
 @pytest.mark.parametrize("name", [ROWS, NAMES, JOURNAL, "the folder"])
@@ -342,6 +378,19 @@ def test_rows_of_one_worker_are_written_once(tmp_path):
         assert file.verify()
 
 
+def test_damaged_rows_of_one_worker_do_not_become_the_output(tmp_path):
+    def damage(run, folder):
+        with (folder / ROWS).open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)[0]
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last ^ 1]))
+
+    with pytest.raises(LostError, match="block 2 of the rows"):
+        one_worker(tmp_path / "out.h5", damage)
+    assert not (tmp_path / "out.h5").exists()
+
+
 def test_rows_that_hdf5_has_taken_stay_when_it_is_interrupted(tmp_path, monkeypatch):
     """By itself HDF5 cuts a file to what it knows of when it closes it."""
 
@@ -388,6 +437,23 @@ def test_without_hard_links_rows_are_copied(tmp_path, monkeypatch):
 def test_what_cannot_be_copied_ahead_is_copied_at_the_end(tmp_path, damage):
     plain, _ = finished(tmp_path / "plain.h5", copy_ahead=False)
     assert finished(tmp_path / "ahead.h5", True, damage) == (plain, False)
+
+
+@pytest.mark.parametrize("failing", [None, 1, 2, 5])
+def test_a_copy_that_the_disk_does_not_take_is_made_at_the_end(tmp_path, monkeypatch, failing):
+    """It is synced while the next rows are copied."""
+    plain, _ = finished(tmp_path / "plain.h5", copy_ahead=False)
+    syncs, real = itertools.count(1), AppendFile.sync
+
+    def sync(file):
+        if file.path.name == FINISHED and next(syncs) == failing:
+            raise OSError(errno.EIO, "Input/output error")
+        real(file)
+
+    monkeypatch.setattr("virnucpro.store.ahead.SYNC_BYTES", 1)
+    monkeypatch.setattr(AppendFile, "sync", sync)
+    assert finished(tmp_path / "ahead.h5", copy_ahead=True) == (plain, failing is None)
+    assert next(syncs) > (failing or 5)
 
 
 def test_a_disk_that_fills_meanwhile_leaves_its_room_to_the_workers(tmp_path, monkeypatch):

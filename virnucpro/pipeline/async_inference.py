@@ -25,13 +25,14 @@ Batch = tuple[Sequence[str], Sequence[str], Tensor]
 
 POOLS = ("mean", "bos", "residue")
 ON_NAN = ("error", "skip")
+DTYPES = ("float32", "float16")
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class InferenceResult:
-    """Embeddings of one batch, float32 on the CPU.
+    """Embeddings of one batch, on the CPU, float32 unless the runner was given another type.
 
     `sequence_ids` as they came; `embeddings` ``[N, D]``, one row a protein, or with ``pool="residue"`` one row a
     residue, protein after protein; `residues`: how many residues each protein has. `skipped`: proteins that are in
@@ -50,6 +51,12 @@ class NonFiniteEmbeddingError(UserError, ArithmeticError):
     resume_helps = False  # it would be computed again
 
 
+class TooNarrowError(UserError, ArithmeticError):
+    """The type asked for cannot hold an embedding."""
+
+    resume_helps = False  # it would be computed again
+
+
 class AsyncInferenceRunner:
     """Embed a stream of batches.
 
@@ -57,8 +64,10 @@ class AsyncInferenceRunner:
     model is, and found from the model by default. `pool`: ``mean`` over each protein's residues, ``bos`` (the
     embedding of the token in front of them), or ``residue`` (all of them). `layer` as in ``repr_layers``; negative
     ones count from the last. `on_nan`: ``error``, or ``skip`` to leave out proteins whose embeddings have NaN or
-    Inf.
+    Inf. `dtype` of the embeddings, ``float32`` or ``float16``; they are rounded to it where the model is, to the
+    nearest and halves to even.
     On a GPU the next batch is copied there and the last one's result is copied back while the GPU computes.
+    `pinned`: a result stays in the pinned memory that it was copied to, for a caller that soon lets go of it.
     """
 
     batches_in_flight = 3  # one being copied in, one computed, one copied out
@@ -71,12 +80,18 @@ class AsyncInferenceRunner:
         pool: str = "mean",
         layer: int = -1,
         on_nan: str = "error",
+        dtype: str = "float32",
+        pinned: bool = False,
     ):
         if pool not in POOLS:
             raise ValueError(f"unknown pool {pool!r}; choose from {', '.join(POOLS)}")
         if on_nan not in ON_NAN:
             raise ValueError(f"unknown on_nan {on_nan!r}; choose from {', '.join(ON_NAN)}")
+        if dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
         self.model, self.pool, self.skip = model, pool, on_nan == "skip"
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.pinned = pinned
         self.embed_dim = int(model.embed_dim)  # type: ignore[arg-type]
         self.layer = layer_index(model, layer)
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
@@ -92,8 +107,8 @@ class AsyncInferenceRunner:
 
         At most `batches_in_flight` batches are held, however long the input. A batch that the GPU's memory does
         not hold is computed in parts. Raises ValueError for a protein without residues, NonFiniteEmbeddingError,
-        naming the sequences, for NaN or Inf unless they are skipped, and torch.OutOfMemoryError for a protein that
-        does not fit alone.
+        naming the sequences, for NaN or Inf unless they are skipped, TooNarrowError where `dtype` cannot hold an
+        embedding, and torch.OutOfMemoryError for a protein that does not fit alone.
         """
         waiting: deque[Callable[[], InferenceResult]] = deque()
         for number, batch in enumerate(batches):
@@ -113,23 +128,23 @@ class AsyncInferenceRunner:
         check_residues(pack)
         if not len(pack):
             return lambda: InferenceResult(
-                [], torch.empty((0, self.embed_dim), dtype=torch.float32, device="cpu"), []
+                [], torch.empty((0, self.embed_dim), dtype=self.dtype, device="cpu"), []
             )
         if self.device.type == "cpu":
-            embeddings, good = self._embed(pack)
-            return lambda: finite(pack, embeddings, good, self.pool, self.skip)
+            embeddings, largest = self._embed(pack)
+            return lambda: self._checked(pack, embeddings, largest)
 
         compute = torch.cuda.current_stream(self.device)
-        pooled, good_rows = self._embed(pack)
+        pooled, largest_of_each = self._embed(pack)
         self.copy_out.wait_stream(compute)
         with torch.cuda.stream(self.copy_out):
-            on_host, good_on_host = self._to_host(pooled), self._to_host(good_rows)
+            on_host, largest_on_host = self._to_host(pooled), self._to_host(largest_of_each)
             done = torch.cuda.Event()
             done.record(self.copy_out)
 
         def collect() -> InferenceResult:
             done.synchronize()
-            return finite(pack, on_host, good_on_host, self.pool, self.skip)
+            return self._checked(pack, on_host, largest_on_host)
 
         return collect
 
@@ -154,11 +169,11 @@ class AsyncInferenceRunner:
             self.told_of_splitting = True
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        embeddings, good = zip(*map(self._embed, pack.split()), strict=True)
-        return torch.cat(embeddings), torch.cat(good)
+        embeddings, largest = zip(*map(self._embed, pack.split()), strict=True)
+        return torch.cat(embeddings), torch.cat(largest)
 
     def _embed_at_once(self, pack: Pack) -> tuple[Tensor, Tensor]:
-        """Embeddings of a pack, float32 on the device, and which rows have neither NaN nor Inf."""
+        """Embeddings of a pack ``[n, D]``, on the device, and the magnitude of each row, float32 ``[n]``."""
         input_ids, cu_seqlens = self._to_device(pack.input_ids), self._to_device(pack.cu_seqlens)
         packed = self.model.forward_packed(  # type: ignore[operator]
             input_ids, cu_seqlens, pack.max_seqlen, repr_layers=[self.layer]
@@ -169,8 +184,35 @@ class AsyncInferenceRunner:
                 representations = representations.float() * self._to_device(pack.weights)[:, None]
             embeddings = mean_over_residues(representations, cu_seqlens)
         else:
-            embeddings = representations[self._to_device(rows(pack, self.pool))].float()
-        return embeddings, embeddings.isfinite().all(-1)
+            embeddings = representations[self._to_device(rows(pack, self.pool))]
+        return embeddings.to(self.dtype), magnitude(embeddings)
+
+    def _checked(self, pack: Pack, embeddings: Tensor, largest: Tensor) -> InferenceResult:
+        """The result, unless it has NaN, Inf or what `dtype` cannot hold; with `skip` without those of NaN or Inf.
+
+        `largest`: the magnitude of each row, before it was rounded to `dtype`.
+        """
+        residues = residues_of(pack)
+        sizes = residues if self.pool == "residue" else [1] * len(pack)
+        values, magnitudes = embeddings.numpy(), largest.numpy()
+        finite = np.isfinite(magnitudes)
+        if finite.all():
+            check_fits(pack.sequence_ids, sizes, magnitudes, values.dtype)
+            # A plain tensor: not one that autograd refuses
+            plain = torch.from_numpy(values if self.pinned else values.copy())
+            return InferenceResult(pack.sequence_ids, plain, residues)
+        kept = [bool(rows.all()) for rows in np.split(finite, np.cumsum(sizes)[:-1])]
+        skipped = {at: name for at, name in enumerate(pack.sequence_ids) if not kept[at]}
+        if not self.skip:
+            names = list(dict.fromkeys(skipped.values()))  # windows of a protein have its name
+            raise NonFiniteEmbeddingError(
+                f"NaN or Inf in the embedding of {some(names)}: the precision may be too narrow for "
+                "these weights (try bf16 or fp32), or the checkpoint is damaged; --on-nan skip leaves them out"
+            )
+        names, of_kept = list(itertools.compress(pack.sequence_ids, kept)), np.repeat(kept, sizes)
+        check_fits(names, list(itertools.compress(sizes, kept)), magnitudes[of_kept], values.dtype)
+        plain = torch.from_numpy(values[of_kept])
+        return InferenceResult(names, plain, list(itertools.compress(residues, kept)), skipped)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         """A CPU tensor on the device, copied beside what is being computed."""
@@ -216,6 +258,29 @@ def mean_over_residues(representations: Tensor, cu_seqlens: Tensor) -> Tensor:
     return torch.segment_reduce(representations.float(), "mean", offsets=offsets, axis=0, unsafe=True)[1::3]
 
 
+def magnitude(rows: Tensor) -> Tensor:
+    """The largest absolute value of each row of ``[n, D]``, float32 ``[n]``: NaN where it has one, else Inf."""
+    lowest, highest = rows.aminmax(dim=-1)
+    return torch.maximum(highest, -lowest).float()
+
+
+def check_fits(names: Sequence[str], sizes: Sequence[int], magnitudes: np.ndarray, dtype: np.dtype) -> None:
+    """Raise TooNarrowError, naming the sequence, where `dtype` rounds a row to Inf.
+
+    `sizes`: rows of each name. `magnitudes`: of each row, finite float32; a row has Inf if this has.
+    """
+    with np.errstate(over="ignore"):
+        wrong = np.flatnonzero(np.isinf(magnitudes.astype(dtype)))
+    if not len(wrong):
+        return
+    found = np.unique(np.searchsorted(np.cumsum(sizes), wrong, side="right"))
+    more = f" (and {len(found) - 1} more of its batch)" if len(found) > 1 else ""
+    raise TooNarrowError(
+        f"the embedding of {shown(names[int(found[0])])!r}{more} has values up to {magnitudes[wrong[0]]:,.0f}, "
+        f"which {dtype} cannot hold: use --dtype float32 and --force"
+    )
+
+
 def rows(pack: Pack, pool: str) -> Tensor:
     """Which tokens ``pool="bos"`` or ``pool="residue"`` takes: int64, on the CPU."""
     ends = pack.cu_seqlens.numpy().astype(np.int64)
@@ -236,29 +301,6 @@ def check_residues(pack: Pack) -> None:
     names = [name for name, count in zip(pack.sequence_ids, residues_of(pack), strict=True) if count < 1]
     if names:
         raise ValueError(f"no residue to average in {some(names)}; leave empty proteins out")
-
-
-def finite(pack: Pack, embeddings: Tensor, good: Tensor, pool: str, skip: bool = False) -> InferenceResult:
-    """The result, unless it has NaN or Inf, without these with `skip`; `good` tells which rows have none."""
-    residues, all_good = residues_of(pack), good.numpy()
-    if all_good.all():
-        # A plain tensor: neither pinned memory nor one that autograd refuses
-        return InferenceResult(pack.sequence_ids, torch.from_numpy(embeddings.numpy().copy()), residues)
-    sizes = residues if pool == "residue" else [1] * len(pack)
-    kept = [bool(rows.all()) for rows in np.split(all_good, np.cumsum(sizes)[:-1])]
-    skipped = {at: name for at, name in enumerate(pack.sequence_ids) if not kept[at]}
-    if not skip:
-        names = list(dict.fromkeys(skipped.values()))  # windows of a protein have its name
-        raise NonFiniteEmbeddingError(
-            f"NaN or Inf in the embedding of {some(names)}: the precision may be too narrow for "
-            "these weights (try bf16 or fp32), or the checkpoint is damaged; --on-nan skip leaves them out"
-        )
-    return InferenceResult(
-        list(itertools.compress(pack.sequence_ids, kept)),
-        torch.from_numpy(embeddings.numpy()[np.repeat(kept, sizes)]),
-        list(itertools.compress(residues, kept)),
-        skipped,
-    )
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

@@ -17,7 +17,7 @@ from virnucpro.data.fasta import Fasta
 from virnucpro.data.proteins import ProteinReader, Skipped, Tally
 from virnucpro.data.six_frame import STANDARD
 from virnucpro.errors import ArgumentError
-from virnucpro.models.esm2 import ESM2
+from virnucpro.models.esm2 import ESM2, SHAPES
 from virnucpro.names import NOT_FINITE
 from virnucpro.pipeline.input import InputChangedError, NumberedPacks
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
@@ -162,7 +162,7 @@ def write_output(
         if "shard" in settings:
             more["blocks"] = source.blocks
         if format.with_proteins:
-            more["proteins"] = proteins_again(fasta.paths, options, settings["token_budget"], source.digest)
+            more["proteins"] = proteins_again(fasta.paths, options, settings["token_budget"], shape, source.digest)
         return format.write(path, rows, attributes, shape, ragged, stop, **more)
 
     try:
@@ -213,7 +213,7 @@ def check_format(format: Format, options: Options, fasta: Fasta) -> None:
 
 
 def proteins_again(
-    paths: Sequence[str], options: Options, token_budget: int, digest: str
+    paths: Sequence[str], options: Options, token_budget: int, shape: tuple[int, ...], digest: str
 ) -> Iterator[tuple[str, str]]:
     """The proteins of an input that was embedded, ``(name, protein)``, as they were; a pack of them is held.
 
@@ -227,7 +227,7 @@ def proteins_again(
             yield each
 
     with Fasta(*paths) as fasta:
-        source = NumberedPacks(pack(holding(reader_of(fasta, options)), token_budget))
+        source = NumberedPacks(packs_of(holding(reader_of(fasta, options)), options, token_budget, shape))
         for each in source:
             for _ in each.pack.sequence_ids:
                 yield held.popleft()
@@ -238,8 +238,10 @@ def proteins_again(
 def input_again(paths: Sequence[str], settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """As `proteins_again`, of what a part was made of, by its settings."""
     length, chunk, code = (plain(settings.get(name)) for name in ("max_length", "chunk", "genetic_code"))
-    options = Options(max_length=length, chunk=chunk, genetic_code=code or STANDARD)
-    return proteins_again(paths, options, settings["token_budget"], settings["input_digest"])
+    dedupe = plain(settings.get("dedupe")) is not None
+    options = Options(max_length=length, chunk=chunk, genetic_code=code or STANDARD, dedupe=dedupe)
+    shape = (SHAPES[str(settings["model"])].dim,)
+    return proteins_again(paths, options, settings["token_budget"], shape, settings["input_digest"])
 
 
 def reader_of(

@@ -113,7 +113,7 @@ def embedded(records: Iterable[tuple[str, str]], model: ESM2, options: Options) 
     shape = shape_of_row(model, options)
     reader = ProteinReader(records, options.max_length, options.chunk, options.strict)
     budget = options.token_budget or budget_of(model)
-    runner = in_parts(runner_for(model, options), options, budget)
+    runner = in_parts(runner_for(model, options, pinned=False), options, budget)
     with ReadAhead(packs_of(reader, options, budget, shape), PACKS_AHEAD) as packs:
         for result in runner.run(packs):
             names += result.sequence_ids

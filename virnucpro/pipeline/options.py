@@ -10,9 +10,8 @@ from virnucpro.data.six_frame import GENETIC_CODES, STANDARD
 from virnucpro.data.windows import Window
 from virnucpro.errors import ArgumentError
 from virnucpro.models.esm2 import ESM2
-from virnucpro.pipeline.async_inference import ON_NAN, POOLS, AsyncInferenceRunner, layer_index
+from virnucpro.pipeline.async_inference import DTYPES, ON_NAN, POOLS, AsyncInferenceRunner, layer_index
 
-DTYPES = ("float32", "float16")
 DEDUPE_TOKENS = 2**19
 """Of the proteins, one after the other, among which `dedupe` looks for equal ones, at most."""
 
@@ -75,13 +74,22 @@ class Options:
             raise ArgumentError("no layers: name at least one")
 
 
-def runner_for(model: ESM2, options: Options) -> AsyncInferenceRunner:
-    """A runner that pools the layers of `options`, side by side where there are several."""
+def runner_for(model: ESM2, options: Options, pinned: bool = True) -> AsyncInferenceRunner:
+    """A runner that pools the layers of `options`, side by side where there are several.
+
+    `pinned`: as for `AsyncInferenceRunner`; results are taken to be written, and not kept. Windows stay float32:
+    `Whole` adds them up before it rounds.
+    """
     layers = [layer_index(model, layer) for layer in options.layers]
-    on_nan = "error" if options.strict else options.on_nan
-    if len(layers) == 1:
-        return AsyncInferenceRunner(model, pool=options.pool, layer=layers[0], on_nan=on_nan)
-    return AsyncInferenceRunner(Layers(model, layers), pool=options.pool, on_nan=on_nan)
+    one = len(layers) == 1
+    return AsyncInferenceRunner(
+        model if one else Layers(model, layers),
+        pool=options.pool,
+        layer=layers[0] if one else -1,
+        on_nan="error" if options.strict else options.on_nan,
+        dtype="float32" if options.long else options.dtype,
+        pinned=pinned,
+    )
 
 
 def shape_of_row(model: ESM2, options: Options) -> tuple[int, ...]:

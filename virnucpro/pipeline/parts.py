@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from virnucpro.data.packing import Pack, make_pack, pack
-from virnucpro.pipeline.async_inference import InferenceResult, residues_of
+from virnucpro.pipeline.async_inference import InferenceResult, check_fits, residues_of
 from virnucpro.pipeline.options import DEDUPE_TOKENS, Options
 
 DEDUPE_BYTES = 2**28
@@ -43,7 +43,7 @@ class Whole:
 
     def __init__(self, pack: Pack, options: Options, token_budget: int):
         self._pack, self._budget, self._pool = pack, token_budget, options.pool
-        self._window = options.long
+        self._window, self._dtype = options.long, np.dtype(options.dtype)
         self._residues = residues_of(pack)
         self._first = first_equal(pack) if options.dedupe else np.arange(len(pack))
         sizes = self._residues if self._pool == "residue" else [1] * len(pack)
@@ -138,14 +138,23 @@ class Whole:
         names, residues = self._pack.sequence_ids, self._residues
         left_out = np.isin(self._first, list(self._not_finite))
         if not left_out.any():
-            return InferenceResult(names, torch.from_numpy(embeddings), residues)
+            return InferenceResult(names, self._rounded(embeddings, names, np.diff(rows)), residues)
         kept = np.flatnonzero(~left_out).tolist()
+        of_kept = [names[at] for at in kept]
+        values = embeddings[np.repeat(~left_out, np.diff(rows))]
         return InferenceResult(
-            [names[at] for at in kept],
-            torch.from_numpy(embeddings[np.repeat(~left_out, np.diff(rows))]),
+            of_kept,
+            self._rounded(values, of_kept, np.diff(rows)[kept]),
             [residues[at] for at in kept],
             {at: names[at] for at in np.flatnonzero(left_out).tolist()},
         )
+
+    def _rounded(self, embeddings: np.ndarray, names: Sequence[str], sizes: np.ndarray) -> torch.Tensor:
+        """Sums of windows in the type asked for; the runner has rounded all else. `sizes`: rows of each name."""
+        if embeddings.dtype != self._dtype:
+            check_fits(names, sizes.tolist(), np.abs(embeddings).max(axis=-1, initial=0), self._dtype)
+            embeddings = embeddings.astype(self._dtype)
+        return torch.from_numpy(embeddings)
 
 
 class InParts:

@@ -10,20 +10,17 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-
 from virnucpro.data.packing import Pack
-from virnucpro.errors import UserError
-from virnucpro.names import shown
 from virnucpro.pipeline.async_inference import InferenceResult
 from virnucpro.pipeline.input import Numbered
-from virnucpro.store.segments import SegmentWriter, StoredPack
+from virnucpro.store.segments import EncodedPack, SegmentWriter, StoredPack
 
 logger = logging.getLogger(__name__)
 
 PACKS_AHEAD = 4  # read, tokenised and packed while the device computes
 RESULTS_BEHIND = 4  # computed and not yet written
-COMMIT_SECONDS = 2.0  # how much work a crash costs at most, beside the batches in flight
+COMMIT_SECONDS = 2.0  # between two commits: with the batches in flight, what a crash costs
+COMMIT_BYTES = 2**28  # of rows, which are committed sooner: little is left for the end
 
 Item = TypeVar("Item")
 
@@ -104,39 +101,71 @@ class InterruptiblePacks:
 
 
 class BackgroundWriter:
-    """Appends results to a run's files in a thread of its own, and commits now and then, and at the end.
+    """Writes results to a run's files in threads of its own, and commits now and then, and at the end.
 
+    Packs are encoded several at a time, written one after the other, and put on disk while the next are written.
     `on_disk` is called with what was committed. What fails there first is raised by a later call, or at the end;
-    where something else is raised already, it is logged. Use as a context manager.
+    where something else is raised already, it is logged. `on_failure` is called with it at once. Use as a context
+    manager, unless what is left at the end counts for nothing.
     """
 
-    def __init__(self, writer: SegmentWriter, on_disk: Callable[[list[StoredPack]], None]):
-        self._writer, self._on_disk = writer, on_disk
-        self._pool = ThreadPoolExecutor(1)
+    def __init__(
+        self,
+        writer: SegmentWriter,
+        on_disk: Callable[[list[StoredPack]], None],
+        on_failure: Callable[[BaseException], None] = lambda failure: None,
+    ):
+        self._writer, self._on_disk, self._on_failure = writer, on_disk, on_failure
+        self._encoding, self._writing, self._syncing = map(ThreadPoolExecutor, (RESULTS_BEHIND, 1, 1))
         self._pending: deque[Future[None]] = deque()
-        self._committed = time.monotonic()
+        self._commits: deque[Future[None]] = deque()  # one at most is not done
+        self._committed, self._bytes = time.monotonic(), 0
         self._failure: BaseException | None = None
 
-    def __call__(self, result: InferenceResult, each: Numbered) -> None:
-        """Write a pack's result; waits while `RESULTS_BEHIND` others are not written yet."""
+    def __call__(self, result: InferenceResult, each: Numbered, commit: bool = False) -> None:
+        """Write a pack's result; waits while `RESULTS_BEHIND` others are not written yet.
+
+        `commit`: when it is written, and do not wait for more.
+        """
         if len(self._pending) == RESULTS_BEHIND:
             self._pending.popleft().result()
-        self._pending.append(self._pool.submit(self._write, result, each))
+        encoded = self._encoding.submit(self._encode, result, each)
+        self._pending.append(self._writing.submit(self._or_fail, self._write, encoded, commit))
 
-    def _write(self, result: InferenceResult, each: Numbered) -> None:
+    def _encode(self, result: InferenceResult, each: Numbered) -> EncodedPack:
+        skipped = [each.begins + at for at in result.skipped]
+        rows = result.embeddings.numpy()
+        return self._writer.encode(each.number, result.sequence_ids, result.residues, rows, each.digest, skipped)
+
+    def _write(self, encoded: Future[EncodedPack], commit: bool) -> None:
         if self._failure is not None:  # what came after a batch that is missing would be misplaced
             raise self._failure
-        try:
-            append(self._writer, result, each)
-            if time.monotonic() - self._committed >= COMMIT_SECONDS:
-                self._commit()
-                self._committed = time.monotonic()
-        except BaseException as failure:
-            self._failure = failure
-            raise
+        pack = encoded.result()
+        self._writer.write(pack)
+        self._bytes += pack.values.nbytes
+        if commit or self._bytes >= COMMIT_BYTES or time.monotonic() - self._committed >= COMMIT_SECONDS:
+            while self._commits:  # else a slow disk would fall behind ever further
+                self._commits.popleft().result()
+            self._commits.append(self._syncing.submit(self._or_fail, self._commit, self._writer.take()))
+            self._committed, self._bytes = time.monotonic(), 0
 
-    def _commit(self) -> None:
-        self._on_disk(self._writer.commit())
+    def _commit(self, packs: list[StoredPack]) -> None:
+        self._on_disk(self._writer.commit(packs))
+
+    def _left(self) -> Iterator[Callable[[], None]]:
+        """What is to be waited for at the end, in this order: the last write may begin a commit."""
+        yield from (pending.result for pending in self._pending)
+        yield from (commit.result for commit in self._commits)
+        yield lambda: self._commit(self._writer.take())
+
+    def _or_fail(self, work: Callable[..., None], *arguments: Any) -> None:
+        try:
+            work(*arguments)
+        except BaseException as failure:
+            if self._failure is None:
+                self._failure = failure
+                self._on_failure(failure)
+            raise
 
     def __enter__(self) -> "BackgroundWriter":
         return self
@@ -144,48 +173,16 @@ class BackgroundWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         failures = []
         try:
-            for finish in (*(pending.result for pending in self._pending), self._commit):
+            for finish in self._left():
                 try:
                     finish()
                 except Exception as failure:  # in order: the first is the cause of the others
                     failures.append(failure)
         finally:
-            self._pool.shutdown()
+            for threads in (self._encoding, self._writing, self._syncing):
+                threads.shutdown()
             self._writer.close()
         if failures and error is None:
             raise failures[0]
         if failures and error is not failures[0]:
             logger.warning("%s", failures[0])
-
-
-def append(writer: SegmentWriter, result: InferenceResult, each: Numbered) -> None:
-    """Write the result of a pack."""
-    skipped = [each.begins + at for at in result.skipped]
-    rows = in_type(result, writer.dtype)
-    writer.append(each.number, result.sequence_ids, result.residues, rows, each.digest, skipped)
-
-
-class TooNarrowError(UserError, ArithmeticError):
-    """The file's type cannot hold an embedding."""
-
-    resume_helps = False  # it would be computed again
-
-
-def in_type(result: InferenceResult, dtype: np.dtype) -> np.ndarray:
-    """The embeddings in the file's type; ArithmeticError where that is too narrow."""
-    values = result.embeddings.numpy()
-    with np.errstate(over="ignore"):
-        rows = values.astype(dtype, copy=False)
-    if dtype != np.float32 and not np.isfinite(rows).all():
-        wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        a_row_each = len(rows) == len(result.sequence_ids)
-        ends = np.arange(1, len(rows) + 1) if a_row_each else np.cumsum(result.residues)
-        found = np.unique(np.searchsorted(ends, wrong, side="right"))
-        name = result.sequence_ids[int(found[0])]
-        more = f" (and {len(found) - 1} more of its batch)" if len(found) > 1 else ""
-        largest = float(np.abs(values[wrong[0]]).max())
-        raise TooNarrowError(
-            f"the embedding of {shown(name)!r}{more} has values up to {largest:,.0f}, which {dtype} cannot hold: "
-            "use --dtype float32 and --force"
-        )
-    return rows

@@ -1,5 +1,6 @@
 """What one worker of several does: load the model once, embed blocks of packs, and write their rows."""
 
+import contextlib
 import os
 import queue
 import threading
@@ -7,7 +8,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from virnucpro.pipeline.async_inference import AsyncInferenceRunner, InferenceRe
 from virnucpro.pipeline.input import Numbered
 from virnucpro.pipeline.options import Options, runner_for, shape_of_row
 from virnucpro.pipeline.parts import Runner, in_parts
-from virnucpro.pipeline.prefetch import RESULTS_BEHIND, append
+from virnucpro.pipeline.prefetch import BackgroundWriter
 from virnucpro.pipeline.provenance import settings_of
 from virnucpro.store.errors import StoreError
 from virnucpro.store.run import PROOF
@@ -148,13 +149,27 @@ class BlockDone:
 
 
 class _Block:
-    """A block that is being embedded; `left`: packs of it that are not written yet."""
+    """A block that is being embedded; `left`: packs of it that are not embedded yet."""
 
-    def __init__(self, left: int):
-        self.left = left
+    def __init__(self, size: int):
+        self.size = self.left = size
         self.sequences = self.residues = 0
         self.not_finite: list[str] = []
+        self.packs: list[StoredPack] = []
         self.done: Future[BlockDone] = Future()
+
+    def embedded(self, result: InferenceResult) -> None:
+        """A pack more is embedded."""
+        self.sequences += len(result.sequence_ids)
+        self.residues += sum(result.residues)
+        self.not_finite += result.skipped.values()
+        self.left -= 1
+
+    def on_disk(self, pack: StoredPack) -> None:
+        """A pack more is on disk."""
+        self.packs.append(pack)
+        if len(self.packs) == self.size:
+            self.done.set_result(BlockDone(self.sequences, self.residues, self.not_finite, self.packs))
 
 
 class Worker:
@@ -197,16 +212,15 @@ class Worker:
         """Take the run's settings; returns when the engine is ready for `embed`."""
         self._settings = dict(settings)
         folder = self._plan.segments / f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex}"
-        self._segment = SegmentWriter(folder, self._plan.options.dtype)
+        self._write = BackgroundWriter(SegmentWriter(folder, self._plan.options.dtype), self._on_disk, self._fail)
         self._adding = threading.Lock()
         self._error: BaseException | None = None
         self._waiting: set[Future[BlockDone]] = set()
         self._packs: queue.SimpleQueue[tuple[Numbered, _Block]] = queue.SimpleQueue()
         self._begun: deque[tuple[Numbered, _Block]] = deque()
-        self._results: queue.Queue[tuple[InferenceResult, Numbered, _Block]] = queue.Queue(RESULTS_BEHIND)
+        self._written: dict[int, _Block] = {}  # by the numbers of packs that are not on disk yet
         self._ready = Future[None]()
-        for work in (self._compute, self._write):
-            threading.Thread(target=self._or_fail, args=(work,), name=work.__name__, daemon=True).start()
+        threading.Thread(target=self._or_fail, name="compute", daemon=True).start()
         self._ready.result()
 
     def embed(self, packs: Sequence[CompactPack]) -> BlockDone:
@@ -234,7 +248,10 @@ class Worker:
         while True:
             first = self._packs.get()
             for result in self._engine.run(self._taken(first)):
-                self._results.put((result, *self._begun.popleft()))
+                each, block = self._begun.popleft()
+                block.embedded(result)
+                self._written[each.number] = block
+                self._write(result, each, commit=not block.left)
 
     def _taken(self, first: tuple[Numbered, _Block]) -> Iterator[Pack]:
         """Packs until none comes: the engine holds some results back until it gets more, or there are no more."""
@@ -247,24 +264,20 @@ class Worker:
             except queue.Empty:
                 return
 
-    def _write(self) -> None:
-        while True:
-            result, each, block = self._results.get()
-            append(self._segment, result, each)
-            block.sequences += len(result.sequence_ids)
-            block.residues += sum(result.residues)
-            block.not_finite += result.skipped.values()
-            block.left -= 1
-            if not block.left:
-                packs = self._segment.commit()
-                block.done.set_result(BlockDone(block.sequences, block.residues, block.not_finite, packs))
+    def _on_disk(self, packs: list[StoredPack]) -> None:
+        for each in packs:
+            self._written.pop(each.number).on_disk(each)
 
-    def _or_fail(self, work: Callable[[], None]) -> None:
-        """Have what `work` raises raised by all calls of `embed`."""
+    def _or_fail(self) -> None:
         try:
-            work()
+            self._compute()
         except BaseException as error:
-            with self._adding:
-                self._error = error
-                for each in list(self._waiting):
-                    each.set_exception(error)
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Have the error raised by all calls of `embed`."""
+        with self._adding:
+            self._error = self._error or error
+            for each in list(self._waiting):
+                with contextlib.suppress(InvalidStateError):  # just now it was put on disk
+                    each.set_exception(self._error)

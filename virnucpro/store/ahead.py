@@ -10,6 +10,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from virnucpro.store.disk import AppendFile, delete, free_bytes, open_to_read
@@ -32,7 +33,7 @@ class RowsAhead:
 
     def __init__(self, path: Path, row_bytes: int):
         self._path, self._row_bytes = path, row_bytes
-        self._rows = self._since_sync = 0
+        self._rows = 0
         self._packs: queue.SimpleQueue[StoredPack | None] = queue.SimpleQueue()
         self._given_up = threading.Event()
         self._thread = threading.Thread(target=self._work, name="rows ahead", daemon=True)
@@ -65,12 +66,9 @@ class RowsAhead:
     def _work(self) -> None:
         try:
             delete(self._path)
-            file = rows_file(self._path)
-            try:
-                self._copy_packs(file)
+            with contextlib.closing(rows_file(self._path)) as file, ThreadPoolExecutor(1) as syncing:
+                self._copy_packs(file, syncing)
                 file.sync()
-            finally:
-                file.close()
         except Exception as error:  # whatever it is, the rows are where they were
             if not self._given_up.is_set():
                 logger.info("rows are not put in order while workers compute, but at the end: %s", error)
@@ -78,15 +76,23 @@ class RowsAhead:
             with contextlib.suppress(OSError):
                 delete(self._path)
 
-    def _copy_packs(self, file: AppendFile) -> None:
+    def _copy_packs(self, file: AppendFile, syncing: ThreadPoolExecutor) -> None:
         waiting: dict[int, StoredPack] = {}
-        following = 0
+        following = since_sync = 0
+        sync: Future[None] | None = None
         while (pack := self._packs.get()) is not None:
             if pack.number >= following:
                 waiting[pack.number] = pack
             while following in waiting:
-                self._copy(waiting.pop(following), file)
-                following += 1
+                pack = waiting.pop(following)
+                self._copy(pack, file)
+                following, since_sync = following + 1, since_sync + pack.rows_size
+                if since_sync >= SYNC_BYTES:  # while the next are copied
+                    if sync is not None:
+                        sync.result()
+                    sync, since_sync = syncing.submit(file.sync), 0
+        if sync is not None:
+            sync.result()
 
     def _copy(self, pack: StoredPack, file: AppendFile) -> None:
         rows = open_to_read(pack.segment / ROWS)
@@ -100,7 +106,3 @@ class RowsAhead:
         finally:
             os.close(rows)
         self._rows += pack.rows
-        self._since_sync += pack.rows_size
-        if self._since_sync >= SYNC_BYTES:
-            file.sync()
-            self._since_sync = 0

@@ -373,9 +373,8 @@ class Run(OutputFolder):
         delete(self.whole)
         if (segment / ROWS).stat().st_nlink != 1:
             return False
-        for _ in rows.embeddings():  # prove them
-            if stop():
-                return False
+        if not rows.prove(stop):
+            return False
         try:
             os.link(segment / ROWS, self.whole)
         except OSError:  # a file system without hard links

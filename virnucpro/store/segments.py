@@ -67,15 +67,30 @@ class StoredPack:
         return [getattr(self, each.name) for each in fields(self)[1:]]
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedPack:
+    """A pack as `SegmentWriter` writes it: `named` are its names and lengths, `values` its rows, as bytes."""
+
+    number: int
+    counts: tuple[int, int, int]  # sequences, residues, rows
+    named: bytes
+    names_crc: int
+    values: np.ndarray
+    rows_crc: int
+    digest: str
+    skipped: tuple[int, ...]
+
+
 class SegmentWriter:
     """A worker's rows, to a new folder. After a write or sync that failed nothing more is written.
 
+    While one thread writes packs, another may commit those that were written before.
     Raises WriteError, naming the folder and the machine, for what cannot be written, and then again.
     """
 
     def __init__(self, folder: Path, dtype: str):
         self.folder, self.dtype = folder, np.dtype(dtype)
-        self._packs: list[StoredPack] = []
+        self._written: list[StoredPack] = []
         self._rows_end, self._names_end = ROWS_AT, 0
         self._failure: WriteError | None = None
         self._files: dict[str, AppendFile] = {}
@@ -86,7 +101,11 @@ class SegmentWriter:
             for each in (folder, folder.parent, folder.parent.parent):
                 sync(each)
 
-    def append(
+    def append(self, *pack: Any) -> None:
+        """Encode a pack and write it."""
+        self.write(self.encode(*pack))
+
+    def encode(
         self,
         number: int,
         names: Sequence[str],
@@ -94,35 +113,50 @@ class SegmentWriter:
         rows: np.ndarray,
         digest: str,
         skipped: Sequence[int] = (),
-    ) -> None:
-        """Add the pack `number`: names (without line ends), residues, and rows ``[n, row_size]``.
+    ) -> EncodedPack:
+        """The pack `number`: names (without line ends), residues, and rows ``[n, row_size]``, not copied.
 
         `digest` is that of the input up to its end. `skipped`: places in the input of its sequences without a row.
+        Several threads may call this at a time: checksums take as long as writing.
         """
+        if rows.dtype != self.dtype:
+            raise TypeError(f"rows are {rows.dtype}, and those of {self.folder} are {self.dtype}")
         named = "".join(f"{name}\n" for name in names).encode() + np.asarray(lengths, dtype="<i8").tobytes()
-        values = np.ascontiguousarray(rows, dtype=self.dtype).reshape(-1).view(np.uint8)
-        counts = (len(names), sum(lengths), len(rows))
-        where = (self._rows_end, values.nbytes, zlib.crc32(values.data))
-        where_names = (self._names_end, len(named), zlib.crc32(named))
+        values = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
+        counts, crcs = (len(names), sum(lengths), len(rows)), (zlib.crc32(named), zlib.crc32(values.data))
+        return EncodedPack(number, counts, named, crcs[0], values, crcs[1], digest, tuple(map(int, skipped)))
+
+    def write(self, pack: EncodedPack) -> None:
+        """Append a pack to the files."""
+        where = (self._rows_end, pack.values.nbytes, pack.rows_crc)
+        where_names = (self._names_end, len(pack.named), pack.names_crc)
         with self._writing():
-            self._files[NAMES].append(named)
-            self._files[ROWS].append(values)
-        self._rows_end, self._names_end = self._rows_end + values.nbytes, self._names_end + len(named)
-        self._packs.append(
-            StoredPack(self.folder, number, *counts, *where, *where_names, digest, tuple(map(int, skipped)))
+            self._files[NAMES].append(pack.named)
+            self._files[ROWS].append(pack.values)
+        self._rows_end, self._names_end = self._rows_end + where[1], self._names_end + where_names[1]
+        self._written.append(
+            StoredPack(self.folder, pack.number, *pack.counts, *where, *where_names, pack.digest, pack.skipped)
         )
 
-    def commit(self) -> list[StoredPack]:
-        """Put on disk what was appended since the last commit, and then say so in the journal; returns it."""
-        if self._failure is None and not self._packs:
+    def take(self) -> list[StoredPack]:
+        """What was written since the last call, for `commit`. Called by the thread that writes."""
+        taken, self._written = self._written, []
+        return taken
+
+    def commit(self, packs: list[StoredPack] | None = None) -> list[StoredPack]:
+        """Put what `take` returned on disk, by default what it returns now, and then say so in the journal.
+
+        Returns it. One commit at a time.
+        """
+        packs = self.take() if packs is None else packs
+        if self._failure is None and not packs:
             return []
         with self._writing():
             self._files[ROWS].sync()
             self._files[NAMES].sync()
-            self._files[JOURNAL].append(line_of([pack.as_list() for pack in self._packs]))
+            self._files[JOURNAL].append(line_of([pack.as_list() for pack in packs]))
             self._files[JOURNAL].sync()
-        committed, self._packs = self._packs, []
-        return committed
+        return packs
 
     def close(self) -> None:
         """Close the files. What was not committed does not count."""
