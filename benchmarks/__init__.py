@@ -22,8 +22,8 @@ Below, in rooms of their own, is what they share (asv imports these, too, and fi
   ``in_turn``: implementations timed in turn; ``fidelity_report``: a program,
   `make fidelity`
 - ``peers``: other implementations of ESM-2, the baselines. ``base``, ``fair_esm``, ``transformers``,
-  ``esm_efficient``, ``esm_cpp``; ``table``: a program, `make engine`; ``formats``: its other table, a model's
-  precisions side by side
+  ``esm_efficient``, ``esm_cpp``, ``open_vino``, ``onnx_runtime``, the last two in ``own_process``; ``table``: a
+  program, `make engine`; ``formats``: its other table, a model's precisions side by side
 """
 
 SOURCE = "VIRNUCPRO_BENCH_SOURCE"

@@ -4,8 +4,9 @@
     python -m benchmarks.peers.table --formats     a model's precisions side by side instead; see `formats`
 
 All implementations have the same random weights and proteins (20 to 400 residues), and are timed in turn, round by
-round. A peer whose embeddings are not the engine's ends the run; one that cannot run is named. Peak memory,
-weights included, is measured in a process for each; on a CPU it is what the process grew by.
+round; OpenVINO and ONNX Runtime in a process each. A peer whose embeddings are not the engine's ends the run; one
+that cannot run is named. Peak memory, weights included, is measured in a process for each; on a CPU it is what the
+process grew by.
 """
 
 import argparse
@@ -26,8 +27,9 @@ from ..suite.hardware import PRECISIONS, Hardware, precision_skip_reason, probe
 from ..suite.places import find
 from ..suite.program import Embedder, load, state
 from ..suite.workloads import AMINO_ACIDS, Protein, tokens_in
-from . import esm_cpp, esm_efficient, fair_esm, formats, transformers
+from . import esm_cpp, esm_efficient, fair_esm, formats, onnx_runtime, open_vino, transformers
 from .base import PaddedPeer, Peer, State
+from .own_process import OwnProcess
 
 ENGINE = "virnucpro, tokens to embeddings on the CPU"
 MODELS = {
@@ -78,21 +80,31 @@ class Case:
         if how.packed:
             return how.packed(encode, self.entries, self.precision, device, sizes)
         proteins = sorted(self.entries, key=lambda entry: len(entry[1])) if how.by_length else self.entries
-        return PaddedPeer(encode, proteins, self.precision, device, sizes)
+        return how.padded(encode, proteins, self.precision, device, sizes)
+
+    def peer_alone(self, name: str) -> Peer:
+        """A peer with the engine's weights, in a process without the engine."""
+        weights = state(load(self.model, self.precision, self.hardware.device))
+        load.cache_clear()
+        return self.peer(name, self.encoder(name, weights), PEERS[name].sizes)
 
 
 @dataclass(frozen=True)
 class PeerSetup:
     """How users run a peer: proteins sorted by length in the best batch size, as they come, or packed by `packed`.
 
-    `precisions`: those in which it computes, by type of device.
+    `precisions`: those in which it computes, by type of device. `lacks`: why this machine does not run it in a
+    precision. `alone`: whether it has a process of its own; its memory, after a conversion, is not measured.
     """
 
     build: Callable[..., Callable[..., torch.Tensor]]
     by_length: bool = False
     packed: Callable[..., Peer] | None = None
+    padded: Callable[..., Peer] = PaddedPeer
     sizes: Sequence[int] | None = None
     missing: Callable[[], str | None] = lambda: None
+    lacks: Callable[[str], str | None] = lambda precision: None
+    alone: bool = False
     precisions: Mapping[str, Sequence[str]] = field(default_factory=lambda: USUAL)
 
     def skip_reason(self, case: Case) -> str | None:
@@ -104,7 +116,7 @@ class PeerSetup:
         if case.precision not in precisions:
             computes = listed([each.upper() for each in precisions])
             return f"on {'CPUs' if device == 'cpu' else 'GPUs'} it computes in {computes} only"
-        return self.missing()
+        return self.missing() or self.lacks(case.precision)
 
 
 PEERS = {
@@ -124,6 +136,30 @@ PEERS = {
         packed=esm_cpp.EsmCppPeer,
         missing=esm_cpp.missing,
         precisions={"cpu": esm_cpp.PRECISIONS, "cuda": []},
+    ),
+    **{
+        name: PeerSetup(
+            build,
+            by_length=True,
+            padded=open_vino.OpenVinoPeer,
+            sizes=open_vino.SIZES,
+            missing=open_vino.missing,
+            lacks=open_vino.lacks,
+            alone=True,
+            precisions={"cpu": open_vino.PRECISIONS, "cuda": []},
+        )
+        for name, build in (
+            ("OpenVINO, sorted", open_vino.one_by_one),
+            ("OpenVINO in streams, sorted", open_vino.in_streams),
+        )
+    },
+    "ONNX Runtime, sorted": PeerSetup(
+        onnx_runtime.onnx_runtime,
+        by_length=True,
+        sizes=open_vino.SIZES,
+        missing=onnx_runtime.missing,
+        alone=True,
+        precisions={"cpu": onnx_runtime.PRECISIONS, "cuda": []},
     ),
 }
 
@@ -174,8 +210,13 @@ def profile(run: Callable[[int], None], device: str) -> str:
     )
 
 
-def table(case: Case, rounds: int, fresh: Fresh, profiled: bool = False) -> str:
-    """The table of one case; `profiled`: and what the engine's time consists of."""
+def table(
+    case: Case, rounds: int, fresh: Fresh, profiled: bool = False, beginnings: tuple[str, ...] = ("",)
+) -> str:
+    """The table of one case, with the peers whose names have one of the `beginnings`.
+
+    `profiled`: and what the engine's time consists of.
+    """
     from tabulate import tabulate  # not in asv's environments
 
     load.cache_clear()  # an earlier case's model takes memory
@@ -192,18 +233,24 @@ def table(case: Case, rounds: int, fresh: Fresh, profiled: bool = False) -> str:
     left_out = []
     encoders: dict[Callable[..., Any], Callable[..., torch.Tensor]] = {}
     for name, how in PEERS.items():
+        if not name.startswith(beginnings):
+            continue
         reason = how.skip_reason(case)
         if reason:
             left_out.append(f"not measured: {name} ({reason})")
             continue
         show(f"  {name}: loading, its fastest batches, its results, its memory")
-        if how.build not in encoders:
-            encoders[how.build] = case.encoder(name, state(engine.esm2))
-        peer = case.peer(name, encoders[how.build], how.sizes)
+        if how.alone:
+            peer: Peer = OwnProcess(case.peer_alone, name)
+        else:
+            if how.build not in encoders:
+                encoders[how.build] = case.encoder(name, state(engine.esm2))
+            peer = case.peer(name, encoders[how.build], how.sizes)
         peer.choose_fastest(engine.timer)
         peer.check(engine.embeddings())
         rows.append(Row(f"{name}, {peer.unit} of {peer.size:,}", peer.run, engine.tokens))
-        peaks[rows[-1].name] = fresh(memory, (case, name, peer.size))
+        if not how.alone:
+            peaks[rows[-1].name] = fresh(memory, (case, name, peer.size))
     speeds = in_turn(rows, engine.device, rounds)
     lines = []
     for row in rows:
@@ -225,6 +272,7 @@ def main() -> None:
     )
     parser.add_argument("--proteins", type=int, help="default: 32 on a CPU, 512 on a GPU, there 96 for FP32")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--peers", nargs="*", default=[""], help="how the peers' names begin; default: all")
     parser.add_argument("--profile", action="store_true", help="print what the engine's forward pass consists of")
     parser.add_argument("--formats", action="store_true", help="one table a model: its precisions side by side")
     arguments = parser.parse_args()
@@ -249,7 +297,8 @@ def main() -> None:
                     print(f"{model} is not measured: {reason}", end="\n\n", flush=True)
                     continue
                 case = Case(model, precision, entries, hardware)
-                print(table(case, arguments.rounds, pool.apply, arguments.profile), end="\n\n", flush=True)
+                found = table(case, arguments.rounds, pool.apply, arguments.profile, tuple(arguments.peers))
+                print(found, end="\n\n", flush=True)
 
 
 def heading(hardware: Hardware, entries: Sequence[Protein]) -> str:

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..measure.gemms import Shape, float32_gemms
 from .base import Encode, State, fill
@@ -15,8 +15,8 @@ def transformers_is_missing() -> str | None:
     return None
 
 
-def transformers(shape: Shape, precision: str, device: str, state: State | None) -> Encode:
-    """Transformers' EsmModel with SDPA."""
+def esm_model(shape: Shape, precision: str, device: str, state: State | None) -> nn.Module:
+    """Transformers' EsmModel with SDPA, with these weights or with random ones."""
     from transformers import EsmConfig, EsmModel
 
     config = EsmConfig(
@@ -34,7 +34,12 @@ def transformers(shape: Shape, precision: str, device: str, state: State | None)
         attn_implementation="sdpa",
     )
     names = {transformers_name(name): values for name, values in (state or {}).items()}
-    peer = fill(lambda: EsmModel(config, add_pooling_layer=False), names, precision, device)
+    return fill(lambda: EsmModel(config, add_pooling_layer=False), names, precision, device)
+
+
+def transformers(shape: Shape, precision: str, device: str, state: State | None) -> Encode:
+    """`esm_model`, from padded tokens to representations."""
+    peer = esm_model(shape, precision, device, state)
 
     def encode(tokens: Tensor) -> Tensor:
         with float32_gemms(precision):

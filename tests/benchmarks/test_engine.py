@@ -15,7 +15,18 @@ from benchmarks import engine, throughput
 from benchmarks.measure import gemms
 from benchmarks.measure.fidelity import LEAST_PROTEINS
 from benchmarks.measure.timing import Protocol, alternate
-from benchmarks.peers import base, esm_cpp, esm_efficient, fair_esm, formats, table, transformers
+from benchmarks.peers import (
+    base,
+    esm_cpp,
+    esm_efficient,
+    fair_esm,
+    formats,
+    onnx_runtime,
+    open_vino,
+    own_process,
+    table,
+    transformers,
+)
 from benchmarks.precision import Precision
 from benchmarks.suite.cell import Store
 from benchmarks.suite.hardware import GIB, Hardware
@@ -83,6 +94,8 @@ def test_an_option_that_the_stand_in_does_not_have_is_refused():
         ("fair-esm, sorted", "int8", CPU, "on CPUs it computes in FP32, BF16 and FP16 only"),
         ("esm-cpp, tokens to logits", "int8", GPU, "it does not run on GPUs"),
         ("esm-cpp, tokens to logits", "bf16", CPU, "on CPUs it computes in FP32 and INT8 only"),
+        ("OpenVINO, sorted", "fp16", CPU, "on CPUs it computes in FP32, BF16 and INT8 only"),
+        ("ONNX Runtime, sorted", "bf16", CPU, "on CPUs it computes in FP32 and INT8 only"),
     ],
 )
 def test_a_peer_that_cannot_run_is_named_with_the_reason(peer, precision, hardware, said):
@@ -93,6 +106,45 @@ def test_without_esm_cpp_it_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setattr(esm_cpp, "find_spec", lambda name: None)
     how = table.PEERS["esm-cpp, tokens to logits"]
     assert "pip install esm-cpp==0.2.1" in how.skip_reason(table.Case(MODEL, "int8", [], CPU))
+
+
+@pytest.mark.parametrize("module, peer", [(open_vino, "OpenVINO, sorted"), (onnx_runtime, "ONNX Runtime, sorted")])
+def test_a_runtime_that_is_not_installed_is_named_with_the_remedy(monkeypatch, module, peer):
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert "pip install" in table.PEERS[peer].skip_reason(table.Case(MODEL, "int8", [], CPU))
+
+
+def test_openvino_is_not_measured_in_bf16_where_it_would_compute_in_fp32(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert "no BF16" in open_vino.lacks("bf16")
+    assert open_vino.lacks("int8") is None
+
+
+@pytest.mark.skipif(open_vino.missing() is not None, reason=f"needs OpenVINO: {open_vino.missing()}")
+@pytest.mark.parametrize("build", [open_vino.one_by_one, open_vino.in_streams])
+def test_openvino_with_the_engines_weights_gives_its_embeddings(model, embeddings, build):
+    queue = build(model.shape, "fp32", "cpu", model.fair_esm_state())
+    assert open_vino.OpenVinoPeer(queue, PROTEINS, "fp32", "cpu", [4]).check(embeddings) <= 1e-5
+
+
+@pytest.mark.skipif(onnx_runtime.missing() is not None, reason=f"needs ONNX Runtime: {onnx_runtime.missing()}")
+def test_onnx_runtime_with_the_engines_weights_gives_its_embeddings(model, embeddings):
+    encode = onnx_runtime.onnx_runtime(model.shape, "fp32", "cpu", model.fair_esm_state())
+    assert base.PaddedPeer(encode, PROTEINS, "fp32", "cpu", [4]).check(embeddings) <= 1e-5
+
+
+def letters_alone(sizes):
+    return base.PaddedPeer(lambda tokens: tokens[..., None].float(), PROTEINS, "fp32", "cpu", sizes)
+
+
+def test_a_peer_in_a_process_of_its_own_gives_its_embeddings_and_tells_what_fails():
+    peer = own_process.OwnProcess(letters_alone, [2])
+    assert (peer.unit, peer.size) == ("batches", 2)
+    assert peer.check(letters_alone([2]).embeddings()) == 0
+    with pytest.raises(RuntimeError, match="TypeError"):
+        peer.run("twice")
+    with pytest.raises(RuntimeError, match="TypeError"):
+        own_process.OwnProcess(letters_alone, "none")
 
 
 @needs_esm_cpp
