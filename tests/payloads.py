@@ -24,23 +24,10 @@ BROWSER = (
     "<math><mtext><table><mglyph><style><img src=x onerror=ran()>",
     "<input onfocus=ran() autofocus>",
     '<div data-toggle="tooltip" data-html="true" title="<img src=x onerror=ran()>">hover</div>',
-    "</script ><script>ran()</script>",
-    "<svg/onload=ran()>",
-    "<img srcset='x 1x' onerror=ran()>",
-    '" autofocus onfocus=ran() x="',
-    "' onmouseover='ran()",
-    "javascript:ran()//\u2028ran()",
-    "<math><a xlink:href=javascript:ran()>click</a></math>",
-    "<!--><script>ran()</script>-->",
-    "<template><script>ran()</script></template><style>@import 'javascript:ran()'</style>",
-    "%3Cimg src=x onerror=ran()%3E%0aran()",
 )
 
 # of what a branch and a tag may be called: no blank, ~ ^ : ? * [ \ and no //
-REFERENCES = (
-    *("<img/src=x/onerror=ran()>", "<svg/onload=ran()>", '"><script>ran()</script>', "y`touch-x`$(id)"),
-    *("$(shell/touch-x);'&|", "x\u2028y\u202egnp.exe", "|a|](javascript&#58;ran())"),
-)
+REFERENCES = ("<img/src=x/onerror=ran()>", "<svg/onload=ran()>", '"><script>ran()</script>', "y`touch-x`$(id)")
 
 TERMINAL = (
     "\x1b[31mred\x1b[0m",
