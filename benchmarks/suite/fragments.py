@@ -20,8 +20,8 @@ CODE = dict(zip(map("".join, itertools.product("TCAG", repeat=3)), RESIDUES, str
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 CONTIGS = (119, 270, 549)
-"""The first of the seeded contigs, by number, of which a frame has no stop codon: one of 490 has. Looking for
-them takes 0.3 s, which each cell would."""
+"""The first of the seeded contigs, by number, of which a frame has no stop codon: about one of 300 has. Looking
+for them takes 0.3 s, which each cell would."""
 
 
 def fragments() -> list[tuple[str, str]]:
