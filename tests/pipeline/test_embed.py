@@ -14,9 +14,7 @@ import virnucpro
 from tests.conftest import MODEL, RAGGED, StopAfter
 from virnucpro.data.fasta import Fasta, FastaError
 from virnucpro.models.esm2_flash import load_esm2_model, recommended_precision
-from virnucpro.pipeline import embed as module
 from virnucpro.pipeline import provenance
-from virnucpro.pipeline.async_inference import AsyncInferenceRunner
 from virnucpro.pipeline.embed import Stopped, embed_file
 from virnucpro.pipeline.options import Options
 from virnucpro.pipeline.prefetch import ReadAhead
@@ -249,25 +247,6 @@ def test_a_replaced_output_stays_until_the_new_one_is_complete(tmp_path, fasta, 
     assert datasets(output) == before
     run(fasta, output, model, Options(pool="bos"), resume=True)
     assert datasets(output) != before
-
-
-def test_embeddings_too_large_for_float16_are_an_error(tmp_path, fasta, model, monkeypatch):
-    monkeypatch.setattr(module, "runner_for", lambda *_: Huge(model))
-    with pytest.raises(ArithmeticError, match=r"'one' .* use --dtype float32"):
-        run(fasta, tmp_path / "out.h5", model, Options(dtype="float16"))
-    assert not (tmp_path / "out.h5").exists()
-
-
-class Huge:
-    """A runner whose embeddings are 1e6."""
-
-    def __init__(self, model):
-        self.runner = AsyncInferenceRunner(model)
-
-    def run(self, batches):
-        for result in self.runner.run(batches):
-            result.embeddings.fill_(1e6)
-            yield result
 
 
 @pytest.mark.parametrize(

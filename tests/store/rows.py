@@ -60,7 +60,7 @@ def append(to: SmallRun, numbers, ragged=False):
     for number in numbers:
         name, residues = SEQUENCES[number]
         rows = residues if ragged else 1
-        values = (10.0 * number + np.arange(4.0 * rows)).reshape(rows, 4).astype(np.float32)
+        values = (10.0 * number + np.arange(4.0 * rows)).reshape(rows, 4).astype(to.worker.dtype)
         to.append(number, [name], [residues], values, f"digest {number}")
 
 

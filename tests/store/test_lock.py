@@ -127,7 +127,7 @@ def test_what_another_process_left_before_the_lock_was_taken_stays(tmp_path, lef
         with Run(output, resume=False) as run:
             run.begin({})
             writer = run.writer("float32")
-            writer.append(0, [], [], np.empty((0, 4)), "")
+            writer.append(0, [], [], np.empty((0, 4), np.float32), "")
             writer.commit()
     before = sorted(tmp_path.rglob("*"))
     for refused in (

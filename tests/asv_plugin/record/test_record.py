@@ -59,6 +59,7 @@ def track_contract():
 WITHOUT_PYTORCH = (
     "__init__.py",
     "suite/__init__.py",
+    "suite/fragments.py",
     "suite/places.py",
     "suite/hardware.py",
     "suite/workloads.py",
