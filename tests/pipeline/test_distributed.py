@@ -45,6 +45,8 @@ from virnucpro.store.rows import Rows
 from virnucpro.store.run import Run
 from virnucpro.store.segments import JOURNAL, read_index
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROTEINS = [
     (f"{name}{number}", protein[:60]) for number in range(9) for name, protein in RAGGED if "<" not in protein
 ]
@@ -60,14 +62,6 @@ def fasta(tmp_path_factory):
     path = tmp_path_factory.mktemp("distributed") / "in.fasta"
     path.write_text("".join(f">{name}\n{protein}\n" for name, protein in PROTEINS))
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

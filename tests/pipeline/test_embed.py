@@ -23,6 +23,8 @@ from virnucpro.store.errors import StoreError
 from virnucpro.store.formats import BY_NAME, PER_PROTEIN, format_of
 from virnucpro.store.place import folder_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROTEINS = [(name, protein[:60]) for name, protein in RAGGED if "<" not in protein]  # <mask> is not FASTA
 DEFAULT = Options()
 DNA = "ATGAAAACCGCGTATATTGCGAAACAGCGTCAGATTAGCTTTGTGAAAAGCCATTTTAGCCGTCAG" * 5
@@ -31,15 +33,6 @@ DNA = "ATGAAAACCGCGTATATTGCGAAACAGCGTCAGATTAGCTTTGTGAAAAGCCATTTTAGCCGTCAG" * 5
 @pytest.fixture(scope="module")
 def model(checkpoint):
     return load_esm2_model(MODEL, "cpu", precision="fp32", weights=checkpoint)[0]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Work this small is slower on two, and by far where the machine has other things to do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

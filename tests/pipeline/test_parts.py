@@ -34,20 +34,14 @@ from virnucpro.store.merge import merge
 from virnucpro.store.run import Run
 from virnucpro.store.segments import read_index
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RANDOM = random.Random("proteins")
 WINDOW = Window(50, 15)
 LENGTHS = {"a": 30, "b": 180, "c": 50, "d": 51, "e": 9}
 LONG = [(name, "".join(RANDOM.choices("ACDEFGHIKLMNPQRSTVWY", k=length))) for name, length in LENGTHS.items()]
 REPEATED = [*LONG, *((f"{name}_{copy}", protein) for copy in "23" for name, protein in LONG[::-1])]
 BOTH = {"long": WINDOW, "dedupe": True, "max_length": None}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

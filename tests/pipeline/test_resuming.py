@@ -43,17 +43,11 @@ from virnucpro.store.run import Run
 from virnucpro.store.segments import JOURNAL, NAMES, ROWS, packs_in, read_index
 from virnucpro.store.settings import differences, shown
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 PROTEINS = [(f"p{number}", LETTERS[: 3 + 5 * number % 17]) for number in range(12)]
 SMALL = Options(token_budget=30)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
