@@ -19,7 +19,6 @@ def card(record: Record, table: Table, worse: Iterable[Step]) -> dict[str, Any]:
     metric, precision, times the value of the commit before, and that commit; the largest change first.
     """
     precisions = [column.precision for column in table.columns]
-    gain = next((column.speedup for column in table.columns if column.precision == table.best), None)
     # the sentence that names a precision; what it rests on and what is left out follow it
     advice, _, more = table.advice.partition(". ")
     found = {
@@ -28,7 +27,7 @@ def card(record: Record, table: Table, worse: Iterable[Step]) -> dict[str, Any]:
         "size": table.size,
         "precisions": precisions,
         "best": table.best,
-        "gain": gain,
+        "gain": table.gain,
         "recommended": table.is_recommendation,
         "advice": advice.removesuffix(".") + ".",
         "more": more,

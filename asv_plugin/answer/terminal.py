@@ -138,10 +138,9 @@ def matrix(tables: Sequence[Table]) -> tuple[list[str], list[list[str]]]:
 
 def answer(table: Table) -> str:
     """A table's precision and its speed over FP32's; a dash where there is no advice."""
-    speed = next((column.speedup for column in table.columns if column.precision == table.best), None)
-    if table.best is None or speed is None:
+    if table.best is None or table.gain is None:
         return table.best or "-"
-    return f"{table.best.upper()} {speed:.{1 if speed >= 10 else 2}f}x"
+    return f"{table.best.upper()} {table.gain:.{1 if table.gain >= 10 else 2}f}x"
 
 
 def without_advice(tables: Sequence[Table]) -> Iterator[str]:
